@@ -1,0 +1,1 @@
+"""The node agent: the only writer of node state."""

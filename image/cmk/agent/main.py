@@ -1,0 +1,172 @@
+"""The agent's life: wait for the lock, find or make the layout, serve, publish, and leave in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from cmk import __version__
+from cmk.agent import health, status
+from cmk.agent.allocator import load_tasks
+from cmk.agent.cluster import ClusterView, see
+from cmk.agent.nodelayout import NodeLayout, SavedLayout
+from cmk.agent.options import Options
+from cmk.agent.publisher import Marks, Publisher
+from cmk.agent.service import Service
+from cmk.host import state
+from cmk.host.procfs import Procfs
+from cmk.host.sysfs import read_topology
+from cmk.kube.client import Api, ApiError, Json
+from cmk.kube.node import labels
+from cmk.model import cpuset
+from cmk.model.ledger import resource_of
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """One node's agent; ``run`` returns when it was told to stop."""
+
+    def __init__(self, options: Options, api: Api) -> None:
+        self._options = options
+        self._lock = state.NodeLock(options.lock_file)
+        self._view = ClusterView(api, options, self._on_view, self._on_pods)
+        self._publisher = Publisher(api, options.node, self._view, self._marks, self._report)
+        self._layout = NodeLayout(
+            options.node, options.layout_file, read_topology(options.sys_root, options.proc_root / "cmdline")
+        )
+        self._service: Service | None = None
+        self._leads = False
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises StateError, InstallError or OSError when it cannot go on."""
+        loop = asyncio.get_running_loop()
+        stop = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _finish, stop, None)
+        # Whatever a callback did not expect ends the agent: its successor reads the state afresh.
+        loop.set_exception_handler(lambda _, context: _finish(stop, _error_of(context)))
+        # Ready while it waits for the lock: a roll-out ends the old agent only when the new one is ready.
+        probes = await health.serve(self._options.health_port, lambda: "")
+        self._view.start()
+        turn = _in_daemon_thread(self._lock.acquire)
+        await asyncio.wait({turn, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if turn.done():
+            turn.result()
+            await self._lead(stop)
+        probes.close()
+        stop.result()
+
+    async def _lead(self, stop: asyncio.Future[None]) -> None:
+        log.info("agent %s leads node %s", __version__, self._options.node)
+        self._leads = True
+        publishing = asyncio.get_running_loop().create_task(self._publisher.run())
+        try:
+            self._resume()
+            await asyncio.wait({publishing, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if publishing.done():
+                publishing.result()
+        finally:
+            publishing.cancel()
+            await self._leave()
+
+    def _resume(self) -> None:
+        found = load_tasks(self._options.tasks_file, Procfs(self._options.proc_root).boot_id())
+        self._view.pods.remember(found.pods)
+        self._layout.resume(in_use=bool(found.tasks))
+        if self._layout.saved is not None:
+            self._serve(self._layout.saved)
+        self._on_view()
+
+    def _serve(self, saved: SavedLayout) -> None:
+        service = Service(self._options, saved.layout, self._layout.topology, self._view.pods, self._publisher.poke)
+        service.start(load_tasks(self._options.tasks_file, Procfs(self._options.proc_root).boot_id()))
+        self._service = service
+        for pool in saved.layout.pools.values():
+            kind = "exclusive" if pool.exclusive else "shared"
+            log.info("pool %s (%s): CPUs %s", pool.name, kind, cpuset.kernel_list(pool.cpus) or "none")
+        for warning in saved.layout.warnings:
+            log.warning("%s", warning)
+
+    def _on_view(self) -> None:
+        """The API server told something new about node, configuration or report."""
+        if not self._leads:
+            return
+        if self._service is None and (saved := self._layout.make(see(self._view))) is not None:
+            self._serve(saved)
+        self._publisher.poke()
+
+    def _on_pods(self) -> None:
+        if self._service is not None:
+            try:
+                self._service.save()
+            except state.StateError as error:
+                log.error("%s", error)  # the next allocation says so to whoever asks
+        self._publisher.poke()
+
+    def _marks(self) -> Marks | None:
+        saved = self._layout.saved
+        if saved is None or self._service is None:
+            return None  # an impossible or unread configuration leaves a node untouched
+        seen = see(self._view)
+        section = seen.chosen.section if seen.chosen else saved.section
+        lists = {resource_of(pool.name): len(pool.lists) for pool in saved.layout.pools.values() if pool.exclusive}
+        return Marks(lists, taint=section.taint)
+
+    def _report(self) -> Json | None:
+        ledger = self._service.ledger if self._service else None
+        return status.body(self._layout, ledger, see(self._view), self._view.report, str(self._options.state_dir))
+
+    async def _leave(self) -> None:
+        """Stop serving; take everything back when the node is no longer ours; let the next agent in."""
+        if self._service is not None:
+            self._service.stop()
+        try:
+            if self._is_deselected() and await self._publisher.withdraw():
+                log.info("node %s left the selection: everything taken back", self._options.node)
+                if self._service is not None:
+                    self._service.remove_files()
+                self._layout.forget()
+        except ApiError as error:
+            log.error("node %s left the selection, but: %s", self._options.node, error)
+        finally:
+            self._lock.release()
+
+    def _is_deselected(self) -> bool:
+        selection, node = self._view.selection, self._view.node
+        return selection is not None and node is not None and not selection.matches(self._options.node, labels(node))
+
+
+def _finish(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _error_of(context: dict[str, Any]) -> BaseException:
+    log.error("%s", context.get("message"), exc_info=context.get("exception"))
+    return context.get("exception") or RuntimeError(context.get("message"))
+
+
+def _in_daemon_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Run something that may block for ever without holding up the end of the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except state.StateError as failure:
+            error = failure
+        loop.call_soon_threadsafe(_finish, future, error)
+
+    threading.Thread(target=run, name="lock", daemon=True).start()
+    return future

@@ -1,0 +1,45 @@
+"""What one agent is told on its command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+
+class Options(msgspec.Struct, frozen=True):
+    """Where the agent is and which directories are its own. ``host_dirs`` get a launcher and a socket like ``install_dir``."""
+
+    node: str
+    namespace: str
+    config: str
+    hosts_prefix: str
+    install_dir: Path
+    run_dir: Path
+    state_dir: Path
+    launcher: Path
+    host_dirs: tuple[Path, ...] = ()
+    require_request: bool = True
+    health_port: int = 8086
+    sys_root: Path = Path("/sys")
+    proc_root: Path = Path("/proc")
+
+    @property
+    def service_dirs(self) -> tuple[Path, ...]:
+        """Every directory with a launcher and a socket."""
+        return tuple(dict.fromkeys((self.install_dir, *self.host_dirs)))
+
+    @property
+    def tasks_file(self) -> Path:
+        """Tasks and grants: lost with a reboot, as they should be."""
+        return self.run_dir / "tasks.json"
+
+    @property
+    def layout_file(self) -> Path:
+        """The layout and what it was made from."""
+        return self.state_dir / "layout.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the node's one allocator."""
+        return self.state_dir / "agent.lock"

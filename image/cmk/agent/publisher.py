@@ -1,0 +1,127 @@
+"""Keeps the API objects as they should be: the Node's resource, label and taint, and the NodeReport. Acts on changes only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from cmk.agent.cluster import ClusterView
+from cmk.kube import node as node_api
+from cmk.kube import reports
+from cmk.kube.client import Api, ApiError, Json
+from cmk.model.pods import demand
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY = 0.5
+LAST_RETRY = 30.0
+# A report is derived data; under continuous allocation it follows at this pace.
+SECONDS_BETWEEN_REPORTS = 2.0
+
+
+class Marks(msgspec.Struct, frozen=True):
+    """What the Node should carry: lists per extended resource, and whether it is labelled and tainted."""
+
+    lists: dict[str, int]
+    label: bool = True
+    taint: bool = True
+
+
+class Publisher:
+    """``marks`` and ``report`` tell what should be, or None while that is not known."""
+
+    def __init__(
+        self,
+        api: Api,
+        node: str,
+        view: ClusterView,
+        marks: Callable[[], Marks | None],
+        report: Callable[[], Json | None],
+    ) -> None:
+        self._api = api
+        self._node = node
+        self._view = view
+        self._marks = marks
+        self._report = report
+        self._dirty = asyncio.Event()
+        self._next_report = 0.0
+
+    def poke(self) -> None:
+        """Something changed: look again."""
+        self._dirty.set()
+
+    async def run(self) -> None:
+        """Assert for ever; failures are retried at a growing pace."""
+        delay = FIRST_RETRY
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            try:
+                await self._assert_node()
+                await self._assert_report()
+                delay = FIRST_RETRY
+            except ApiError as error:
+                log.warning("%s; again in %.1f s", error, delay)
+                asyncio.get_running_loop().call_later(delay, self.poke)
+                delay = min(delay * 2, LAST_RETRY)
+
+    async def withdraw(self) -> bool:
+        """Take everything back, unless a bound pod still needs the resource; returns whether it was. Raises ApiError."""
+        node = await asyncio.to_thread(self._api.get, node_api.path_of(self._node))
+        have = node_api.advertised(node)
+        needed = {name for name in have if demand(self._view.pods.all.values(), name)}
+        if needed:
+            log.warning("node left the selection, but bound pods still need %s: left as it is", ", ".join(sorted(needed)))
+            return False
+        await self._patch(node, Marks({}, label=False, taint=False), have)
+        await asyncio.to_thread(reports.delete, self._api, self._node)
+        return True
+
+    async def _assert_node(self) -> None:
+        marks, node = self._marks(), self._view.node
+        if marks is None or node is None:
+            return
+        await self._patch(node, marks, advertise(marks.lists, node_api.advertised(node), self._demand()))
+
+    async def _patch(self, node: Json, marks: Marks, resources: Mapping[str, int]) -> None:
+        wanted = resources if marks.label else {}
+        if patch := node_api.status_patch(node, wanted):
+            await asyncio.to_thread(node_api.apply_status, self._api, self._node, patch)
+            log.info("node %s advertises %s", self._node, dict(wanted) or "nothing of ours")
+        if patch := node_api.marks_patch(node, label=marks.label, taint=marks.taint):
+            await asyncio.to_thread(node_api.apply_marks, self._api, self._node, patch)
+            log.info("node %s: label %s, taint %s", self._node, marks.label, marks.taint)
+
+    def _demand(self) -> Callable[[str], int | None]:
+        pods = self._view.pods.all.values() if self._view.pods_known else None
+        return lambda name: None if pods is None else demand(pods, name)
+
+    async def _assert_report(self) -> None:
+        loop = asyncio.get_running_loop()
+        body = self._report()
+        if body is None or not self._view.report_known or reports.is_current(body, self._view.report):
+            return
+        wait = self._next_report - loop.time()
+        if wait > 0 and self._view.report is not None:
+            loop.call_later(wait, self.poke)
+            return
+        self._view.report = await asyncio.to_thread(reports.put, self._api, self._node, body, self._view.report)
+        self._next_report = loop.time() + SECONDS_BETWEEN_REPORTS
+
+
+def advertise(lists: Mapping[str, int], current: Mapping[str, int], demand_of: Callable[[str], int | None]) -> dict[str, int]:
+    """Lists per resource, but never less than bound pods request: kubelet ends running pods at its next restart when the node has less.
+
+    Pods that were let in cannot request more than the node has, so ``current`` bounds what a stray request could add. An unknown
+    demand (None) keeps what is there.
+    """
+    wanted = dict(lists)
+    for name, now in current.items():
+        asked = demand_of(name)
+        keep = now if asked is None else min(asked, now)
+        if keep > wanted.get(name, 0):
+            wanted[name] = keep
+    return wanted

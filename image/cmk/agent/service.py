@@ -1,0 +1,102 @@
+"""The serving half of an agent: ledger, sockets and launcher on one layout, from the moment there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from cmk.agent.allocator import Allocator, TasksFile
+from cmk.agent.options import Options
+from cmk.agent.pods import Pods
+from cmk.agent.server import SOCKET, Server
+from cmk.host import install
+from cmk.host.affinity import AffinityError
+from cmk.host.inotify import DirectoryWatch
+from cmk.host.procfs import Procfs
+from cmk.model import report
+from cmk.model.layout import Layout
+from cmk.model.ledger import Ledger, Refused
+from cmk.model.topology import Topology
+
+log = logging.getLogger(__name__)
+
+SECONDS_TO_SETTLE = 0.1
+INFRA = "infra"
+
+
+class Service:
+    """Everything that workloads meet. ``changed`` is called after every change of the ledger."""
+
+    def __init__(self, options: Options, layout: Layout, topology: Topology, pods: Pods, changed: Callable[[], None]) -> None:
+        self._options = options
+        self._topology = topology
+        procfs = Procfs(options.proc_root)
+        self.ledger = Ledger(layout, require_grant=options.require_request)
+        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed)
+        self._server = Server(self._allocator, procfs, self.show)
+        self._damage = DirectoryWatch()
+        self._repair: asyncio.TimerHandle | None = None
+
+    def start(self, found: TasksFile) -> None:
+        """Take over the tasks, then open the door. Raises StateError, InstallError, OSError."""
+        ended = self._allocator.adopt(found.tasks)
+        log.info("took over %d tasks, %d had ended", len(self.ledger.tasks), len(ended))
+        self._join_infra()
+        for directory in self._options.service_dirs:
+            install.install(self._options.launcher, directory)
+        self._server.open(self._options.service_dirs)
+        for directory in self._options.service_dirs:
+            self._damage.add(directory)
+        asyncio.get_running_loop().add_reader(self._damage.fileno(), self._on_damage)
+
+    def save(self) -> None:
+        """Write tasks and grants."""
+        self._allocator.save()
+
+    def stop(self) -> None:
+        """Close the door and let the tasks run on."""
+        asyncio.get_running_loop().remove_reader(self._damage.fileno())
+        self._damage.close()
+        self._server.close()
+        self._allocator.close()
+
+    def remove_files(self) -> None:
+        """Take launcher and sockets away from the host."""
+        for directory in self._options.service_dirs:
+            install.remove(directory, install.LAUNCHER, SOCKET)
+
+    def show(self, what: str) -> str:
+        """Text of ``describe`` or ``node-report``."""
+        path = str(self._options.state_dir)
+        if what == "describe":
+            return json.dumps(report.describe(self.ledger, path), indent=2) + "\n"
+        return json.dumps(report.node_report(self.ledger, self._topology, path), indent=2) + "\n"
+
+    def _join_infra(self) -> None:
+        try:
+            self._allocator.join(INFRA)
+        except (Refused, AffinityError) as error:
+            log.warning("the agent stays where it is instead of in pool %s: %s", INFRA, error)
+
+    def _on_damage(self) -> None:
+        changed = {path.name for path in self._damage.read()}
+        if changed & {install.LAUNCHER, SOCKET} and self._repair is None:
+            self._repair = asyncio.get_running_loop().call_later(SECONDS_TO_SETTLE, self._repair_all)
+
+    def _repair_all(self) -> None:
+        self._repair = None
+        for directory in self._options.service_dirs:
+            try:
+                self._repair_one(directory)
+            except (install.InstallError, OSError) as error:
+                log.error("%s is damaged and cannot be put right: %s", directory, error)
+
+    def _repair_one(self, directory: Path) -> None:
+        if install.install(self._options.launcher, directory):
+            log.warning("put the launcher in %s back", directory)
+        if not self._server.is_intact(directory):
+            self._server.reopen(directory)
+            log.warning("put the socket in %s back", directory)

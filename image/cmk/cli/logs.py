@@ -1,0 +1,44 @@
+"""Log lines on stderr: text for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+from enum import StrEnum
+
+import typer
+
+_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Format(StrEnum):
+    """How a log line looks."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def configure(level: str, kind: Format) -> None:
+    """Set up logging for the process; exits with a line when there is no such level."""
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise typer.BadParameter(
+            f"{level!r} is no log level; use CRITICAL, ERROR, WARNING, INFO or DEBUG", param_hint="--log-level"
+        )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonFormatter() if kind is Format.JSON else logging.Formatter(_TEXT))
+    logging.basicConfig(level=number, handlers=[handler])
+    logging.getLogger("urllib3").setLevel(max(number, logging.WARNING))

@@ -1,0 +1,53 @@
+"""CPU affinity of whole processes: every thread, read back, because the kernel silently intersects with the cpuset."""
+
+from __future__ import annotations
+
+import os
+
+from cmk.host.procfs import Procfs
+from cmk.model import cpuset
+from cmk.model.cpuset import CpuSet
+
+
+class AffinityError(RuntimeError):
+    """The affinity could not be set as asked; the text says what came out instead."""
+
+
+def pin(procfs: Procfs, pid: int, cpus: CpuSet) -> None:
+    """Set the affinity of every thread of a process and verify it; raises AffinityError with the old affinity restored,
+    or ProcessLookupError when the process is gone.
+    """
+    before: dict[int, set[int]] = {}
+    try:
+        # Threads born while we look inherit their creator's mask: go round until a pass finds none that is new.
+        while new := set(procfs.threads(pid)) - before.keys():
+            for tid in new:
+                before[tid] = os.sched_getaffinity(tid)
+                _pin_thread(tid, cpus)
+    except AffinityError:
+        _restore(before)
+        raise
+
+
+def _pin_thread(tid: int, cpus: CpuSet) -> None:
+    try:
+        os.sched_setaffinity(tid, cpus)
+        got = os.sched_getaffinity(tid)
+    except ProcessLookupError:
+        return  # a thread that ended needs no CPU; a process that ended is noticed by its pidfd
+    except OSError as error:
+        raise AffinityError(
+            f"CPUs {cpuset.kernel_list(cpus)} refused by the kernel ({error.strerror}): outside the container's cpuset?"
+        ) from error
+    if got != cpus:
+        raise AffinityError(
+            f"CPUs {cpuset.kernel_list(cpus)} asked, the container's cpuset allows only {cpuset.kernel_list(got)} of them"
+        )
+
+
+def _restore(before: dict[int, set[int]]) -> None:
+    for tid, cpus in before.items():
+        try:
+            os.sched_setaffinity(tid, cpus)
+        except OSError:
+            continue  # ended meanwhile, or its cpuset changed: the caller's error tells what matters

@@ -1,0 +1,113 @@
+"""Processes as procfs shows them: which pod and container, since when, what else runs in a container."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from cmk.model.ledger import Process
+
+# The pod's own directory in every driver's spelling: podUID, kubepods-burstable-podUID_WITH_UNDERSCORES.slice, and for static pods the
+# 32-digit hash of their manifest.
+_POD = re.compile(
+    r"(?:^|-)pod(?P<uid>[0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?\Z"
+)
+# cri-containerd-ID.scope, crio-ID.scope, crio-conmon-ID.scope, ID
+_CONTAINER = re.compile(r"(?:.*-)?(?P<id>[0-9a-f]{64})(?:\.scope)?\Z")
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Pod uid (or static pod's config hash) and container id; both empty outside pods."""
+
+    pod: str = ""
+    container: str = ""
+
+
+class MixedCgroupsError(RuntimeError):
+    """A process sits in the cgroups of several pods at once, which no runtime does."""
+
+
+class Procfs:
+    """procfs under a root. Methods raise ProcessLookupError when the process is gone."""
+
+    def __init__(self, root: Path = Path("/proc")) -> None:
+        self.root = root
+
+    def start_time(self, pid: int) -> int:
+        """Start in clock ticks since boot: field 22 of ``stat``, counted after the command name, which may hold anything."""
+        stat = self._read(f"{pid}/stat")
+        return int(stat[stat.rindex(")") + 2 :].split()[19])
+
+    def process(self, pid: int) -> Process:
+        """The process that has this pid now."""
+        return Process(pid, self.start_time(pid))
+
+    def is_alive(self, process: Process) -> bool:
+        """Whether this very process runs (a zombie does not)."""
+        try:
+            stat = self._read(f"{process.pid}/stat")
+        except ProcessLookupError:
+            return False
+        fields = stat[stat.rindex(")") + 2 :].split()
+        return int(fields[19]) == process.start and fields[0] not in "ZX"
+
+    def place(self, pid: int) -> Place:
+        """Pod and container by the leftmost pod directory of the cgroup path: what a workload appends below cannot move it elsewhere."""
+        return parse_cgroup(self._read(f"{pid}/cgroup"))
+
+    def is_namespace_init(self, pid: int) -> bool:
+        """Whether the process is pid 1 of a pid namespace below ours: when it ends, the kernel has ended all others in there."""
+        for line in self._read(f"{pid}/status").splitlines():
+            if line.startswith("NSpid:"):
+                pids = line.split()[1:]
+                return len(pids) > 1 and pids[-1] == "1"
+        return False
+
+    def pids(self) -> Iterator[int]:
+        """Every process id, in no order."""
+        return (int(name) for name in os.listdir(self.root) if name.isdigit())  # noqa: PTH208  # pathlib doubles the cost
+
+    def threads(self, pid: int) -> list[int]:
+        """Thread ids of a process."""
+        try:
+            return [int(name) for name in os.listdir(self.root / f"{pid}/task")]  # noqa: PTH208
+        except FileNotFoundError as error:
+            raise ProcessLookupError(f"process {pid} is gone") from error
+
+    def boot_id(self) -> str:
+        """Changes with every boot: state of another boot is void."""
+        return self._read("sys/kernel/random/boot_id").strip()
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.root / name).read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise ProcessLookupError(f"{self.root / name} is gone") from error
+
+
+def parse_cgroup(text: str) -> Place:
+    """Read ``/proc/<pid>/cgroup`` of cgroup v1, v2 and hybrid; raises MixedCgroupsError when its lines disagree on the pod."""
+    found: set[Place] = set()
+    for line in text.splitlines():
+        place = _place_of_path(line.split(":", 2)[-1])
+        if place.pod:
+            found.add(place)
+    if len({place.pod for place in found}) > 1:
+        raise MixedCgroupsError(f"cgroups of pods {', '.join(sorted(place.pod for place in found))} at once")
+    # Controllers may differ in depth (a runtime that leaves one at the pod); the deepest knows the container.
+    return max(found, key=lambda place: place.container, default=Place())
+
+
+def _place_of_path(path: str) -> Place:
+    parts = [part for part in path.split("/") if part]
+    for index, part in enumerate(parts):
+        pod = _POD.search(part)
+        if pod is None:
+            continue
+        container = next((match["id"] for name in parts[index + 1 : index + 2] if (match := _CONTAINER.match(name))), "")
+        return Place(pod["uid"].replace("_", "-"), container)
+    return Place()

@@ -1,0 +1,76 @@
+"""Topology from sysfs: online CPUs, their cores and sockets, and which are isolated.
+
+Sources: Documentation/ABI/stable/sysfs-devices-system-cpu. Cores and sockets are numbered by first appearance, as ``lscpu -p`` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cmk.model import cpuset
+from cmk.model.cpuset import CpuSet
+from cmk.model.topology import Core, Topology
+
+
+class TopologyError(RuntimeError):
+    """sysfs or the kernel command line does not say what a topology needs; the text names the file."""
+
+
+def read_topology(sys_root: Path, cmdline: Path) -> Topology:
+    """Read ``<sys_root>/devices/system/cpu`` and ``cmdline`` (a file like /proc/cmdline); raises TopologyError."""
+    base = sys_root / "devices/system/cpu"
+    online = _list(base / "online")
+    if not online:
+        raise TopologyError(f"{base / 'online'} names no CPU")
+    isolated, sources = _isolated(base, cmdline, max(online))
+
+    cores: dict[CpuSet, int] = {}
+    sockets: dict[CpuSet, int] = {}
+    for cpu in sorted(online):
+        threads = _siblings(base, cpu, ("core_cpus_list", "thread_siblings_list"), frozenset({cpu})) & online
+        package = _siblings(base, cpu, ("package_cpus_list", "core_siblings_list"), online) & online
+        cores.setdefault(threads | {cpu}, sockets.setdefault(package | {cpu}, len(sockets)))
+    return Topology(
+        cores=tuple(
+            Core(id=number, socket=socket, cpus=cpus, isolated_cpus=cpus & isolated)
+            for number, (cpus, socket) in enumerate(cores.items())
+        ),
+        isolated_from=sources,
+    )
+
+
+def _isolated(base: Path, cmdline: Path, last_cpu: int) -> tuple[CpuSet, tuple[str, ...]]:
+    """Union of both sources: sysfs shows only domain isolation, the command line also ``isolcpus=managed_irq,2-5``."""
+    from_sysfs = _list(base / "isolated") if (base / "isolated").exists() else frozenset()
+    from_cmdline: CpuSet = frozenset()
+    for word in _read(cmdline).split():
+        if word.startswith("isolcpus="):
+            try:
+                from_cmdline = cpuset.parse_isolcpus(word.removeprefix("isolcpus="), last_cpu)
+            except cpuset.CpuSetError as error:
+                raise TopologyError(f"{cmdline}: {word}: {error}") from error
+    sources = tuple(name for name, cpus in (("sysfs", from_sysfs), ("cmdline", from_cmdline)) if cpus)
+    return from_sysfs | from_cmdline, sources
+
+
+def _siblings(base: Path, cpu: int, names: tuple[str, ...], missing: CpuSet) -> CpuSet:
+    """The newer name first; kernels before 5.0 have only the older, some virtual machines neither."""
+    for name in names:
+        path = base / f"cpu{cpu}/topology/{name}"
+        if path.exists():
+            return _list(path)
+    return missing
+
+
+def _list(path: Path) -> CpuSet:
+    try:
+        return cpuset.parse(_read(path))
+    except cpuset.CpuSetError as error:
+        raise TopologyError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise TopologyError(f"cannot read {path}: {error.strerror}") from error

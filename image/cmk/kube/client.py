@@ -1,0 +1,144 @@
+"""Requests to the API server with the pod's own credentials.
+
+Only the kubernetes client's configuration, credentials and transport are used: its generated models would cost 60 MB and most of a second
+per agent, and we read four kinds of objects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes.client.configuration import Configuration
+from kubernetes.client.rest import RESTClientObject
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.config.incluster_config import load_incluster_config
+
+from cmk import __version__
+
+Json = dict[str, Any]
+CONNECT_SECONDS = 5.0
+WATCH_GRACE_SECONDS = 30.0
+READ_SECONDS = 10.0
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+
+
+class ApiError(RuntimeError):
+    """The API server said no, or nothing at all (``status`` 0)."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def in_cluster() -> Api:
+    """A client for the cluster this pod runs in; raises ApiError when there are no credentials."""
+    configuration = Configuration()
+    try:
+        load_incluster_config(configuration)
+    except ConfigException as error:
+        raise ApiError(f"not in a pod with a service account: {error}") from error
+    return Api(configuration)
+
+
+class Api:
+    """Raw JSON requests; thread-safe. Every method raises ApiError."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        # Callers retry with their own pace; keepalive notices a server that vanished without a word under a watch.
+        configuration.retries = False
+        configuration.keep_alive = True
+        configuration.connection_pool_maxsize = 8
+        # Python 3.13 refuses CA certificates without key usage extensions, which older clusters have.
+        configuration.disable_strict_ssl_verification = True
+        self._configuration = configuration
+        self._rest = RESTClientObject(configuration)
+
+    def get(self, path: str, **params: str) -> Json:
+        """GET an object or a list."""
+        return self._json("GET", path, params)
+
+    def create(self, path: str, body: Json) -> Json:
+        """POST a new object."""
+        return self._json("POST", path, {}, body)
+
+    def replace(self, path: str, body: Json) -> Json:
+        """PUT an object; with a resourceVersion in it the server refuses (409) what somebody changed meanwhile."""
+        return self._json("PUT", path, {}, body)
+
+    def patch(self, path: str, body: Json, kind: str) -> Json:
+        """PATCH with one of the content types above."""
+        return self._json("PATCH", path, {}, body, kind)
+
+    def delete(self, path: str) -> None:
+        """DELETE an object; one that is gone already does not matter."""
+        try:
+            self._json("DELETE", path, {})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    def watch(self, path: str, seconds: int, **params: str) -> Iterator[Json]:
+        """Events of a watch as they come, until the server ends it (after ``seconds`` at the latest)."""
+        query = {**params, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
+        response = self._request("GET", path, query, None, JSON, read_seconds=seconds + WATCH_GRACE_SECONDS)
+        try:
+            yield from _lines(response)
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            raise ApiError(f"watch of {path} broke: {error}") from error
+        finally:
+            response.close()
+
+    def _json(self, method: str, path: str, params: Mapping[str, str], body: Json | None = None, kind: str = JSON) -> Json:
+        response = self._request(method, path, params, body, kind)
+        try:
+            return dict(json.loads(response.data))
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            raise ApiError(f"{method} {path}: unreadable answer: {error}") from error
+        finally:
+            response.release_conn()
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str],
+        body: Json | None,
+        kind: str,
+        read_seconds: float = READ_SECONDS,
+    ) -> urllib3.HTTPResponse:
+        url = f"{self._configuration.host}{path}" + (f"?{urlencode(params)}" if params else "")
+        headers = {"Accept": JSON, "Content-Type": kind, "User-Agent": f"cmk/{__version__}"}
+        if token := self._configuration.get_api_key_with_prefix("BearerToken"):
+            headers["Authorization"] = token
+        try:
+            answer = self._rest.request(method, url, headers, body, _request_timeout=(CONNECT_SECONDS, read_seconds))
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise ApiError(f"{method} {path}: cannot reach the API server: {error}") from error
+        response: urllib3.HTTPResponse = answer.response
+        if response.status >= 400:
+            raise ApiError(f"{method} {path}: {response.status} {_message(response)}", response.status)
+        return response
+
+
+def _message(response: urllib3.HTTPResponse) -> str:
+    text = response.data.decode(errors="replace")
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:200]
+
+
+def _lines(response: urllib3.HTTPResponse) -> Iterator[Json]:
+    pending = b""
+    for chunk in response.stream(65536, decode_content=True):
+        *whole, pending = (pending + chunk).split(b"\n")
+        for line in whole:
+            if line.strip():
+                yield json.loads(line)

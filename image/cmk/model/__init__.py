@@ -1,0 +1,1 @@
+"""Pure model: no I/O, no client types. Everything here is a function of its arguments."""

@@ -1,0 +1,233 @@
+"""Who holds which CPU list, now: allocation and release as pure bookkeeping. The agent keeps one ledger per node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from cmk.model import cpuset
+from cmk.model.cpuset import CpuSet
+from cmk.model.layout import CpuList, Layout, Pool
+
+ANY_SOCKET = -1
+RESOURCE_PREFIX = "cmk.intel.com/"
+
+
+def resource_of(pool: str) -> str:
+    """Extended resource that grants lists of an exclusive pool: ``cmk.intel.com/<pool>-cores``."""
+    return f"{RESOURCE_PREFIX}{pool}-cores"
+
+
+class Refused(Exception):  # an answer, not a fault
+    """The request is not served. ``final``: it never will be; otherwise it may be once somebody releases."""
+
+    def __init__(self, text: str, *, final: bool) -> None:
+        super().__init__(text)
+        self.final = final
+
+
+class Process(msgspec.Struct, frozen=True, order=True):
+    """A process that no reused pid can impersonate: host pid and start time (clock ticks since boot)."""
+
+    pid: int
+    start: int
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """A pod bound to this node and what it is granted: resource name → number of lists.
+
+    ``config_hash`` names a static pod's cgroup, where its uid on the API does not occur.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    grants: dict[str, int]
+    config_hash: str = ""
+    terminal: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What one ``cmk isolate`` asks for, and who asks. ``pod`` is None for a process outside every pod."""
+
+    pool: str
+    process: Process
+    cores: int = 1
+    socket: int = ANY_SOCKET
+    pod: Pod | None = None
+    container: str = ""
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What one ``cmk isolate`` started and holds. ``lists`` are list names of the pool."""
+
+    process: Process
+    pool: str
+    lists: tuple[str, ...]
+    pod: str = ""
+    container: str = ""
+    cores: int = 1
+    socket: int = ANY_SOCKET
+
+
+class Ledger:
+    """Tasks on the lists of one layout. Invariant: a list of an exclusive pool has at most one task."""
+
+    def __init__(self, layout: Layout, tasks: Iterable[Task] = (), *, require_grant: bool = True) -> None:
+        self.layout = layout
+        self.require_grant = require_grant
+        self._tasks = {task.process: task for task in tasks}
+
+    @property
+    def tasks(self) -> Mapping[Process, Task]:
+        """Every task by its process."""
+        return self._tasks
+
+    def cpus_of(self, task: Task) -> CpuSet:
+        """CPUs that a task holds."""
+        return frozenset().union(*(item.cpus for item in self._lists(task)))
+
+    def held(self, pod: str, pool: str) -> int:
+        """How many lists of a pool the tasks of a pod hold."""
+        return sum(len(task.lists) for task in self._tasks.values() if task.pod == pod and task.pool == pool)
+
+    def users(self, pool: str) -> dict[str, list[Task]]:
+        """Tasks on every list of a pool, by list name."""
+        found: dict[str, list[Task]] = {item.name: [] for item in self.layout.pools[pool].lists}
+        for task in self._tasks.values():
+            if task.pool == pool:
+                for name in task.lists:
+                    found[name].append(task)
+        return found
+
+    def allocate(self, request: Request) -> Task:
+        """Find lists for a request and book them; raises Refused.
+
+        The same process asking the same again (its reply was lost) gets the same answer; asking for something else replaces what it has.
+        """
+        previous = self._tasks.get(request.process)
+        if previous and (previous.pool, previous.cores, previous.socket) == (
+            request.pool,
+            request.cores,
+            request.socket,
+        ):
+            return previous
+        self._tasks.pop(request.process, None)
+        try:
+            lists = self._choose(request)
+        except Refused:
+            if previous:
+                self._tasks[request.process] = previous
+            raise
+        task = Task(
+            process=request.process,
+            pool=request.pool,
+            lists=tuple(item.name for item in lists),
+            pod=request.pod.uid if request.pod else "",
+            container=request.container,
+            cores=request.cores,
+            socket=request.socket,
+        )
+        self._tasks[request.process] = task
+        return task
+
+    def check(self, request: Request) -> None:
+        """Raise what ``allocate`` would raise, and book nothing."""
+        previous = self._tasks.pop(request.process, None)
+        try:
+            self._choose(request)
+        finally:
+            if previous:
+                self._tasks[request.process] = previous
+
+    def restore(self, task: Task) -> bool:
+        """Book a task as it was; False when its lists do not exist or another task holds one of them exclusively."""
+        pool = self.layout.pools.get(task.pool)
+        names = {item.name for item in pool.lists} if pool else set()
+        if pool is None or not task.lists or not names.issuperset(task.lists):
+            return False
+        if pool.exclusive:
+            users = self.users(pool.name)
+            if any(other.process != task.process for name in task.lists for other in users[name]):
+                return False
+        self._tasks[task.process] = task
+        return True
+
+    def release(self, process: Process) -> Task | None:
+        """Forget the task of a process; returns it, or None when there is none."""
+        return self._tasks.pop(process, None)
+
+    def environment(self, task: Task) -> dict[str, str]:
+        """Variables the workload sees."""
+        return {
+            "CMK_CPUS_ASSIGNED": ",".join(item.name for item in self._lists(task)),
+            "CMK_CPUS_ASSIGNED_MASK": cpuset.mask(self.cpus_of(task)),
+            "CMK_CPUS_SHARED": cpuset.comma_list(self.layout.cpus_of("shared")),
+            "CMK_CPUS_INFRA": cpuset.comma_list(self.layout.cpus_of("infra")),
+        }
+
+    def _lists(self, task: Task) -> list[CpuList]:
+        return [item for item in self.layout.pools[task.pool].lists if item.name in task.lists]
+
+    def _choose(self, request: Request) -> list[CpuList]:
+        pool = self.layout.pools.get(request.pool)
+        if pool is None:
+            there = ", ".join(sorted(self.layout.pools))
+            raise Refused(f"Requested pool {request.pool} does not exist; this node has {there}", final=True)
+        if request.cores < 1:
+            raise Refused(f"Requested numbers of cores must be positive integer, not {request.cores}", final=True)
+        lists = self._on_socket(pool, request.socket)
+        if not pool.exclusive:
+            users = self.users(pool.name)
+            return [min(lists, key=lambda item: (len(users[item.name]), min(item.cpus)))]
+        self._check_grant(pool, request)
+        if request.cores > len(lists):
+            raise Refused(
+                f"Not enough cpu lists in pool {pool.name}: {request.cores} asked, {len(lists)} exist"
+                + ("" if request.socket == ANY_SOCKET else f" on socket {request.socket}"),
+                final=True,
+            )
+        users = self.users(pool.name)
+        free = [item for item in lists if not users[item.name]]
+        if request.cores > len(free):
+            raise Refused(
+                f"Not enough free cpu lists in pool {pool.name}: {request.cores} asked, {len(free)} of {len(lists)} free",
+                final=False,
+            )
+        return free[: request.cores]
+
+    def _on_socket(self, pool: Pool, socket: int) -> list[CpuList]:
+        if not pool.lists:
+            raise Refused(f"No cpu lists in pool {pool.name}", final=True)
+        if socket == ANY_SOCKET or pool.name == "infra":  # infra never honoured --socket-id
+            return list(pool.lists)
+        lists = [item for item in pool.lists if item.socket == socket]
+        if not lists:
+            there = ", ".join(str(number) for number in sorted({item.socket for item in pool.lists}))
+            raise Refused(f"No cpu lists in pool {pool.name} on socket {socket}; it has lists on {there}", final=True)
+        return lists
+
+    def _check_grant(self, pool: Pool, request: Request) -> None:
+        if not self.require_grant:
+            return
+        resource = resource_of(pool.name)
+        if request.pod is None:
+            raise Refused(f"pool {pool.name} is for pods that request {resource}; this process is in no pod", final=True)
+        granted = request.pod.grants.get(resource, 0)
+        if granted == 0:
+            raise Refused(f"pod {request.pod} requests no {resource}: add it to a container's resources.limits", final=True)
+        if request.cores > granted:
+            raise Refused(
+                f"{request.cores} cores of pool {pool.name} asked, pod {request.pod} is granted {granted} ({resource})",
+                final=True,
+            )
+        held = self.held(request.pod.uid, pool.name)
+        if held + request.cores > granted:
+            raise Refused(
+                f"{request.cores} cores of pool {pool.name} asked, pod {request.pod} already holds {held} of its {granted} ({resource})",
+                final=False,
+            )

@@ -1,0 +1,114 @@
+"""What ``describe``, ``node-report`` and the NodeReport object say, in the shapes that CMK 1.5.x printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from cmk.model import cpuset
+from cmk.model.ledger import Ledger
+from cmk.model.topology import Topology
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """One Kubernetes condition, without its transition time: that belongs to the object that carries it."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str = ""
+
+
+def describe(ledger: Ledger, path: str) -> dict[str, Any]:
+    """Pools, lists and the host pids on them (``cmk describe``)."""
+    pools = {}
+    for name, pool in sorted(ledger.layout.pools.items()):
+        users = ledger.users(name)
+        pools[name] = {
+            "cpuLists": {
+                item.name: {"cpus": item.name, "tasks": sorted(task.process.pid for task in users[item.name])}
+                for item in pool.lists
+            },
+            "exclusive": pool.exclusive,
+            "name": name,
+        }
+    return {"path": path, "pools": pools}
+
+
+def node_report(ledger: Ledger, topology: Topology, path: str) -> dict[str, Any]:
+    """The node's report (``cmk node-report``)."""
+    errors = check(ledger, topology)
+    return {
+        "checks": {"configDirectory": {"errors": errors, "ok": not errors}},
+        "description": describe(ledger, path),
+        "topology": describe_topology(topology),
+    }
+
+
+def describe_topology(topology: Topology) -> dict[str, Any]:
+    """Sockets, cores and CPUs with their isolation."""
+    return {
+        "sockets": {
+            str(socket): {
+                "cores": [
+                    {
+                        "cpus": [{"id": cpu, "isolated": cpu in core.isolated_cpus} for cpu in sorted(core.cpus)],
+                        "id": core.id,
+                    }
+                    for core in topology.cores
+                    if core.socket == socket
+                ]
+            }
+            for socket in topology.sockets
+        }
+    }
+
+
+def check(ledger: Ledger, topology: Topology) -> list[str]:
+    """Contradictions between pools, or between pools and machine; empty when all is well."""
+    errors = []
+    lists = [(f"{pool.name}:{item.name}", item.cpus) for pool in ledger.layout.pools.values() for item in pool.lists]
+    for index, (name, cpus) in enumerate(lists):
+        errors += [
+            f"CPU list overlap detected in {name} and {other} (in both: {cpuset.kernel_list(cpus & others)})"
+            for other, others in lists[index + 1 :]
+            if cpus & others
+        ]
+        if offline := cpus - topology.cpus:
+            errors.append(f"CPU list {name} has CPUs that are not online: {cpuset.kernel_list(offline)}")
+    return errors
+
+
+def pool_counts(ledger: Ledger) -> dict[str, dict[str, int]]:
+    """Lists, free lists and tasks of every pool, for the object's printer columns."""
+    counts = {}
+    for name in ledger.layout.pools:
+        users = ledger.users(name)
+        counts[name] = {
+            "lists": len(users),
+            "free": sum(not tasks for tasks in users.values()),
+            "tasks": len({task.process for tasks in users.values() for task in tasks}),
+        }
+    return counts
+
+
+def merge_conditions(old: Iterable[dict[str, Any]], new: Iterable[Condition], now: str) -> list[dict[str, Any]]:
+    """Conditions as the API wants them; the transition time moves only when the status does."""
+    since = {item.get("type"): item for item in old}
+    merged = []
+    for condition in new:
+        status = "True" if condition.status else "False"
+        before = since.get(condition.type) or {}
+        same = before.get("status") == status and "lastTransitionTime" in before
+        merged.append(
+            {
+                "type": condition.type,
+                "status": status,
+                "reason": condition.reason,
+                "message": condition.message,
+                "lastTransitionTime": before["lastTransitionTime"] if same else now,
+            }
+        )
+    return merged

@@ -1,0 +1,46 @@
+"""Logical CPUs, physical cores and sockets of one node, numbered as ``lscpu -p`` numbers them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from cmk.model.cpuset import CpuSet
+
+
+class Core(msgspec.Struct, frozen=True):
+    """One physical core: its ``lscpu`` number, its socket and its online threads."""
+
+    id: int
+    socket: int
+    cpus: CpuSet
+    isolated_cpus: CpuSet = frozenset()
+
+    @property
+    def isolated(self) -> bool:
+        """Whether every thread is isolated: a half isolated core counts as not isolated (CMK's rule)."""
+        return self.cpus == self.isolated_cpus
+
+    @property
+    def partly_isolated(self) -> bool:
+        """Whether some but not all threads are isolated."""
+        return bool(self.isolated_cpus) and not self.isolated
+
+
+class Topology(msgspec.Struct, frozen=True):
+    """All online cores of a node, ordered by core number.
+
+    ``isolated_from`` tells which sources named isolated CPUs: ``sysfs``, ``cmdline``, both or none.
+    """
+
+    cores: tuple[Core, ...]
+    isolated_from: tuple[str, ...] = ()
+
+    @property
+    def cpus(self) -> CpuSet:
+        """Every online logical CPU."""
+        return frozenset().union(*(core.cpus for core in self.cores))
+
+    @property
+    def sockets(self) -> tuple[int, ...]:
+        """Socket numbers, ascending."""
+        return tuple(sorted({core.socket for core in self.cores}))

@@ -1,0 +1,80 @@
+"""The protocol between launcher and agent, version ``cmk/1``: one request, one reply, lines of text.
+
+Every version that was ever shipped is spoken for ever: a launcher lives as long as its pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+VERSION = "cmk/1"
+MAX_REQUEST = 4096
+LATER, NEVER = 75, 78  # EX_TEMPFAIL, EX_CONFIG
+_MAX_TIMEOUT = 3600.0
+
+
+class WireError(ValueError):
+    """A request that cannot be read."""
+
+
+class Isolate(msgspec.Struct, frozen=True):
+    """``cmk isolate``: pool, number of lists, socket (-1 any), whether to pin, and how many seconds the client waits."""
+
+    pool: str
+    cores: int = 1
+    socket: int = -1
+    affinity: bool = True
+    timeout: float = 30.0
+
+
+class Show(msgspec.Struct, frozen=True):
+    """A read-only request: ``describe`` or ``node-report``."""
+
+    what: str
+
+
+def parse(data: bytes) -> Isolate | Show:
+    """Read a request; raises WireError. Keys nobody knows are ignored, so that newer launchers can say more."""
+    try:
+        head, *lines = data.decode().splitlines()
+    except (UnicodeDecodeError, ValueError) as error:
+        raise WireError("request is empty or not UTF-8") from error
+    version, _, verb = head.partition(" ")
+    if version != VERSION:
+        raise WireError(f"protocol {version[:20]!r} is not spoken here, only {VERSION}")
+    if verb in {"describe", "node-report"}:
+        return Show(verb)
+    if verb != "isolate":
+        raise WireError(f"unknown request {verb[:20]!r}")
+    fields = dict(line.partition("=")[::2] for line in lines)
+    if not fields.get("pool"):
+        raise WireError("request names no pool")
+    return Isolate(
+        pool=fields["pool"],
+        cores=_int(fields, "cores", 1),
+        socket=_int(fields, "socket", -1),
+        affinity=fields.get("affinity", "1") != "0",
+        timeout=min(max(_int(fields, "timeout", 30000) / 1000, 0.0), _MAX_TIMEOUT),
+    )
+
+
+def ok(environment: Mapping[str, str]) -> bytes:
+    """The reply that lets the launcher go on, with the variables to set."""
+    return "\n".join([f"{VERSION} ok", *(f"{name}={value}" for name, value in environment.items())]).encode()
+
+
+def refusal(code: int, text: str) -> bytes:
+    """The reply that makes the launcher print ``text`` and exit with ``code`` (LATER or NEVER)."""
+    return f"{VERSION} error {code}\n{' '.join(text.split())}".encode()
+
+
+def _int(fields: Mapping[str, str], name: str, default: int) -> int:
+    text = fields.get(name)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError as error:
+        raise WireError(f"{name}={text[:20]!r} is not a whole number") from error

@@ -1,0 +1,63 @@
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cmk.host.members import find_members
+from cmk.host.procfs import Place, Procfs
+
+ALL = frozenset(os.sched_getaffinity(0))
+ONE = frozenset({min(ALL)})
+PLACE = Place("0c8a3e6e-6d3f-4f0c-9d5e-0a1b2c3d4e5f", "ab" * 32)
+
+
+@contextmanager
+def process(cpus: frozenset[int]) -> Iterator[int]:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        os.sched_setaffinity(child.pid, cpus)
+        yield child.pid
+        child.kill()
+
+
+@pytest.fixture
+def procfs(tmp_path: Path) -> Procfs:
+    return Procfs(tmp_path)
+
+
+def enter(procfs: Procfs, pid: int, place: Place = PLACE) -> None:
+    """Show a real process in a procfs of our own, as a member of a pod."""
+    (procfs.root / str(pid)).mkdir()
+    (procfs.root / str(pid) / "stat").symlink_to(f"/proc/{pid}/stat")
+    (procfs.root / str(pid) / "task").symlink_to(f"/proc/{pid}/task")
+    (procfs.root / str(pid) / "cgroup").write_text(f"0::/kubepods/pod{place.pod}/{place.container}\n")
+
+
+def test_finds_who_is_confined_to_the_lists(procfs: Procfs) -> None:
+    with process(ONE) as inside, process(ALL) as outside:
+        enter(procfs, inside)
+        enter(procfs, outside)
+        assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [inside]
+
+
+def test_another_container_is_another_task(procfs: Procfs) -> None:
+    with process(ONE) as pid:
+        enter(procfs, pid, Place(PLACE.pod, "cd" * 32))
+        assert find_members(procfs, PLACE, ONE, []) == []
+
+
+def test_who_lies_in_another_tasks_lists_is_left_to_it(procfs: Procfs) -> None:
+    with process(ONE) as pid:
+        enter(procfs, pid)
+        assert find_members(procfs, PLACE, ONE, [ONE]) == []
+
+
+def test_outside_pods_there_are_no_members() -> None:
+    assert find_members(Procfs(), Place(), ALL, []) == []
+
+
+def test_a_process_that_ends_meanwhile_does_not_matter(procfs: Procfs) -> None:
+    (procfs.root / "999999").mkdir()
+    assert find_members(procfs, PLACE, ONE, []) == []

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from cmk.model import config
+
+
+def section(tag: str) -> dict[str, object]:
+    return {"pools": {"infra": {"cores": "rest"}}, "hash": tag}
+
+
+CLUSTER = config.parse_cluster(
+    json.dumps(
+        {
+            "selection": {"selector": {"cmk-node": "enabled"}, "names": ["w9"]},
+            "default": section("default"),
+            "groups": {
+                "big": {"weight": 10, "matchLabels": {"size": "big"}, "section": section("big")},
+                "any": {"weight": 1, "matchLabels": {"size": "big"}, "section": section("any")},
+                "lone": {"section": section("lone")},
+            },
+        }
+    )
+)
+HOSTS = config.parse_hosts(
+    json.dumps(
+        {
+            "w0": {"sections": {"": section("w0"), "big": section("w0+big"), "any": section("w0+any")}},
+            "w1": {"group": "lone", "sections": {"lone": section("w1+lone")}},
+        }
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("node", "labels", "tag", "scope"),
+    [
+        ("w5", {}, "default", "default"),
+        ("w5", {"size": "big"}, "big", "groups.big"),
+        ("w0", {}, "w0", "hosts.w0"),
+        ("w0", {"size": "big"}, "w0+big", "hosts.w0"),
+        ("w1", {"size": "big"}, "w1+lone", "hosts.w1"),
+    ],
+)
+def test_host_beats_group_beats_default(node: str, labels: dict[str, str], tag: str, scope: str) -> None:
+    chosen = config.choose(CLUSTER, HOSTS, node, labels)
+    assert (chosen.section.hash, chosen.scope) == (tag, scope)
+
+
+def test_a_host_without_section_for_its_group_is_refused() -> None:
+    hosts = config.parse_hosts(json.dumps({"w0": {"group": "gone", "sections": {"": section("x")}}}))
+    with pytest.raises(config.ConfigError, match=r"hosts\.w0 has no section for group 'gone'"):
+        config.choose(CLUSTER, hosts, "w0", {})
+
+
+@pytest.mark.parametrize(
+    ("node", "labels", "expected"),
+    [("w1", {"cmk-node": "enabled"}, True), ("w1", {"cmk-node": "no"}, False), ("w1", {}, False), ("w9", {}, True)],
+)
+def test_selection_is_the_union_of_labels_and_names(node: str, labels: dict[str, str], expected: bool) -> None:
+    assert CLUSTER.selection.matches(node, labels) is expected
+
+
+def test_an_empty_selection_selects_nothing() -> None:
+    assert not config.Selection().matches("w1", {"a": "b"})
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "config.json: "),
+        ('{"default": {}}', "config.json: "),
+        ('{"selection": {}, "default": {"hash": "x", "pools": {"a": {"cores": -1}}}}', r"default\.pools"),
+        ('{"selection": {}, "default": {"hash": "x", "pools": {"a": {"cores": 1, "colour": 1}}}}', "colour"),
+    ],
+)
+def test_a_bad_configuration_names_the_place(text: str, complaint: str) -> None:
+    with pytest.raises(config.ConfigError, match=complaint):
+        config.parse_cluster(text)
+
+
+def test_shards_are_those_of_helm() -> None:
+    # adler32sum "worker-0" | mod 16, as Helm 4.3.1 prints it
+    assert config.shard_of("worker-0") == 251659000 % 16

@@ -1,0 +1,64 @@
+import pytest
+
+from cmk.model import pods
+
+NAME = "cmk.intel.com/exclusive-cores"
+
+
+def container(count: int, where: str = "limits", **more: object) -> dict[str, object]:
+    return {"resources": {where: {NAME: str(count), "cpu": "500m"}}, **more}
+
+
+def sidecar(count: int) -> dict[str, object]:
+    return container(count, restartPolicy="Always")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({}, 0),
+        ({"containers": [{}]}, 0),
+        ({"containers": [container(1), container(2, "requests")]}, 3),
+        ({"containers": [container(1)], "initContainers": [container(4)]}, 4),
+        ({"containers": [container(3)], "initContainers": [container(1), container(2)]}, 3),
+        ({"containers": [container(1)], "initContainers": [sidecar(1)]}, 2),
+        ({"containers": [container(1)], "initContainers": [sidecar(1), container(3)]}, 4),
+        ({"containers": [container(1)], "initContainers": [container(3), sidecar(1)]}, 3),
+    ],
+)
+def test_counts_as_the_scheduler_does(spec: dict[str, object], expected: int) -> None:
+    assert pods.effective_requests(spec).get(NAME, 0) == expected
+
+
+def test_reads_a_pod() -> None:
+    obj = {
+        "metadata": {"uid": "u", "namespace": "n", "name": "p"},
+        "spec": {"containers": [container(2)]},
+        "status": {"phase": "Running"},
+    }
+    pod = pods.from_json(obj)
+    assert (str(pod), pod.grants, pod.terminal, pod.config_hash) == ("n/p", {NAME: 2}, False, "")
+
+
+def test_a_static_pod_is_known_by_its_manifest_hash() -> None:
+    notes = {"kubernetes.io/config.hash": "abc", "kubernetes.io/config.mirror": "abc"}
+    assert pods.from_json({"metadata": {"uid": "u", "namespace": "n", "name": "p", "annotations": notes}}).config_hash == "abc"
+
+
+def test_the_hash_alone_does_not_make_a_static_pod() -> None:
+    notes = {"kubernetes.io/config.hash": "abc"}
+    assert pods.from_json({"metadata": {"uid": "u", "namespace": "n", "name": "p", "annotations": notes}}).config_hash == ""
+
+
+def test_ended_pods_demand_nothing() -> None:
+    made = [
+        pods.from_json(
+            {
+                "metadata": {"uid": phase, "namespace": "n", "name": phase},
+                "spec": {"containers": [container(2)]},
+                "status": {"phase": phase},
+            }
+        )
+        for phase in ("Pending", "Running", "Succeeded", "Failed")
+    ]
+    assert pods.demand(made, NAME) == 4

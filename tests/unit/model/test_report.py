@@ -1,0 +1,54 @@
+from tests.unit.machines import machine
+
+from cmk.model import report
+from cmk.model.config import PoolConfig
+from cmk.model.layout import CpuList, Layout, Pool, compute
+from cmk.model.ledger import Ledger, Process, Request
+from cmk.model.report import Condition
+
+TOPOLOGY = machine(cores=2)
+
+
+def books() -> Ledger:
+    pools = {"exclusive": PoolConfig(1, exclusive=True), "infra": PoolConfig("rest")}
+    ledger = Ledger(compute(TOPOLOGY, pools), require_grant=False)
+    ledger.allocate(Request("exclusive", Process(2000, 1)))
+    return ledger
+
+
+def test_describe_has_the_shape_of_cmk() -> None:
+    assert report.describe(books(), "/etc/cmk") == {
+        "path": "/etc/cmk",
+        "pools": {
+            "exclusive": {"cpuLists": {"0,2": {"cpus": "0,2", "tasks": [2000]}}, "exclusive": True, "name": "exclusive"},
+            "infra": {"cpuLists": {"1,3": {"cpus": "1,3", "tasks": []}}, "exclusive": False, "name": "infra"},
+        },
+    }
+
+
+def test_node_report_has_the_topology() -> None:
+    shown = report.node_report(books(), TOPOLOGY, "/x")
+    assert shown["checks"] == {"configDirectory": {"errors": [], "ok": True}}
+    cpus = [{"id": 0, "isolated": False}, {"id": 2, "isolated": False}]
+    assert shown["topology"]["sockets"]["0"]["cores"][0] == {"id": 0, "cpus": cpus}
+
+
+def test_check_names_overlaps_and_offline_cpus() -> None:
+    lists = (CpuList(frozenset({0, 9}), 0),)
+    layout = Layout({"exclusive": Pool("exclusive", True, lists), "shared": Pool("shared", False, (CpuList(frozenset({0}), 0),))})
+    assert report.check(Ledger(layout), TOPOLOGY) == [
+        "CPU list overlap detected in exclusive:0,9 and shared:0 (in both: 0)",
+        "CPU list exclusive:0,9 has CPUs that are not online: 9",
+    ]
+
+
+def test_counts_lists_and_tasks() -> None:
+    assert report.pool_counts(books())["exclusive"] == {"lists": 1, "free": 0, "tasks": 1}
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    first = report.merge_conditions([], [Condition("Ready", True, "A")], "t1")
+    same = report.merge_conditions(first, [Condition("Ready", True, "B", "text")], "t2")
+    other = report.merge_conditions(same, [Condition("Ready", False, "C")], "t3")
+    assert [items[0]["lastTransitionTime"] for items in (first, same, other)] == ["t1", "t1", "t3"]
+    assert same[0]["reason"] == "B"

@@ -1,0 +1,48 @@
+import pytest
+
+from cmk.model import wire
+
+
+def test_reads_a_request() -> None:
+    data = b"cmk/1 isolate\npool=exclusive\ncores=2\nsocket=1\naffinity=0\ntimeout=1500\nnews=7"
+    assert wire.parse(data) == wire.Isolate("exclusive", 2, 1, False, 1.5)
+
+
+def test_has_defaults() -> None:
+    assert wire.parse(b"cmk/1 isolate\npool=shared") == wire.Isolate("shared", 1, -1, True, 30.0)
+
+
+@pytest.mark.parametrize("what", ["describe", "node-report"])
+def test_reads_read_only_requests(what: str) -> None:
+    assert wire.parse(f"cmk/1 {what}".encode()) == wire.Show(what)
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "empty"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"cmk/9 isolate", "protocol 'cmk/9'"),
+        (b"cmk/1 destroy", "unknown request 'destroy'"),
+        (b"cmk/1 isolate", "names no pool"),
+        (b"cmk/1 isolate\npool=x\ncores=two", "cores='two'"),
+    ],
+)
+def test_refuses_what_it_cannot_read(data: bytes, complaint: str) -> None:
+    with pytest.raises(wire.WireError, match=complaint):
+        wire.parse(data)
+
+
+@pytest.mark.parametrize(("milliseconds", "seconds"), [("-5", 0.0), ("99999999999", 3600.0)])
+def test_the_waiting_time_is_bounded(milliseconds: str, seconds: float) -> None:
+    asked = wire.parse(f"cmk/1 isolate\npool=x\ntimeout={milliseconds}".encode())
+    assert isinstance(asked, wire.Isolate)
+    assert asked.timeout == seconds
+
+
+def test_a_refusal_is_one_line() -> None:
+    assert wire.refusal(wire.NEVER, "no\nsuch  thing") == b"cmk/1 error 78\nno such thing"
+
+
+def test_the_environment_follows_the_word_ok() -> None:
+    assert wire.ok({"CMK_A": "1", "CMK_B": "2,3"}) == b"cmk/1 ok\nCMK_A=1\nCMK_B=2,3"
