@@ -120,7 +120,7 @@ def test_a_bad_command_line_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TopologyError, match="cannot read .*online: No such file"):
+    with pytest.raises(TopologyError, match=r"cannot read .*online: No such file"):
         read_topology(tmp_path, tmp_path / "cmdline")
 
 
