@@ -1,0 +1,229 @@
+/*
+ * Finds the agent, asks once, reads one answer. While no agent answers (it restarts, or is not there yet) the question is put again, with
+ * jitter, until the deadline; an answer lost on the way does no harm, for the same process gets the same answer.
+ */
+#define _GNU_SOURCE
+#include "ask.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "say.h"
+
+#define FIRST_PAUSE_MS 20
+#define LAST_PAUSE_MS 500
+#define SOCKET_NAME "agent.sock"
+
+static char reply[65536 + 1];
+static char candidates[4][sizeof((struct sockaddr_un *)0)->sun_path];
+static int candidate_count;
+
+static long now_ms(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000L + time.tv_nsec / 1000000;
+}
+
+static void add_candidate(const char *directory, size_t length, const char *name)
+{
+	char *path = candidates[candidate_count];
+	int used = snprintf(path, sizeof candidates[0], "%.*s%s%s", (int)length, directory, *name ? "/" : "", name);
+	if (used >= (int)sizeof candidates[0]) {
+		say("socket path %.*s... is longer than the kernel allows", 60, directory);
+		return;
+	}
+	for (int i = 0; i < candidate_count; i++)
+		if (strcmp(candidates[i], path) == 0)
+			return;
+	candidate_count++;
+}
+
+static void find_candidates(const char *conf_dir)
+{
+	const char *named = getenv("CMK_SOCKET");
+	if (named && *named) {
+		add_candidate(named, strlen(named), "");
+		if (candidate_count == 0)
+			fail(EXIT_NEVER, "CMK_SOCKET names no usable path");
+		return;
+	}
+	char self[4096];
+	ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+	if (length <= 0) { /* no procfs in this container */
+		const char *started = (const char *)getauxval(AT_EXECFN);
+		length = started ? snprintf(self, sizeof self, "%s", started) : 0;
+	}
+	if (length > 0 && length < (ssize_t)sizeof self) {
+		self[length] = '\0';
+		char *slash = strrchr(self, '/');
+		if (slash)
+			add_candidate(self, slash - self, SOCKET_NAME);
+	}
+	add_candidate(conf_dir, strlen(conf_dir), SOCKET_NAME);
+	add_candidate("/run/cmk", strlen("/run/cmk"), SOCKET_NAME);
+}
+
+static long timeout_ms(void)
+{
+	const char *text = getenv("CMK_LOCK_TIMEOUT");
+	if (!text || !*text)
+		return 30000;
+	char *end;
+	double seconds = strtod(text, &end);
+	if (*end != '\0' || !(seconds > 0) || seconds > 86400)
+		fail(EXIT_NEVER, "CMK_LOCK_TIMEOUT is \"%.40s\": it must be a positive number of seconds", text);
+	return (long)(seconds * 1000);
+}
+
+/* A connected socket, or -1 when none of the candidates answers. */
+static int connect_agent(void)
+{
+	for (int i = 0; i < candidate_count; i++) {
+		struct sockaddr_un address = {.sun_family = AF_UNIX};
+		strcpy(address.sun_path, candidates[i]);
+		int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (fd < 0)
+			fail(EXIT_LATER, "cannot make a socket: %s", strerror(errno));
+		if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
+			return fd;
+		int error = errno;
+		close(fd);
+		if (error == EACCES || error == EPERM)
+			fail(EXIT_NEVER, "may not connect to %s: %s", candidates[i], strerror(error));
+	}
+	return -1;
+}
+
+/* One packet into reply: its length, 0 at the end of the conversation or when it broke, -1 when the deadline has passed. */
+static ssize_t receive(int fd, long deadline)
+{
+	for (;;) {
+		ssize_t length = recv(fd, reply, sizeof reply - 1, 0);
+		if (length >= 0) {
+			reply[length] = '\0';
+			return length;
+		}
+		if (errno != EAGAIN && errno != EINTR)
+			return 0;
+		long left = deadline - now_ms();
+		if (left <= 0)
+			return -1;
+		struct pollfd wait = {.fd = fd, .events = POLLIN};
+		poll(&wait, 1, (int)(left < 3600000 ? left : 3600000));
+	}
+}
+
+static void pause_ms(long milliseconds)
+{
+	struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+	nanosleep(&time, NULL);
+}
+
+static void give_up(long whole)
+{
+	static char paths[sizeof candidates + 16];
+	for (int i = 0; i < candidate_count; i++) {
+		strcat(paths, i ? ", " : "");
+		strcat(paths, candidates[i]);
+	}
+	fail(EXIT_LATER, "no cmk agent answered at %s within %g s", paths, whole / 1000.0);
+}
+
+/* Leaves the first packet of the answer in reply and returns the socket for what may follow. "timeout=" is added to the request. */
+static int ask(const char *request, long deadline, long whole)
+{
+	static char packet[4096];
+	long pause = FIRST_PAUSE_MS;
+	for (;;) {
+		int fd = connect_agent();
+		if (fd >= 0) {
+			long left = deadline - now_ms();
+			int length = snprintf(packet, sizeof packet, "%s\ntimeout=%ld", request, left > 0 ? left : 0);
+			if (send(fd, packet, length, MSG_NOSIGNAL) == length) {
+				ssize_t got = receive(fd, deadline);
+				if (got > 0)
+					return fd;
+				if (got < 0)
+					give_up(whole);
+			}
+			close(fd);
+		}
+		long left = deadline - now_ms();
+		if (left <= 0)
+			give_up(whole);
+		/* Spread a node full of containers that all lost the same agent. */
+		long jittered = pause / 2 + (now_ms() * 7919 + getpid() * 104729L) % (pause / 2 + 1);
+		pause_ms(jittered < left ? jittered : left);
+		pause = pause * 2 < LAST_PAUSE_MS ? pause * 2 : LAST_PAUSE_MS;
+	}
+}
+
+/* Ends the process when the answer is a refusal; returns what follows its first line. */
+static char *body_of_reply(void)
+{
+	char *rest = strchr(reply, '\n');
+	int code;
+	if (rest)
+		*rest++ = '\0';
+	if (strcmp(reply, "cmk/1 ok") == 0)
+		return rest ? rest : "";
+	if (sscanf(reply, "cmk/1 error %d", &code) == 1 && (code == EXIT_LATER || code == EXIT_NEVER))
+		fail(code, "%s", rest ? rest : "refused");
+	fail(EXIT_NEVER, "the agent answered \"%.40s\", which this launcher does not understand", reply);
+}
+
+void ask_isolate(const struct isolate *what)
+{
+	const char *text = getenv("CMK_NUM_CORES");
+	char *end = "";
+	long cores = text && *text ? strtol(text, &end, 10) : 1;
+	if (*end != '\0' || cores < 1 || cores > 65536)
+		fail(EXIT_NEVER, "Requested numbers of cores must be positive integer, CMK_NUM_CORES is \"%.40s\"", text);
+	long whole = timeout_ms(), deadline = now_ms() + whole;
+	find_candidates(what->conf_dir);
+
+	char request[512];
+	snprintf(request, sizeof request, "cmk/1 isolate\npool=%s\ncores=%ld\nsocket=%d\naffinity=%d", what->pool, cores, what->socket,
+		 what->affinity);
+	close(ask(request, deadline, whole));
+	for (char *line = body_of_reply(), *next; line && *line; line = next) {
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = '\0';
+		char *value = strchr(line, '=');
+		if (!value || strncmp(line, "CMK_", 4) != 0)
+			continue;
+		*value++ = '\0';
+		if (setenv(line, value, 1) != 0)
+			fail(EXIT_LATER, "cannot set %s: %s", line, strerror(errno));
+	}
+}
+
+void ask_show(const char *request, const char *conf_dir)
+{
+	long whole = timeout_ms(), deadline = now_ms() + whole;
+	find_candidates(conf_dir);
+	int fd = ask(request, deadline, whole);
+	body_of_reply();
+	ssize_t length;
+	while ((length = receive(fd, deadline)) > 0)
+		for (ssize_t done = 0, wrote; done < length; done += wrote) {
+			wrote = write(STDOUT_FILENO, reply + done, length - done);
+			if (wrote < 0 && errno == EINTR)
+				wrote = 0;
+			else if (wrote < 0)
+				fail(EXIT_LATER, "cannot write: %s", strerror(errno));
+		}
+	if (length < 0)
+		give_up(whole);
+	close(fd);
+}

@@ -1,0 +1,97 @@
+/*
+ * cmk in a container: isolate, describe, node-report. Static, needs nothing of the image it runs in, owns nothing: the agent decides,
+ * pins and remembers; this program asks, sets variables and becomes the workload.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "ask.h"
+#include "grammar.h"
+#include "run.h"
+#include "say.h"
+
+static const char usage[] =
+	"cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]   run COMMAND on CPUs of a pool\n"
+	"cmk describe                                             pools, CPU lists and tasks of this node as JSON\n"
+	"cmk node-report                                          the same with checks and topology\n"
+	"cmk --version | --help\n";
+
+static const char isolate_usage[] =
+	"cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]\n"
+	"Run COMMAND on CPUs of a pool: the process keeps its pid, and the CPUs come free when it ends.\n"
+	"\n"
+	"  --pool=POOL       exclusive, shared, infra or another pool of this node\n"
+	"  --socket-id=NUM   only CPUs of this socket; -1 (default) is any\n"
+	"  --no-affinity     take the CPUs but leave the affinity alone: COMMAND places itself by CMK_CPUS_ASSIGNED\n"
+	"  --wait            stay as parent: forward signals, reap, return the status of COMMAND\n"
+	"  --conf-dir=DIR    also look for the agent's socket in DIR (default /etc/cmk)\n"
+	"  --namespace, --install-dir   accepted and without meaning\n"
+	"\n"
+	"Reads CMK_NUM_CORES (lists to take from an exclusive pool, default 1), CMK_LOCK_TIMEOUT (seconds to wait, default 30), CMK_SOCKET.\n"
+	"Sets CMK_CPUS_ASSIGNED, CMK_CPUS_ASSIGNED_MASK, CMK_CPUS_SHARED, CMK_CPUS_INFRA.\n"
+	"Exit: that of COMMAND; 75 try again later, 78 will never work, 126 and 127 as a shell has them.\n";
+
+static const struct {
+	const char *command, *instead;
+} moved[] = {
+	{"init", "the agent lays out the pools: set pools.* in the chart's values"},
+	{"discover", "the agent sets label, taint and resource of the node"},
+	{"reconcile", "the agent releases CPUs the moment their owner ends"},
+	{"install", "the agent installs this launcher"},
+	{"uninstall", "take the node out of the chart's selection"},
+	{"cluster-init", "helm install prepares the nodes"},
+	{"webhook", "it runs in the cluster, from the image"},
+	{"reconfigure", "helm upgrade with other pools.*"},
+	{"reconfigure_setup", "helm upgrade with other pools.*"},
+	{"reaffinitize", "the agent moves tasks itself"},
+	{"agent", "it runs in the image, not in the launcher"},
+};
+
+static int put(const char *text)
+{
+	return fputs(text, stdout) < 0 || fflush(stdout) != 0;
+}
+
+static int isolate(int argc, char **argv)
+{
+	struct isolate what = parse_isolate(argc, argv);
+	if (what.help)
+		return put(isolate_usage);
+	if (what.wait)
+		stay_as_parent();
+	ask_isolate(&what);
+	run(what.command);
+}
+
+static int show(int argc, char **argv)
+{
+	const char *conf_dir = "/etc/cmk";
+	for (int i = 1; i < argc; i++) {
+		if (strncmp(argv[i], "--conf-dir=", 11) == 0)
+			conf_dir = argv[i] + 11;
+		else if (strcmp(argv[i], "--publish") == 0 || strncmp(argv[i], "--interval=", 11) == 0)
+			say("%s means nothing here: the agent publishes by itself", argv[i]);
+		else
+			fail(EXIT_NEVER, "unknown argument %s of %s; see cmk --help", argv[i], argv[0]);
+	}
+	char request[32];
+	snprintf(request, sizeof request, "cmk/1 %s", argv[0]);
+	ask_show(request, conf_dir);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+		return put(usage);
+	if (strcmp(argv[1], "--version") == 0)
+		return put("cmk " CMK_VERSION "\n");
+	if (strcmp(argv[1], "isolate") == 0)
+		return isolate(argc - 2, argv + 2);
+	if (strcmp(argv[1], "describe") == 0 || strcmp(argv[1], "node-report") == 0)
+		return show(argc - 1, argv + 1);
+	for (unsigned i = 0; i < sizeof moved / sizeof moved[0]; i++)
+		if (strcmp(argv[1], moved[i].command) == 0)
+			fail(EXIT_NEVER, "%s is not done from a container: %s", argv[1], moved[i].instead);
+	fail(EXIT_NEVER, "unknown command %s; see cmk --help", argv[1]);
+}

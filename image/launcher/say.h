@@ -1,0 +1,13 @@
+/* What every part says to the user and how it ends. */
+#ifndef SAY_H
+#define SAY_H
+
+enum { EXIT_LATER = 75, EXIT_NEVER = 78 }; /* sysexits: EX_TEMPFAIL, EX_CONFIG */
+
+/* One line "cmk: ..." on stderr. */
+void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* The same, also into the container's termination log, then exit. */
+void fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
+
+#endif
