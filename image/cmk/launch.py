@@ -293,7 +293,7 @@ def _exec(command: list[str], environment: dict[bytes, bytes]) -> int:
 
 def _stay_as_parent() -> int | None:
     """Fork; None in the child, the child's status in the parent once it has ended."""
-    import _signal  # type: ignore[import-not-found]  # noqa: PLC0415  # no stub; signal itself would import enum
+    import _signal  # noqa: PLC0415  # no stub; signal itself would import enum
 
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, (*_FORWARDED, _SIGCHLD))
     child = posix.fork()

@@ -46,7 +46,7 @@ for line in sys.stdin:
     if line.strip() == "orphan":
         child = os.fork()
         if not child:
-            sys.stdin.close()
+            os.close(0); os.close(1)
             signal.pause()
         print(json.dumps(child), flush=True)
     else:

@@ -1,0 +1,37 @@
+# Taking a cluster down, whole or half started, so that nothing of it is left. Sourced by scripts/cluster.
+
+kill_session() { # PIDFILE: the process and the session it leads
+  local p
+  p=$(cat "$1" 2>/dev/null) || return 0
+  [ -n "$p" ] || return 0
+  kill -9 -- "-$p" 2>/dev/null || kill -9 "$p" 2>/dev/null || true
+}
+
+stop_kubelet() { # NODE: found by its command line, for nsenter forks to enter the node's pid namespace
+  local p
+  for p in $(pgrep -f -- "--kubeconfig $RUN/$1.kubeconfig --hostname-override $1" 2>/dev/null); do kill -9 "$p" 2>/dev/null || true; done
+}
+
+down_quietly() {
+  local d g f p
+  for d in "$ROOT"/node*; do
+    [ -d "$d" ] || continue
+    # The end of its init ends every process of the node's pid namespace, and with the last one its mounts and network are gone.
+    [ ! -s "$d/pid" ] || kill -9 "$(cat "$d/pid")" 2>/dev/null || true
+    kill_session "$d/parent"
+  done
+  for f in "$RUN"/*.pid; do [ ! -f "$f" ] || kill_session "$f"; done
+  for g in /sys/fs/cgroup/*/cmk-"$NAME"-node*; do
+    [ -d "$g" ] || continue
+    for _ in $(seq 50); do
+      for p in $(find "$g" -name cgroup.procs -exec cat {} + 2>/dev/null); do kill -9 "$p" 2>/dev/null || true; done
+      find "$g" -depth -type d -exec rmdir {} + 2>/dev/null && break
+      sleep 0.1
+    done
+    [ ! -d "$g" ] || die "cgroup $g does not go away: it still holds $(tr '\n' ' ' <"$g/cgroup.procs")"
+  done
+  for f in "$ROOT"/node*/made; do
+    [ ! -f "$f" ] || tac "$f" | while read -r p; do rmdir -p --ignore-fail-on-non-empty "$p" 2>/dev/null || true; done
+  done
+  rm -rf "$ROOT"
+}
