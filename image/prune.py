@@ -23,6 +23,7 @@ KUBERNETES = {
     "config/config_exception.py": None,
     "config/incluster_config.py": None,
     "utils/__init__.py": "",
+    "utils/_retry_base.py": None,
     "utils/keepalive.py": None,
     "utils/retry.py": None,
 }

@@ -12,6 +12,7 @@ app = typer.Typer(
     help="CPU pools for Kubernetes nodes. In a pod: cmk isolate --pool=POOL COMMAND [-- ARGS...], see cmk isolate --help.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # the image has no rich
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("agent")(agent.run)

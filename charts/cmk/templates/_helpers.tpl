@@ -1,0 +1,39 @@
+{{/* Name, cut so that every suffix of ours fits into 63 characters. */}}
+{{- define "cmk.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "cmk.node.name" -}}{{ include "cmk.fullname" . }}-node{{- end -}}
+{{- define "cmk.config.name" -}}{{ include "cmk.fullname" . }}-config{{- end -}}
+{{- define "cmk.hosts.prefix" -}}{{ include "cmk.fullname" . }}-hosts{{- end -}}
+
+{{/* Selector labels are immutable on workloads: these three and no others, for ever. */}}
+{{- define "cmk.selectorLabels" -}}
+app.kubernetes.io/name: cmk
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "cmk.labels" -}}
+{{ include "cmk.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "cmk.image" -}}
+{{- $image := .Values.image -}}
+{{- $repository := ternary (printf "%s/%s" $image.registry $image.repository) $image.repository (not (empty $image.registry)) -}}
+{{- if $image.digest -}}
+{{ $repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $repository }}:{{ default .Chart.AppVersion $image.tag }}
+{{- end -}}
+{{- end -}}
