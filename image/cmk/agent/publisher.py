@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY = 0.5
 LAST_RETRY = 30.0
+WITHDRAW_ATTEMPTS = 5
+CONFLICT = 409
 # A report is derived data; under continuous allocation it follows at this pace.
 SECONDS_BETWEEN_REPORTS = 2.0
 
@@ -70,13 +72,18 @@ class Publisher:
 
     async def withdraw(self) -> bool:
         """Take everything back, unless a bound pod still needs the resource; returns whether it was. Raises ApiError."""
-        node = await asyncio.to_thread(self._api.get, node_api.path_of(self._node))
-        have = node_api.advertised(node)
-        needed = {name for name in have if demand(self._view.pods.all.values(), name)}
-        if needed:
-            log.warning("node left the selection, but bound pods still need %s: left as it is", ", ".join(sorted(needed)))
-            return False
-        await self._patch(node, Marks({}, label=False, taint=False), have)
+        for attempt in range(WITHDRAW_ATTEMPTS):
+            node = await asyncio.to_thread(self._api.get, node_api.path_of(self._node))
+            needed = {name for name in node_api.advertised(node) if demand(self._view.pods.all.values(), name)}
+            if needed:
+                log.warning("node left the selection, but bound pods still need %s: left as it is", ", ".join(sorted(needed)))
+                return False
+            try:
+                await self._patch(node, Marks({}, label=False, taint=False), {})
+                break
+            except ApiError as error:
+                if error.status != CONFLICT or attempt == WITHDRAW_ATTEMPTS - 1:
+                    raise
         await asyncio.to_thread(reports.delete, self._api, self._node)
         return True
 
@@ -87,10 +94,9 @@ class Publisher:
         await self._patch(node, marks, advertise(marks.lists, node_api.advertised(node), self._demand()))
 
     async def _patch(self, node: Json, marks: Marks, resources: Mapping[str, int]) -> None:
-        wanted = resources if marks.label else {}
-        if patch := node_api.status_patch(node, wanted):
-            await asyncio.to_thread(node_api.apply_status, self._api, self._node, patch)
-            log.info("node %s advertises %s", self._node, dict(wanted) or "nothing of ours")
+        if patch := node_api.status_patch(node, resources):
+            node = await asyncio.to_thread(node_api.apply_status, self._api, self._node, patch)
+            log.info("node %s advertises %s", self._node, dict(resources) or "nothing of ours")
         if patch := node_api.marks_patch(node, label=marks.label, taint=marks.taint):
             await asyncio.to_thread(node_api.apply_marks, self._api, self._node, patch)
             log.info("node %s: label %s, taint %s", self._node, marks.label, marks.taint)

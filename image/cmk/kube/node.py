@@ -35,16 +35,24 @@ def status_patch(node: Json, wanted: Mapping[str, int]) -> Json | None:
 
 
 def marks_patch(node: Json, *, label: bool, taint: bool) -> Json | None:
-    """Patch of label and taint, or None when both are right already."""
+    """Patch of label and taint, or None when both are right already.
+
+    Taints are one value to the API server, so the whole list goes with the version it was read at: the server refuses (409) the patch when
+    somebody else changed the node meanwhile.
+    """
+    meta: Json = {}
     patch: Json = {}
     if labels(node).get(LABEL) != ("true" if label else None):
-        patch["metadata"] = {"labels": {LABEL: "true" if label else None}}
-    ours = [item for item in node["spec"].get("taints") or [] if item["key"] == TAINT["key"]]
-    right = any(item.get("value") == TAINT["value"] and item["effect"] == TAINT["effect"] for item in ours)
-    if taint and not right:
-        patch["spec"] = {"taints": [TAINT]}
-    elif not taint and ours:
-        patch["spec"] = {"taints": [{"$patch": "delete", "key": TAINT["key"]}]}
+        meta["labels"] = {LABEL: "true" if label else None}
+    have = node["spec"].get("taints") or []
+    others = [item for item in have if item["key"] != TAINT["key"]]
+    ours = [item for item in have if item["key"] == TAINT["key"]]
+    right = len(ours) == 1 and ours[0].get("value") == TAINT["value"] and ours[0]["effect"] == TAINT["effect"]
+    if right != taint or (ours and not taint):
+        meta["resourceVersion"] = node["metadata"]["resourceVersion"]
+        patch["spec"] = {"taints": [*others, TAINT] if taint else others}
+    if meta:
+        patch["metadata"] = meta
     return patch or None
 
 
