@@ -48,7 +48,7 @@ def main(root: Path) -> None:
     # Unchecked hashes: no time stamps in the files, so the same input gives the same image, and no look at the source at start.
     compileall.compile_dir(root, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, stripdir=str(root))
     for path in sorted(root.iterdir(), key=size, reverse=True):
-        print(f"{size(path) / 1e6:7.2f} MB  {path.name}")  # noqa: T201
+        print(f"{size(path) / 1e6:7.2f} MB  {path.name}")
 
 
 def remove(path: Path) -> None:

@@ -40,7 +40,9 @@ class Cluster:
     def script(self, *args: str, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run scripts/cluster."""
         command = [REPO / "scripts/cluster", *args]
-        done = subprocess.run(command, env=self._environment, input=stdin, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(
+            command, env=self._environment, input=stdin, capture_output=True, text=True, check=False, timeout=300
+        )
         assert not check or done.returncode == 0, f"{' '.join(args)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -81,7 +83,9 @@ class Cluster:
 
     def agent_pids(self, number: int = 1) -> list[int]:
         """Pids of the agents on a node."""
-        return [int(pid) for pid in self.on_node(number, "pgrep -f '^[^ ]*python3[^ ]* .*/usr/bin/cmk agent'", check=False).split()]
+        return [
+            int(pid) for pid in self.on_node(number, "pgrep -f '^[^ ]*python3[^ ]* .*/usr/bin/cmk agent'", check=False).split()
+        ]
 
     def capacity(self, node: str = "node1") -> tuple[str | None, str | None]:
         """Capacity and allocatable of the exclusive resource."""
@@ -166,7 +170,13 @@ class Pod:
 
 
 def manifest(
-    name: str, command: tuple[str, ...], cores: int = 0, node: str = "node1", *, env: dict[str, str] | None = None, **spec: Any  # noqa: ANN401
+    name: str,
+    command: tuple[str, ...],
+    cores: int = 0,
+    node: str = "node1",
+    *,
+    env: dict[str, str] | None = None,
+    **spec: Any,  # noqa: ANN401
 ) -> Json:
     """A pod as locked down as a workload can be: no user, no capability, no token, read-only root and install directory."""
     container: Json = {
@@ -195,7 +205,12 @@ def manifest(
             "dnsPolicy": "Default",
             "nodeSelector": {"kubernetes.io/hostname": node},
             "tolerations": [{"key": "cmk", "operator": "Exists"}],
-            "securityContext": {"runAsUser": 65532, "runAsGroup": 65532, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "securityContext": {
+                "runAsUser": 65532,
+                "runAsGroup": 65532,
+                "runAsNonRoot": True,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
             "containers": [container],
             "volumes": [{"name": "cmk", "hostPath": {"path": "/opt/cmk", "type": "Directory"}}],
             **spec,

@@ -32,7 +32,10 @@ def test_the_label_prepares_a_node_and_its_removal_undoes_it(installed: Cluster)
     assert LABEL not in node["metadata"]["labels"]
     assert not [taint for taint in node["spec"].get("taints") or [] if taint["key"] == "cmk"]
     wait_for("the resource is gone", lambda: installed.capacity() == (None, None))
-    wait_for("the files are gone", lambda: installed.on_node(1, "ls /opt/cmk /opt/bin /etc/cmk | grep -v :$ | grep .", check=False) == "")
+    wait_for(
+        "the files are gone",
+        lambda: installed.on_node(1, "ls /opt/cmk /opt/bin /etc/cmk | grep -v :$ | grep .", check=False) == "",
+    )
 
 
 def test_the_report_tells_layout_and_topology(cluster: Cluster) -> None:
@@ -65,8 +68,24 @@ def test_the_hash_is_the_one_that_helm_computed(cluster: Cluster) -> None:
         ("label", "node", "node1", f"{LABEL}-"),
         ("taint", "node", "node1", "cmk-"),
         ("taint", "node", "node1", "cmk=other:NoExecute", "--overwrite"),
-        ("patch", "node", "node1", "--subresource=status", "--type=json", "-p", '[{"op":"remove","path":"/status/capacity/RESOURCE"}]'),
-        ("patch", "node", "node1", "--subresource=status", "--type=merge", "-p", '{"status":{"capacity":{"cmk.intel.com/exclusive-cores":"9"}}}'),
+        (
+            "patch",
+            "node",
+            "node1",
+            "--subresource=status",
+            "--type=json",
+            "-p",
+            '[{"op":"remove","path":"/status/capacity/RESOURCE"}]',
+        ),
+        (
+            "patch",
+            "node",
+            "node1",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            '{"status":{"capacity":{"cmk.intel.com/exclusive-cores":"9"}}}',
+        ),
         ("delete", "cmk-nodereport", "node1"),
         ("patch", "cmk-nodereport", "node1", "--type=merge", "-p", '{"spec":{"report":{"description":null}}}'),
     ],
@@ -93,7 +112,9 @@ def test_a_launcher_that_a_pod_damaged_is_put_back(cluster: Cluster) -> None:
     before = cluster.on_node(1, "md5sum </opt/bin/cmk")
     cluster.on_node(1, "rm /opt/bin/cmk /opt/bin/agent.sock; mkdir /opt/bin/cmk")
     wait_for("the launcher is back", lambda: cluster.on_node(1, "md5sum </opt/bin/cmk", check=False) == before)
-    wait_for("the socket is back", lambda: cluster.on_node(1, "CMK_SOCKET=/opt/bin/agent.sock /opt/bin/cmk describe", check=False))
+    wait_for(
+        "the socket is back", lambda: cluster.on_node(1, "CMK_SOCKET=/opt/bin/agent.sock /opt/bin/cmk describe", check=False)
+    )
 
 
 def test_a_kubelet_that_restarts_changes_nothing(cluster: Cluster) -> None:

@@ -48,7 +48,10 @@ def test_a_second_pod_waits_until_the_first_ends(cluster: Cluster) -> None:
         cluster.pod("first", *isolate("sleep", "3600"), cores=1) as first,
         cluster.pod("second", *isolate("sleep", "3600"), cores=1, wait=False) as second,
     ):
-        wait_for("the scheduler has no place", lambda: "Insufficient cmk.intel.com/exclusive-cores" in json.dumps(second.object["status"]))
+        wait_for(
+            "the scheduler has no place",
+            lambda: "Insufficient cmk.intel.com/exclusive-cores" in json.dumps(second.object["status"]),
+        )
         assert second.phase == "Pending"
         first.delete()
         second.wait_running()
@@ -103,7 +106,9 @@ def test_an_orphan_keeps_the_core_until_it_ends(cluster: Cluster) -> None:
 def test_the_report_follows(cluster: Cluster) -> None:
     with cluster.pod("seen", *isolate("sleep", "3600"), cores=1) as pod:
         (pid,) = pod.processes()
-        wait_for("the report names the task", lambda: next(iter(cluster.report()["exclusive"]["cpuLists"].values()))["tasks"] == [pid])
+        wait_for(
+            "the report names the task", lambda: next(iter(cluster.report()["exclusive"]["cpuLists"].values()))["tasks"] == [pid]
+        )
     wait_for("the report is empty again", lambda: next(iter(cluster.report()["exclusive"]["cpuLists"].values()))["tasks"] == [])
 
 

@@ -9,9 +9,21 @@ from tests.cluster.cluster import Cluster, isolate, wait_for
     ("command", "cores", "env", "code", "text"),
     [
         (isolate("touch", "/x"), 0, {}, 78, "cmk: pod default/refused requests no cmk.intel.com/exclusive-cores"),
-        (isolate("touch", "/x"), 1, {"CMK_NUM_CORES": "2"}, 78, "cmk: 2 cores of pool exclusive asked, pod default/refused is granted 1"),
+        (
+            isolate("touch", "/x"),
+            1,
+            {"CMK_NUM_CORES": "2"},
+            78,
+            "cmk: 2 cores of pool exclusive asked, pod default/refused is granted 1",
+        ),
         (isolate("touch", "/x"), 1, {"CMK_NUM_CORES": "0"}, 78, "cmk: Requested numbers of cores must be positive integer"),
-        (isolate("touch", "/x", pool="fast"), 0, {}, 78, "cmk: Requested pool fast does not exist; this node has exclusive, infra"),
+        (
+            isolate("touch", "/x", pool="fast"),
+            0,
+            {},
+            78,
+            "cmk: Requested pool fast does not exist; this node has exclusive, infra",
+        ),
         (isolate("touch", "/x", options=("--socket-id=5",)), 1, {}, 78, "cmk: No cpu lists in pool exclusive on socket 5"),
         (("/opt/cmk/cmk", "isolate", "touch"), 0, {}, 78, "cmk: --pool is missing; see cmk isolate --help"),
         (("/opt/cmk/cmk", "reconfigure"), 0, {}, 78, "cmk: reconfigure is not done from a container: helm upgrade"),
@@ -53,7 +65,10 @@ def test_agent_away(cluster: Cluster, signal: str) -> None:
                 cluster.on_node(1, "mv /opt/cmk/away /opt/cmk/agent.sock")
             cluster.on_node(1, f"kill -CONT {agent}")
         assert away.returncode == 75
-        assert "cmk: no cmk agent answered at /opt/cmk/agent.sock, /etc/cmk/agent.sock, /run/cmk/agent.sock within 1 s" in away.stderr
+        assert (
+            "cmk: no cmk agent answered at /opt/cmk/agent.sock, /etc/cmk/agent.sock, /run/cmk/agent.sock within 1 s"
+            in away.stderr
+        )
         wait_for("the agent serves again", lambda: pod.exec(*call).returncode == 0)
 
 
@@ -61,7 +76,9 @@ def test_affinity_outside_the_cpuset(cluster: Cluster) -> None:
     with cluster.pod("narrow", "sleep", "3600", cores=1) as pod:
         (pid,) = pod.processes()
         (infra,) = cluster.describe()["infra"]["cpuLists"]
-        cluster.on_node(1, f"g=$(grep :cpuset: /proc/{pid}/cgroup | cut -d: -f3); echo {infra} >/sys/fs/cgroup/cpuset$g/cpuset.cpus")
+        cluster.on_node(
+            1, f"g=$(grep :cpuset: /proc/{pid}/cgroup | cut -d: -f3); echo {infra} >/sys/fs/cgroup/cpuset$g/cpuset.cpus"
+        )
         refused = pod.exec(*isolate("true"))
         assert refused.returncode == 78
         assert "outside the container's cpuset" in refused.stderr
@@ -78,7 +95,8 @@ def test_a_forged_cgroup_does_not_make_another_pod(cluster: Cluster) -> None:
             1,
             f"cut -d: -f2,3 /proc/{pid}/cgroup | while IFS=: read c g; do c=${{c#name=}}; d=/sys/fs/cgroup/$c$g; [ -d $d/.. ] || continue; "
             f"mkdir -p $d/{fake}; if [ $c = cpuset ]; then for s in forged forged/kubepods forged/kubepods/pod{rich.uid} {fake}; do "
-            f"cat $d/cpuset.cpus >$d/$s/cpuset.cpus; cat $d/cpuset.mems >$d/$s/cpuset.mems; done; fi; echo {pid} >$d/{fake}/cgroup.procs; done",
+            f"cat $d/cpuset.cpus >$d/$s/cpuset.cpus; cat $d/cpuset.mems >$d/$s/cpuset.mems; done; fi; "
+            f"echo {pid} >$d/{fake}/cgroup.procs; done",
         )
         assert forger.ended()["exitCode"] == 78
         assert forger.logs.startswith("cmk: pod default/forger requests no cmk.intel.com/exclusive-cores")

@@ -30,7 +30,9 @@ def test_a_killed_agent_finds_who_runs_and_who_ended(cluster: Cluster) -> None:
         before = kill_agent(cluster)
         cluster.on_node(1, f"kill -9 {ending}")
         answers: list[subprocess.CompletedProcess[str]] = []
-        client = threading.Thread(target=lambda: answers.append(waits.exec("env", "CMK_LOCK_TIMEOUT=120", *isolate("true", pool="infra"))))
+        client = threading.Thread(
+            target=lambda: answers.append(waits.exec("env", "CMK_LOCK_TIMEOUT=120", *isolate("true", pool="infra")))
+        )
         client.start()
         agent_is_back(cluster, before)
         assert cluster.tasks("exclusive") == []
@@ -69,7 +71,9 @@ def test_a_container_that_restarts_always_gets_its_core(cluster: Cluster) -> Non
     def restarts(pod: Pod) -> int:
         return int(pod.object["status"]["containerStatuses"][0]["restartCount"])
 
-    with cluster.pod("again", *isolate("sh", "-c", "echo got $CMK_CPUS_ASSIGNED; exit 1"), cores=1, restartPolicy="Always", wait=False) as pod:
+    with cluster.pod(
+        "again", *isolate("sh", "-c", "echo got $CMK_CPUS_ASSIGNED; exit 1"), cores=1, restartPolicy="Always", wait=False
+    ) as pod:
         wait_for("it restarted three times", lambda: pod.object["status"].get("containerStatuses") and restarts(pod) >= 3, 120)
         status = pod.object["status"]["containerStatuses"][0]
         ended = status["lastState"].get("terminated") or status["state"]["terminated"]
@@ -98,4 +102,6 @@ def test_without_api_server_known_pods_are_served(cluster: Cluster) -> None:
             cluster.on_node(1, line)
         finally:
             cluster.script("thaw-api")
-        wait_for("the API server is back", lambda: cluster.script("kubectl", "get", "--raw", "/readyz", check=False).returncode == 0)
+        wait_for(
+            "the API server is back", lambda: cluster.script("kubectl", "get", "--raw", "/readyz", check=False).returncode == 0
+        )

@@ -2,11 +2,11 @@
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from tests.unit.machines import machine
 
 from cmk.model.config import PoolConfig
 from cmk.model.layout import compute
 from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, resource_of
+from tests.unit.machines import machine
 
 LAYOUT = compute(
     machine(sockets=2, cores=4),

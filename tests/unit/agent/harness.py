@@ -129,7 +129,16 @@ class Node:
         launcher = root / "launcher"
         launcher.write_bytes(b"launcher")
         self.options = Options(
-            "node1", "ns", "config", "hosts", root / "opt", root / "run", root / "state", launcher, (root / "old",), require_request
+            "node1",
+            "ns",
+            "config",
+            "hosts",
+            root / "opt",
+            root / "run",
+            root / "state",
+            launcher,
+            (root / "old",),
+            require_request,
         )
         self.listed: list[dict[str, Any]] = []
         self.listings = 0

@@ -7,7 +7,9 @@ OURS = {"key": "cmk", "value": "true", "effect": "NoSchedule", "timeAdded": None
 OTHER = {"key": "other", "effect": "NoExecute"}
 
 
-def make(*taints: dict[str, object], label: str | None = None, capacity: str | None = None, allocatable: str | None = None) -> node.Json:
+def make(
+    *taints: dict[str, object], label: str | None = None, capacity: str | None = None, allocatable: str | None = None
+) -> node.Json:
     status = {
         "capacity": {"cpu": "2", **({RESOURCE: capacity} if capacity else {})},
         "allocatable": {"cpu": "2", **({RESOURCE: allocatable} if allocatable else {})},

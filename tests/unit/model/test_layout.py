@@ -1,8 +1,8 @@
 import pytest
-from tests.unit.machines import machine
 
 from cmk.model.config import PoolConfig
 from cmk.model.layout import Layout, LayoutError, compute
+from tests.unit.machines import machine
 
 
 def pools(exclusive: int = 4, shared: int = 1, mode: str = "packed", shared_mode: str = "packed") -> dict[str, PoolConfig]:

@@ -1,9 +1,9 @@
 import pytest
-from tests.unit.machines import machine
 
 from cmk.model.config import PoolConfig
 from cmk.model.layout import compute
 from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task, resource_of
+from tests.unit.machines import machine
 
 EXCLUSIVE = resource_of("exclusive")
 

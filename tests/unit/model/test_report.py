@@ -1,10 +1,9 @@
-from tests.unit.machines import machine
-
 from cmk.model import report
 from cmk.model.config import PoolConfig
 from cmk.model.layout import CpuList, Layout, Pool, compute
 from cmk.model.ledger import Ledger, Process, Request
 from cmk.model.report import Condition
+from tests.unit.machines import machine
 
 TOPOLOGY = machine(cores=2)
 
