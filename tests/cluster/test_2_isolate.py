@@ -122,7 +122,8 @@ def test_the_examples_run(cluster: Cluster, path: object) -> None:
     try:
         pod.wait_running()
         pool = "infra" if "--pool=infra" in text else "exclusive"
-        found = wait_for("sleep runs", lambda: [pid for pid, line in pod.processes().items() if line.startswith("sleep ")])
-        assert allowed(cluster, found[0]) == next(iter(cluster.describe()[pool]["cpuLists"]))
+        number = int(pod.object["spec"]["nodeName"].removeprefix("node"))  # infra runs on any CMK node
+        found = wait_for("sleep runs", lambda: [pid for pid, line in pod.processes(number).items() if line.startswith("sleep ")])
+        assert allowed(cluster, found[0], number) == next(iter(cluster.describe(number)[pool]["cpuLists"]))
     finally:
         pod.delete()

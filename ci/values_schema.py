@@ -1,0 +1,128 @@
+"""Print values.schema.json of the chart: the shape of values.yaml in the terms of cmk's own configuration types."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from cmk.model.config import PoolConfig
+
+_KINDS = {field.name: field.type for field in msgspec.structs.fields(PoolConfig)}
+# What the agent reads, and null, which the chart refuses with a line that says what to write.
+Cores: TypeAlias = _KINDS["cores"] | None  # type: ignore[valid-type]
+Mode: TypeAlias = _KINDS["mode"]  # type: ignore[valid-type]
+Directory = Annotated[str, Meta(pattern=r"^/[^\s:]*[^\s:/]$", description="absolute path")]
+Labels = dict[str, str]
+Kubernetes = dict[str, Any]
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True):
+    """Keys that nobody knows are errors."""
+
+
+class Pool(Strict):
+    """One pool in one scope; what is left out comes from the scope below."""
+
+    cores: Cores | UnsetType = UNSET
+    exclusive: bool | UnsetType = UNSET
+    mode: Mode | UnsetType = UNSET
+
+
+class Scope(Strict):
+    """What default, groups and hosts have in common."""
+
+    pools: dict[str, Pool | None] | UnsetType = UNSET
+    taint: bool | None = None
+    paused: bool | None = None
+
+
+class Group(Scope):
+    """Nodes by label."""
+
+    weight: int | UnsetType = UNSET
+    matchLabels: Labels | UnsetType = UNSET  # noqa: N815
+
+
+class Host(Scope):
+    """One node by name."""
+
+    group: str | UnsetType = UNSET
+
+
+class Nodes(Strict):
+    """Which nodes are CMK nodes."""
+
+    selector: Labels | UnsetType = UNSET
+    names: list[str] | UnsetType = UNSET
+    all: bool | UnsetType = UNSET
+
+
+class Compat(Strict):
+    """For manifests written for Intel CMK."""
+
+    hostDirs: list[Directory] | UnsetType = UNSET  # noqa: N815
+
+
+class Workloads(Strict):
+    """How workloads are treated."""
+
+    requireRequest: Literal["enforce", "warn"] | UnsetType = UNSET  # noqa: N815
+
+
+class Image(Strict):
+    """Where the image comes from."""
+
+    registry: str | UnsetType = UNSET
+    repository: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
+    tag: str | UnsetType = UNSET
+    digest: Annotated[str, Meta(pattern="^(sha256:[0-9a-f]{64})?$")] | UnsetType = UNSET
+    pullPolicy: Literal["Always", "IfNotPresent", "Never"] | UnsetType = UNSET  # noqa: N815
+    pullSecrets: list[Kubernetes] | UnsetType = UNSET  # noqa: N815
+
+
+class Agent(Strict):
+    """The DaemonSet."""
+
+    resources: Kubernetes | UnsetType = UNSET
+    priorityClassName: str | UnsetType = UNSET  # noqa: N815
+    tolerations: list[Kubernetes] | UnsetType = UNSET
+    logLevel: Annotated[str, Meta(pattern="^(?i:critical|error|warning|info|debug)$")] | UnsetType = UNSET  # noqa: N815
+    logFormat: Literal["text", "json"] | UnsetType = UNSET  # noqa: N815
+    healthPort: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET  # noqa: N815
+    extraEnv: list[Kubernetes] | UnsetType = UNSET  # noqa: N815
+    podLabels: Labels | UnsetType = UNSET  # noqa: N815
+    podAnnotations: Labels | UnsetType = UNSET  # noqa: N815
+
+
+class Crds(Strict, rename={"global_": "global"}):
+    """The subchart with the custom resource definitions."""
+
+    enabled: bool | UnsetType = UNSET
+    keep: bool | UnsetType = UNSET
+    global_: Kubernetes | UnsetType = UNSET  # Helm puts it there
+
+
+class Values(Scope, rename={"global_": "global"}):
+    """values.yaml."""
+
+    nodes: Nodes | UnsetType = UNSET
+    groups: dict[str, Group] | UnsetType = UNSET
+    hosts: dict[str, Host | None] | UnsetType = UNSET
+    installDir: Directory | UnsetType = UNSET  # noqa: N815
+    stateDir: Directory | UnsetType = UNSET  # noqa: N815
+    compat: Compat | UnsetType = UNSET
+    workloads: Workloads | UnsetType = UNSET
+    image: Image | UnsetType = UNSET
+    agent: Agent | UnsetType = UNSET
+    crds: Crds | UnsetType = UNSET
+    nameOverride: str | UnsetType = UNSET  # noqa: N815
+    fullnameOverride: str | UnsetType = UNSET  # noqa: N815
+    global_: Kubernetes | UnsetType = UNSET
+
+
+if __name__ == "__main__":
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Values)}
+    print(json.dumps(schema, indent=2))
