@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -12,8 +12,8 @@ from cmk.model.config import PoolConfig
 
 _KINDS = {field.name: field.type for field in msgspec.structs.fields(PoolConfig)}
 # What the agent reads, and null, which the chart refuses with a line that says what to write.
-Cores: TypeAlias = _KINDS["cores"] | None  # type: ignore[valid-type]
-Mode: TypeAlias = _KINDS["mode"]  # type: ignore[valid-type]
+Cores = _KINDS["cores"] | None
+Mode = _KINDS["mode"]
 Directory = Annotated[str, Meta(pattern=r"^/[^\s:]*[^\s:/]$", description="absolute path")]
 Labels = dict[str, str]
 Kubernetes = dict[str, Any]
@@ -43,7 +43,7 @@ class Group(Scope):
     """Nodes by label."""
 
     weight: int | UnsetType = UNSET
-    matchLabels: Labels | UnsetType = UNSET  # noqa: N815
+    matchLabels: Labels | UnsetType = UNSET
 
 
 class Host(Scope):
@@ -63,13 +63,13 @@ class Nodes(Strict):
 class Compat(Strict):
     """For manifests written for Intel CMK."""
 
-    hostDirs: list[Directory] | UnsetType = UNSET  # noqa: N815
+    hostDirs: list[Directory] | UnsetType = UNSET
 
 
 class Workloads(Strict):
     """How workloads are treated."""
 
-    requireRequest: Literal["enforce", "warn"] | UnsetType = UNSET  # noqa: N815
+    requireRequest: Literal["enforce", "warn"] | UnsetType = UNSET
 
 
 class Image(Strict):
@@ -79,22 +79,22 @@ class Image(Strict):
     repository: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
     tag: str | UnsetType = UNSET
     digest: Annotated[str, Meta(pattern="^(sha256:[0-9a-f]{64})?$")] | UnsetType = UNSET
-    pullPolicy: Literal["Always", "IfNotPresent", "Never"] | UnsetType = UNSET  # noqa: N815
-    pullSecrets: list[Kubernetes] | UnsetType = UNSET  # noqa: N815
+    pullPolicy: Literal["Always", "IfNotPresent", "Never"] | UnsetType = UNSET
+    pullSecrets: list[Kubernetes] | UnsetType = UNSET
 
 
 class Agent(Strict):
     """The DaemonSet."""
 
     resources: Kubernetes | UnsetType = UNSET
-    priorityClassName: str | UnsetType = UNSET  # noqa: N815
+    priorityClassName: str | UnsetType = UNSET
     tolerations: list[Kubernetes] | UnsetType = UNSET
-    logLevel: Annotated[str, Meta(pattern="^(?i:critical|error|warning|info|debug)$")] | UnsetType = UNSET  # noqa: N815
-    logFormat: Literal["text", "json"] | UnsetType = UNSET  # noqa: N815
-    healthPort: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET  # noqa: N815
-    extraEnv: list[Kubernetes] | UnsetType = UNSET  # noqa: N815
-    podLabels: Labels | UnsetType = UNSET  # noqa: N815
-    podAnnotations: Labels | UnsetType = UNSET  # noqa: N815
+    logLevel: Annotated[str, Meta(pattern="^(?i:critical|error|warning|info|debug)$")] | UnsetType = UNSET
+    logFormat: Literal["text", "json"] | UnsetType = UNSET
+    healthPort: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET
+    extraEnv: list[Kubernetes] | UnsetType = UNSET
+    podLabels: Labels | UnsetType = UNSET
+    podAnnotations: Labels | UnsetType = UNSET
 
 
 class Crds(Strict, rename={"global_": "global"}):
@@ -111,15 +111,15 @@ class Values(Scope, rename={"global_": "global"}):
     nodes: Nodes | UnsetType = UNSET
     groups: dict[str, Group] | UnsetType = UNSET
     hosts: dict[str, Host | None] | UnsetType = UNSET
-    installDir: Directory | UnsetType = UNSET  # noqa: N815
-    stateDir: Directory | UnsetType = UNSET  # noqa: N815
+    installDir: Directory | UnsetType = UNSET
+    stateDir: Directory | UnsetType = UNSET
     compat: Compat | UnsetType = UNSET
     workloads: Workloads | UnsetType = UNSET
     image: Image | UnsetType = UNSET
     agent: Agent | UnsetType = UNSET
     crds: Crds | UnsetType = UNSET
-    nameOverride: str | UnsetType = UNSET  # noqa: N815
-    fullnameOverride: str | UnsetType = UNSET  # noqa: N815
+    nameOverride: str | UnsetType = UNSET
+    fullnameOverride: str | UnsetType = UNSET
     global_: Kubernetes | UnsetType = UNSET
 
 

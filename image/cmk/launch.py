@@ -168,8 +168,11 @@ def _show(argv: list[str]) -> int:
     packets = _ask(f"cmk/1 {argv[0]}", conf_dir)
     _body(next(packets))
     for packet in packets:
-        sys.stdout.buffer.write(packet)
-    sys.stdout.flush()
+        while packet:
+            try:
+                packet = packet[posix.write(1, packet) :]  # noqa: PLW2901  # the rest of it
+            except OSError as error:
+                raise Failure(LATER, f"cannot write: {error.strerror}") from None
     return 0
 
 

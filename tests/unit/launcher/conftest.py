@@ -1,0 +1,112 @@
+"""The launcher in both languages against an agent that says what a test tells it to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[3]
+SOURCES = REPO / "image/launcher"
+Reply = bytes | list[bytes] | None
+OK = b"cmk/1 ok\nCMK_CPUS_ASSIGNED=3,11\nCMK_CPUS_ASSIGNED_MASK=808\nCMK_CPUS_SHARED=1\nCMK_CPUS_INFRA=0,2"
+
+
+class FakeAgent:
+    """Serves a SEQPACKET socket from a thread. The nth client gets the nth reply (the last again and again); None closes without a word."""
+
+    def __init__(self, path: Path, *replies: Reply) -> None:
+        self.requests: list[dict[str, str]] = []
+        self._replies = list(replies)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.bind(str(path))
+        self._socket.listen(64)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            with client:
+                head, *lines = client.recv(65536).decode().split("\n")
+                self.requests.append({"": head, **dict(line.split("=", 1) for line in lines)})
+                reply = self._replies[0] if len(self._replies) == 1 else self._replies.pop(0)
+                for packet in reply if isinstance(reply, list) else [reply] if reply else []:
+                    try:
+                        client.send(packet)
+                    except OSError:
+                        break  # the client has gone
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+
+class Launcher:
+    """One of the two."""
+
+    def __init__(self, language: str, command: list[str], home: Path) -> None:
+        self.language = language
+        self.command = command
+        self.socket = home / "agent.sock"
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """What a container would have, and where the agent is."""
+        return {"PATH": os.environ["PATH"], "CMK_SOCKET": str(self.socket), "CMK_LOCK_TIMEOUT": "20", **variables}
+
+    def run(self, *args: str, env: dict[str, str] | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run to the end."""
+        environment = self.environment(**variables) if env is None else env
+        return subprocess.run([*self.command, *args], env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+    def start(self, *args: str, **variables: str) -> subprocess.Popen[str]:
+        """Run in the background."""
+        return subprocess.Popen([*self.command, *args], env=self.environment(**variables), stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C launcher, compiled once for every state of its sources."""
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))).hexdigest()[:16]
+    cache = Path(os.environ["CMK_CACHE"]) if "CMK_CACHE" in os.environ else tmp_path_factory.mktemp("cache")
+    made = cache / f"launcher-{digest}/cmk-{os.uname().machine}"
+    if not made.exists():
+        environment = {**os.environ, "PYTHON": sys.executable}
+        subprocess.run([SOURCES / "build", made.parent, os.uname().machine], env=environment, check=True)
+    return made
+
+
+@pytest.fixture(params=["c", "python"])
+def launcher(request: pytest.FixtureRequest, tmp_path: Path, built: Path) -> Launcher:
+    """Each test runs with both."""
+    if request.param == "python":
+        return Launcher("python", [sys.executable, "-m", "cmk"], tmp_path)
+    (tmp_path / "opt").mkdir()
+    program = shutil.copy(built, tmp_path / "opt/cmk")
+    return Launcher("c", [str(program)], tmp_path)
+
+
+@pytest.fixture
+def agent() -> Iterator[Callable[..., FakeAgent]]:
+    """Start agents; they end with the test."""
+    started: list[FakeAgent] = []
+
+    def start(path: Path, *replies: Reply) -> FakeAgent:
+        started.append(FakeAgent(path, *replies))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()

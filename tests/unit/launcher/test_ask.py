@@ -1,0 +1,144 @@
+"""Finding the agent, waiting for it, and taking what it says."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.launcher.conftest import OK, FakeAgent, Launcher
+
+Agents = Callable[..., FakeAgent]
+ISOLATE = ("isolate", "--pool=infra", "echo", "ran")
+
+
+def test_an_agent_that_comes_late_is_waited_for(launcher: Launcher, agent: Agents) -> None:
+    timer = threading.Timer(0.3, agent, (launcher.socket, OK))
+    timer.start()
+    assert launcher.run(*ISOLATE).stdout == "ran\n"
+    timer.join()
+
+
+def test_a_socket_that_nobody_serves_is_tried_again(launcher: Launcher, agent: Agents) -> None:
+    dead = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    dead.bind(str(launcher.socket))
+    dead.close()
+
+    def replace() -> None:
+        new = launcher.socket.with_name("new")
+        agent(new, OK)
+        new.rename(launcher.socket)
+
+    timer = threading.Timer(0.3, replace)
+    timer.start()
+    assert launcher.run(*ISOLATE).stdout == "ran\n"
+    timer.join()
+
+
+def test_a_lost_answer_is_asked_for_again(launcher: Launcher, agent: Agents) -> None:
+    fake = agent(launcher.socket, None, None, OK)
+    assert launcher.run(*ISOLATE).stdout == "ran\n"
+    assert len(fake.requests) == 3
+
+
+def test_without_agent_it_gives_up_at_the_deadline(launcher: Launcher) -> None:
+    done = launcher.run(*ISOLATE, CMK_LOCK_TIMEOUT="0.3")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr == f"cmk: no cmk agent answered at {launcher.socket} within 0.3 s\n"
+
+
+def test_an_agent_that_says_nothing_is_no_agent(launcher: Launcher) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.bind(str(launcher.socket))
+        silent.listen()
+        done = launcher.run(*ISOLATE, CMK_LOCK_TIMEOUT="0.3")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "within 0.3 s" in done.stderr
+
+
+@pytest.mark.parametrize("code", [75, 78])
+def test_a_refusal_is_said_and_the_workload_not_started(launcher: Launcher, agent: Agents, code: int) -> None:
+    agent(launcher.socket, f"cmk/1 error {code}\npool gold: there is none".encode())
+    done = launcher.run(*ISOLATE)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "cmk: pool gold: there is none\n")
+
+
+def test_a_refusal_cannot_write_to_the_terminal(launcher: Launcher, agent: Agents) -> None:
+    agent(launcher.socket, b"cmk/1 error 78\nbad \x1b[31mname")
+    assert launcher.run(*ISOLATE).stderr == "cmk: bad ?[31mname\n"
+
+
+@pytest.mark.parametrize("reply", [b"cmk/2 ok", b"nonsense", b"cmk/1 error 1\nwhat", b"cmk/1 okay"])
+def test_an_answer_it_does_not_understand_starts_nothing(launcher: Launcher, agent: Agents, reply: bytes) -> None:
+    agent(launcher.socket, reply)
+    done = launcher.run(*ISOLATE)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "which this launcher does not understand" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "1x", "1.5", "65537", " "])
+def test_a_number_of_cores_that_is_none(launcher: Launcher, text: str) -> None:
+    done = launcher.run(*ISOLATE, CMK_NUM_CORES=text)
+    assert done.returncode == 78
+    assert done.stderr == f'cmk: Requested numbers of cores must be positive integer, CMK_NUM_CORES is "{text}"\n'
+
+
+@pytest.mark.parametrize(("text", "asked"), [("3", "3"), ("", "1"), ("007", "7")])
+def test_a_number_of_cores(launcher: Launcher, agent: Agents, text: str, asked: str) -> None:
+    fake = agent(launcher.socket, OK)
+    assert launcher.run(*ISOLATE, CMK_NUM_CORES=text).returncode == 0
+    assert fake.requests[0]["cores"] == asked
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "1x", "nan", "inf", "86401"])
+def test_a_timeout_that_is_none(launcher: Launcher, text: str) -> None:
+    done = launcher.run(*ISOLATE, CMK_LOCK_TIMEOUT=text)
+    assert done.returncode == 78
+    assert done.stderr == f'cmk: CMK_LOCK_TIMEOUT is "{text}": it must be a positive number of seconds\n'
+
+
+def test_the_socket_is_looked_for_in_the_conf_dir(launcher: Launcher, agent: Agents, tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    agent(tmp_path / "conf/agent.sock", OK)
+    environment = {key: value for key, value in launcher.environment().items() if key != "CMK_SOCKET"}
+    done = launcher.run("isolate", f"--conf-dir={tmp_path}/conf", *ISOLATE[1:], env=environment)
+    assert (done.stdout, done.stderr) == ("ran\n", "")
+
+
+def test_the_socket_is_looked_for_beside_the_launcher(tmp_path: Path, built: Path, agent: Agents) -> None:
+    program = tmp_path / "cmk"
+    program.write_bytes(built.read_bytes())
+    program.chmod(0o755)
+    agent(tmp_path / "agent.sock", OK)
+    done = subprocess.run([program, *ISOLATE], env={"PATH": "/bin:/usr/bin"}, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("ran\n", "")
+
+
+def test_a_path_that_no_socket_can_have(launcher: Launcher) -> None:
+    done = launcher.run(*ISOLATE, CMK_SOCKET="/" + "x" * 200)
+    assert done.returncode == 78
+    assert "is longer than the kernel allows" in done.stderr
+
+
+def test_a_long_description_arrives_whole(launcher: Launcher, agent: Agents) -> None:
+    body = [bytes([65 + number % 26]) * 60000 for number in range(5)]
+    fake = agent(launcher.socket, [b"cmk/1 ok", *body])
+    done = launcher.run("describe")
+    assert (done.returncode, done.stdout.encode()) == (0, b"".join(body))
+    assert fake.requests[0][""] == "cmk/1 describe"
+
+
+def test_what_is_not_known_of_describe_is_refused(launcher: Launcher) -> None:
+    done = launcher.run("node-report", "--all")
+    assert (done.returncode, done.stderr) == (78, "cmk: unknown argument --all of node-report; see cmk --help\n")
+
+
+def test_what_upstream_took_for_node_report_is_told(launcher: Launcher, agent: Agents) -> None:
+    agent(launcher.socket, [b"cmk/1 ok", b"{}"])
+    done = launcher.run("node-report", "--publish")
+    assert (done.returncode, done.stdout) == (0, "{}")
+    assert done.stderr == "cmk: --publish means nothing here: the agent publishes by itself\n"

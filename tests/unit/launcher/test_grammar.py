@@ -1,0 +1,119 @@
+"""One table of command lines for both launchers; and on lines nobody thought of they agree."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.launcher.conftest import OK, FakeAgent, Launcher
+
+DEFAULT = {"pool": "infra", "cores": "1", "socket": "-1", "affinity": "1"}
+
+
+@pytest.mark.parametrize(
+    ("line", "asked", "printed"),
+    [
+        ("--pool=infra echo -- a b", {}, "a b"),
+        ("--pool infra echo -- a b", {}, "a b"),
+        ("--conf-dir=/etc/cmk --pool=infra echo -- a", {}, "a"),
+        ("echo --pool=infra -- a", {}, "a"),
+        ("echo a --pool=infra", {}, "a"),
+        ("--pool=infra -- echo a --pool=x", {}, "a --pool=x"),
+        ("--pool=infra echo -n a", {}, "a"),
+        ("--pool=infra echo -- -- a", {}, "-- a"),
+        ("--pool=infra echo a -x --socket-id=1", {}, "a -x --socket-id=1"),
+        ("--pool=infra --no-affinity echo", {"affinity": "0"}, ""),
+        ("--pool=infra --no-aff echo", {"affinity": "0"}, ""),
+        ("--po=infra --socket-id=1 echo", {"socket": "1"}, ""),
+        ("--pool=infra --socket-id=-1 echo", {}, ""),
+        ("--pool=infra --socket-id 0 echo", {"socket": "0"}, ""),
+        ("--pool=infra --namespace=x --install-dir=/opt/bin echo a", {}, "a"),
+        ("--pool=exclusive-non-isolcpus echo", {"pool": "exclusive-non-isolcpus"}, ""),
+        ("--pool=infra --wait echo a", {}, "a"),
+        ("--pool=infra echo - a", {}, "- a"),
+    ],
+)
+def test_accepted(launcher: Launcher, agent: Callable[..., FakeAgent], line: str, asked: dict[str, str], printed: str) -> None:
+    fake = agent(launcher.socket, OK)
+    done = launcher.run("isolate", *line.split())
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, printed, "")
+    (request,) = fake.requests
+    assert 0 < int(request.pop("timeout")) <= 20000
+    assert request == {"": "cmk/1 isolate", **DEFAULT, **asked}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "--pool is missing"),
+        ("echo", "--pool is missing"),
+        ("--pool=infra", "no command to run"),
+        ("--pool=infra --", "no command to run"),
+        ("--pool", "--pool needs a value"),
+        ("--pool=", "--pool= is no pool name"),
+        ("--pool=a=b echo", "--pool=a=b is no pool name"),
+        (f"--pool={'x' * 254} echo", f"--pool={'x' * 40} is no pool name"),
+        ("--pool=infra --pool=shared echo", "--pool is given twice"),
+        ("--pool=infra --no-affinity=1 echo", "--no-affinity takes no value"),
+        ("--pool=infra --nosuch echo", "unknown option --nosuch"),
+        ("--pool=infra -x echo", "unknown option -x"),
+        ("--pool=infra --n echo", "option --n could be --namespace or --no-affinity"),
+        ("--pool=infra --socket-id=x echo", "--socket-id=x is no socket number"),
+        ("--pool=infra --socket-id=-2 echo", "--socket-id=-2 is no socket number"),
+        ("--pool=infra --socket-id=65536 echo", "--socket-id=65536 is no socket number"),
+    ],
+)
+def test_refused(launcher: Launcher, line: str, message: str) -> None:
+    done = launcher.run("isolate", *line.split())
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(f"cmk: {message}")
+    assert done.stderr.endswith("see cmk isolate --help\n")
+
+
+@pytest.mark.parametrize("args", [("isolate", "--help"), ("isolate", "-h"), ("isolate", "--pool=x", "--he", "--nonsense")])
+def test_help(launcher: Launcher, args: tuple[str, ...]) -> None:
+    done = launcher.run(*args)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]\n")
+    assert max(map(len, done.stdout.splitlines())) < 140
+
+
+def test_help_is_the_same_in_both(built: Path) -> None:
+    texts = {
+        Launcher("", command, Path("/nowhere")).run("isolate", "--help").stdout
+        for command in ([str(built)], [sys.executable, "-m", "cmk"])
+    }
+    assert len(texts) == 1
+
+
+WORDS = st.sampled_from(
+    "a|b|-|--|-x|--unknown|--pool=infra|--pool|--po=shared|--socket-id=1|--s|--socket-id=x|--no-affinity|--no-affinity=1|--n|--wait"
+    "|--conf-dir=/c|--namespace|--install-dir=/o||-1|9|--help=1".split("|")
+)
+
+
+@given(st.lists(WORDS, max_size=7))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_agree(two: tuple[FakeAgent, list[Launcher], str], line: list[str]) -> None:
+    fake, launchers, path = two
+    seen = []
+    for launcher in launchers:
+        fake.requests.clear()
+        done = launcher.run("isolate", *line, PATH=path)
+        seen.append((done.returncode, done.stdout, done.stderr, [{**request, "timeout": ""} for request in fake.requests]))
+    assert seen[0] == seen[1]
+
+
+@pytest.fixture
+def two(tmp_path: Path, built: Path, agent: Callable[..., FakeAgent]) -> tuple[FakeAgent, list[Launcher], str]:
+    """Both launchers, one agent, and a PATH on which a, b and 9 tell their arguments."""
+    for name in ("a", "b", "9"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "${0##*/}" "$#" "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    launchers = [Launcher("c", [str(built)], tmp_path), Launcher("python", [sys.executable, "-m", "cmk"], tmp_path)]
+    return agent(launchers[0].socket, OK), launchers, str(tmp_path)
