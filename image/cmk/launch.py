@@ -281,7 +281,8 @@ def _exec(command: list[str], environment: dict[bytes, bytes]) -> int:
         _signal.signal(number, _signal.SIG_DFL)
     argv = [word.encode("utf-8", "surrogateescape") for word in command]
     failed: OSError = FileNotFoundError(2, "No such file or directory")
-    for directory in [b""] if b"/" in argv[0] else environment.get(b"PATH", b"/usr/local/bin:/bin:/usr/bin").split(b":"):
+    directories = [b""] if b"/" in argv[0] else environment.get(b"PATH", b"/usr/local/bin:/bin:/usr/bin").split(b":")
+    for directory in directories if argv[0] else []:  # no file has an empty name
         try:
             posix.execve(directory + b"/" + argv[0] if directory else argv[0], argv, environment)
         except (FileNotFoundError, NotADirectoryError):

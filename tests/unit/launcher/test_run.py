@@ -16,7 +16,7 @@ from tests.unit.launcher.conftest import OK, FakeAgent, Launcher
 
 Agents = Callable[..., FakeAgent]
 SURROUNDINGS = (
-    "env | grep -v ^_= | sort; ls /proc/$$/fd; grep -E '^(Sig|Shd|Cpus_allowed_list|NoNewPrivs)' /proc/$$/status; umask; pwd"
+    "env | grep -v ^_= | sort; ls /proc/$$/fd; umask; pwd; grep -E '^(Sig(Blk|Ign|Cgt)|Cpus_allowed_list)' /proc/$$/status"
 )
 
 

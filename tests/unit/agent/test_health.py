@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cmk.agent import health
+
+
+def ask(request: bytes, missing: str = "") -> bytes:
+    async def run() -> bytes:
+        server = await health.serve(0, lambda: missing)
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+        server.close()
+        return answer
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("path", "missing", "status", "body"),
+    [
+        (b"/livez", "", b"200 OK", b"ok"),
+        (b"/livez", "no layout", b"200 OK", b"ok"),
+        (b"/readyz", "", b"200 OK", b"ok"),
+        (b"/readyz", "no layout", b"503 Service Unavailable", b"no layout"),
+        (b"/", "", b"404 Not Found", b"there is /livez and /readyz"),
+    ],
+)
+def test_probes(path: bytes, missing: str, status: bytes, body: bytes) -> None:
+    head, _, rest = ask(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n", missing).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status)
+    assert rest == body + b"\n"
+    assert f"Content-Length: {len(rest)}".encode() in head
+
+
+@pytest.mark.parametrize("request_", [b"\r\n\r\n", b"x" * 20000])
+def test_what_is_no_probe_hurts_nobody(request_: bytes) -> None:
+    ask(request_)
