@@ -1,0 +1,167 @@
+"""bench isolate: a real serving agent in a process of its own, and what starts through it against what starts without."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cmk.agent.allocator import load_tasks
+from cmk.agent.options import Options
+from cmk.agent.pods import Pods
+from cmk.agent.service import Service
+from cmk.cli import agent as whole_agent  # noqa: F401  # what the real one has loaded, for the memory figure
+from cmk.host.procfs import Procfs
+from cmk.model.layout import CpuList, Layout, Pool
+from cmk.model.topology import Core, Topology
+
+CPUS = sorted(os.sched_getaffinity(0))
+REQUEST = b"cmk/1 isolate\npool=exclusive\ntimeout=20000"
+
+
+def serve(root: Path) -> None:
+    """The agent: one exclusive core, the rest infra; who asks needs no grant, for there is no cluster to give one."""
+    rest = CpuList(frozenset(CPUS[:-1]), 0)
+    layout = Layout(
+        {
+            "exclusive": Pool("exclusive", True, (CpuList(frozenset(CPUS[-1:]), 0),)),
+            "infra": Pool("infra", False, (rest,)),
+        }
+    )
+    topology = Topology(tuple(Core(number, 0, frozenset({cpu})) for number, cpu in enumerate(CPUS)))
+    launcher = root / "launcher"
+    launcher.write_bytes((root / "cmk").read_bytes())
+    for name in ("opt", "run", "state"):
+        (root / name).mkdir()
+    options = Options("node", "ns", "c", "h", root / "opt", root / "run", root / "state", launcher, require_request=False)
+
+    async def run() -> None:
+        async def nobody() -> list[dict[str, object]]:
+            return []
+
+        service = Service(options, layout, topology, Pods(nobody, lambda: None), lambda: None)
+        service.start(load_tasks(options.tasks_file, Procfs().boot_id()))
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        await stop.wait()
+        service.stop()
+
+    asyncio.run(run())
+
+
+def launch(command: list[str], environment: dict[str, str]) -> float:
+    """Microseconds from spawn to exit."""
+    start = time.perf_counter_ns()
+    pid = os.posix_spawnp(command[0], command, environment)
+    _, status = os.waitpid(pid, 0)
+    took = (time.perf_counter_ns() - start) / 1000
+    if status:
+        raise SystemExit(f"bench: {' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+    return took
+
+
+def child(address: str, until_killed: bool) -> tuple[int, int]:
+    """A process that asks for the exclusive core; returns its pid and a pipe that brings the times (ns) around its question."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write)
+        return pid, read
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent:
+        agent.connect(address)
+        asked = time.monotonic_ns()
+        agent.send(REQUEST)
+        reply = agent.recv(65536)
+        got = time.monotonic_ns()
+    os.write(write, f"{asked} {got} {int(reply.startswith(b'cmk/1 ok'))}".encode())
+    while until_killed:
+        signal.pause()
+    os._exit(0)
+
+
+def answer(pipe: int) -> tuple[int, int]:
+    """Times around a child's question."""
+    asked, got, ok = (int(word) for word in os.read(pipe, 100).split())
+    os.close(pipe)
+    if not ok:
+        raise SystemExit("bench: the agent refused")
+    return asked, got
+
+
+def agent_times(address: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Microseconds of an allocation, and from the death of the holder to the core being another's."""
+    allocation, freed = [], []
+    for _ in range(rounds):
+        holder, pipe = child(address, until_killed=True)
+        asked, got = answer(pipe)
+        allocation.append((got - asked) / 1000)
+        waiter, pipe = child(address, until_killed=False)
+        time.sleep(0.003)  # it is in the queue by then
+        killed = time.monotonic_ns()
+        os.kill(holder, signal.SIGKILL)
+        asked, got = answer(pipe)
+        if asked < killed:
+            freed.append((got - killed) / 1000)
+        for pid in (holder, waiter):
+            os.waitpid(pid, 0)
+        time.sleep(0.002)
+    return allocation, freed
+
+
+def row(name: str, times: list[float], bases: dict[str, list[float]]) -> str:
+    """Minimum, median, 99th percentile; median over that of each base."""
+    times = sorted(times)
+    middle = times[len(times) // 2]
+    ratios = "".join(f"{middle / sorted(base)[len(base) // 2]:12.2f}" for base in bases.values())
+    return f"{name:32}{times[0]:10.0f}{middle:10.0f}{times[int(len(times) * 0.99)]:10.0f}{ratios}"
+
+
+def main(root: Path, rounds: int) -> None:
+    """Print the tables."""
+    address = str(root / "opt/agent.sock")
+    agent = subprocess.Popen([sys.executable, __file__, "--serve", root])
+    try:
+        while not Path(address).exists():
+            if agent.poll() is not None:
+                raise SystemExit("bench: the agent ended")
+            time.sleep(0.05)
+        cpu = str(CPUS[-1])
+        environment = {"PATH": "/usr/bin:/bin", "CMK_SOCKET": address}
+        commands = {
+            "bare /bin/true": ["/bin/true"],
+            "taskset -c": ["taskset", "-c", cpu, "/bin/true"],
+            "cmk isolate --pool=infra": [str(root / "cmk"), "isolate", "--pool=infra", "/bin/true"],
+            "cmk isolate --pool=exclusive": [str(root / "cmk"), "isolate", "--pool=exclusive", "/bin/true"],
+            "python -m cmk isolate": [sys.executable, "-m", "cmk", "isolate", "--pool=infra", "/bin/true"],
+        }
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(rounds):
+            for name in random.sample(list(commands), len(commands)):
+                if name == "python -m cmk isolate" and len(times[name]) >= max(rounds // 10, 20):
+                    continue
+                times[name].append(launch(commands[name], environment))
+        bases = {name: times[name] for name in ("bare /bin/true", "taskset -c")}
+        print(f"{'microseconds, ' + str(rounds) + ' rounds':32}{'min':>10}{'p50':>10}{'p99':>10}{'x bare':>12}{'x taskset':>12}")
+        for name, taken in times.items():
+            print(row(name, taken, bases))
+        allocation, freed = agent_times(address, min(rounds, 500))
+        print(row("agent: allocation", allocation, {}))
+        print(row("agent: death to next owner", freed, {}))
+        status = Path(f"/proc/{agent.pid}/status").read_text()
+        print(f"agent: resident {int(status.split('VmRSS:')[1].split()[0]) / 1024:.1f} MiB")
+    finally:
+        agent.terminate()
+        agent.wait()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--serve":
+        serve(Path(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]), int(sys.argv[2]))
