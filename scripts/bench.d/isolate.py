@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -95,7 +96,7 @@ def answer(pipe: int) -> tuple[int, int]:
 
 
 def agent_times(address: str, rounds: int) -> tuple[list[float], list[float]]:
-    """Microseconds of an allocation, and from the death of the holder to the core being another's."""
+    """Microseconds of an allocation, and from the exit of the holder to the next one's answer."""
     allocation, freed = [], []
     for _ in range(rounds):
         holder, pipe = child(address, until_killed=True)
@@ -103,11 +104,14 @@ def agent_times(address: str, rounds: int) -> tuple[list[float], list[float]]:
         allocation.append((got - asked) / 1000)
         waiter, pipe = child(address, until_killed=False)
         time.sleep(0.003)  # it is in the queue by then
-        killed = time.monotonic_ns()
+        pidfd = os.pidfd_open(holder)
         os.kill(holder, signal.SIGKILL)
+        select.select([pidfd], [], [])  # wakes the agent and us alike
+        dead = time.monotonic_ns()
+        os.close(pidfd)
         asked, got = answer(pipe)
-        if asked < killed:
-            freed.append((got - killed) / 1000)
+        if asked < dead:
+            freed.append((got - dead) / 1000)
         for pid in (holder, waiter):
             os.waitpid(pid, 0)
         time.sleep(0.002)
@@ -152,7 +156,7 @@ def main(root: Path, rounds: int) -> None:
             print(row(name, taken, bases))
         allocation, freed = agent_times(address, min(rounds, 500))
         print(row("agent: allocation", allocation, {}))
-        print(row("agent: death to next owner", freed, {}))
+        print(row("agent: exit to next owner", freed, {}))
         status = Path(f"/proc/{agent.pid}/status").read_text()
         print(f"agent: resident {int(status.split('VmRSS:')[1].split()[0]) / 1024:.1f} MiB")
     finally:

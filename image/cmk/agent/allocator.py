@@ -65,9 +65,15 @@ class Allocator:
         self._lifetimes.watch(task, os.pidfd_open(pid))
         self._save()
 
-    def isolate_now(self, asked: Isolate, peer: Peer) -> dict[str, str] | None:
+    def place(self, peer: Peer) -> Place:
+        """Pod and container of a peer; raises Refused, ProcessLookupError."""
+        try:
+            return self._procfs.place(peer.pid)
+        except MixedCgroupsError as error:
+            raise Refused(str(error), final=True) from error
+
+    def isolate_now(self, asked: Isolate, peer: Peer, place: Place) -> dict[str, str] | None:
         """Serve at once what needs no waiting: the same as ``isolate``, or None when that would wait."""
-        place = self._place(peer)
         pod = self.pods.get(place.pod)
         if pod is None and place.pod and self._needs_grant(asked.pool):
             return None
@@ -105,7 +111,7 @@ class Allocator:
     def why_waiting(self, asked: Isolate, peer: Peer) -> str:
         """What a request that ran into its deadline was waiting for."""
         try:
-            place = self._place(peer)
+            place = self.place(peer)
             pod = self.pods.get(place.pod)
             if place.pod and pod is None and self._needs_grant(asked.pool):
                 return f"pod {place.pod} is not known yet: the API server cannot be reached or has not told"
@@ -116,7 +122,7 @@ class Allocator:
 
     async def _request(self, asked: Isolate, peer: Peer) -> Request:
         process = self._procfs.process(peer.pid)
-        place = self._place(peer)
+        place = self.place(peer)
         pod = self.pods.get(place.pod)
         if pod is None and place.pod and self._needs_grant(asked.pool):
             pod = await self.pods.find(place.pod)
@@ -128,12 +134,6 @@ class Allocator:
             known = pod or Pod(place.pod, "", place.pod, {})
             pod = msgspec.structs.replace(known, uid=place.pod)
         return Request(asked.pool, process, asked.cores, asked.socket, pod, place.container)
-
-    def _place(self, peer: Peer) -> Place:
-        try:
-            return self._procfs.place(peer.pid)
-        except MixedCgroupsError as error:
-            raise Refused(str(error), final=True) from error
 
     def _needs_grant(self, name: str) -> bool:
         pool = self.ledger.layout.pools.get(name)

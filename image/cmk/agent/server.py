@@ -95,7 +95,14 @@ class Server:
                 log.error("cannot accept: %s", error)
             return
         connection.setblocking(False)
-        client = asyncio.get_running_loop().create_task(self._serve(connection))
+        try:
+            peer = peer_of(connection)
+        except ProcessLookupError:
+            connection.close()
+            return
+        if self._served_at_once(connection, peer):
+            return
+        client = asyncio.get_running_loop().create_task(self._serve(connection, peer))
         self._clients.add(client)
         client.add_done_callback(self._clients.discard)
 
@@ -103,12 +110,31 @@ class Server:
         if listener in self._listeners.values():
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
-    async def _serve(self, connection: socket.socket) -> None:
+    def _served_at_once(self, connection: socket.socket, peer: Peer) -> bool:
+        """Serve on the spot what has been asked already and needs no waiting: a task of its own would double the time that takes.
+
+        Whatever is not served stays in the socket, for ``_serve`` to look at again.
+        """
+        try:
+            place = self._allocator.place(peer)
+            asked = wire.parse(connection.recv(wire.MAX_REQUEST, socket.MSG_PEEK))
+            if self._per_pod[place.pod] >= CONNECTIONS_PER_POD or not isinstance(asked, wire.Isolate):
+                return False
+            environment = self._allocator.isolate_now(asked, peer, place)
+        except (OSError, wire.WireError, Refused, AffinityError, StateError):
+            return False
+        if environment is None:
+            return False
         with connection:
             try:
-                peer = peer_of(connection)
-            except ProcessLookupError:
-                return
+                connection.recv(wire.MAX_REQUEST)  # closing with something unread would reset the connection under the answer
+                connection.send(wire.ok(environment))
+            except OSError:
+                log.debug("client %d left before the answer", peer.pid)
+        return True
+
+    async def _serve(self, connection: socket.socket, peer: Peer) -> None:
+        with connection:
             pod = self._pod_of(peer)
             self._per_pod[pod] += 1
             taken = False
@@ -160,7 +186,7 @@ class Server:
     async def _answer(self, asked: wire.Isolate, peer: Peer, connection: socket.socket) -> tuple[bool, bytes]:
         """Whether the request was served, and the reply."""
         try:
-            environment = self._allocator.isolate_now(asked, peer)
+            environment = self._allocator.isolate_now(asked, peer, self._allocator.place(peer))
             if environment is None:
                 environment = await self._wait(asked, peer, connection)
         except Refused as refusal:

@@ -18,7 +18,8 @@ class StateError(RuntimeError):
 
 def write(path: Path, value: Any, *, durable: bool) -> None:  # noqa: ANN401  # any struct
     """Encode as JSON and replace ``path``. ``durable`` adds fsync of file and directory (a power cut keeps it); raises StateError."""
-    temporary = path.with_name(f".{path.name}.new")
+    directory, name = os.path.split(path)
+    temporary = f"{directory}/.{name}.new"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
@@ -26,7 +27,7 @@ def write(path: Path, value: Any, *, durable: bool) -> None:  # noqa: ANN401  # 
             file.flush()
             if durable:
                 os.fsync(fd)
-        temporary.rename(path)
+        os.replace(temporary, path)  # noqa: PTH105  # once per allocation: Path doubles the cost
         if durable:
             _sync_directory(path.parent)
     except OSError as error:
