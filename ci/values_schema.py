@@ -15,6 +15,7 @@ _KINDS = {field.name: field.type for field in msgspec.structs.fields(PoolConfig)
 Cores = _KINDS["cores"] | None
 Mode = _KINDS["mode"]
 Directory = Annotated[str, Meta(pattern=r"^/[^\s:]*[^\s:/]$", description="absolute path")]
+Level = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "critical", "error", "warning", "info", "debug"]
 Labels = dict[str, str]
 Kubernetes = dict[str, Any]
 
@@ -89,7 +90,7 @@ class Agent(Strict):
     resources: Kubernetes | UnsetType = UNSET
     priorityClassName: str | UnsetType = UNSET
     tolerations: list[Kubernetes] | UnsetType = UNSET
-    logLevel: Annotated[str, Meta(pattern="^(?i:critical|error|warning|info|debug)$")] | UnsetType = UNSET
+    logLevel: Level | UnsetType = UNSET
     logFormat: Literal["text", "json"] | UnsetType = UNSET
     healthPort: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET
     extraEnv: list[Kubernetes] | UnsetType = UNSET

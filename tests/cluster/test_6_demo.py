@@ -1,0 +1,34 @@
+"""The demo, as the README shows it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.cluster.cluster import REPO, Cluster
+
+
+def test_the_demo_shows_pinned_pods_and_leaves_nothing(bare: Cluster) -> None:
+    # bare: the image is built, and this machine can run clusters
+    environment = {**os.environ, "CMK_CLUSTER": "cmk-test-demo"}
+    done = subprocess.run([REPO / "scripts/demo"], env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    pinned = dict(line.split(": pid ")[0::1] for line in done.stdout.splitlines() if line.startswith("  pod "))
+    assert list(pinned) == ["  pod exclusive", "  pod infra", "  pod second"]
+    cpus = {name.split()[-1]: text.rsplit(" ", 1)[-1] for name, text in pinned.items()}
+    assert cpus["exclusive"] == cpus["second"] != cpus["infra"]
+    assert "is Pending, for there is none left" in done.stdout
+    assert not (Path(os.environ["CMK_CACHE"]) / "clusters/cmk-test-demo").exists()
+
+
+def test_the_demo_says_what_it_needs() -> None:
+    for args, message in (
+        (("--context", "somewhere"), "say with --image what it can pull"),
+        (("--context",), "--context needs a value"),
+        (("--colour",), "unknown option --colour"),
+        (("-f", "/nowhere"), "-f /nowhere: no such file"),
+    ):
+        done = subprocess.run([REPO / "scripts/demo", *args], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert message in done.stderr
