@@ -38,7 +38,7 @@ class ClusterView:
         self.report: Json | None = None
         self.report_known = False
         self.pods_known = False
-        self.pods = Pods(self._list_pods, pods_changed)
+        self.pods = Pods(self.list_pods, pods_changed)
 
     def start(self) -> None:
         """Begin to follow everything."""
@@ -72,6 +72,11 @@ class ClusterView:
     def took(self, node: Json) -> None:
         """A newer node object came with the answer to a patch."""
         self.node = node
+
+    async def list_pods(self) -> list[Json]:
+        """Pods bound to the node, now; raises ApiError. Without a resourceVersion the answer comes from the quorum, not from a cache."""
+        found = await asyncio.to_thread(self._api.get, _PODS, fieldSelector=f"spec.nodeName={self._options.node}")
+        return list(found.get("items") or [])
 
     def _on_loop(self, name: str, handle: Callable[[watch.Event], None]) -> Callable[[watch.Event], None]:
         loop = asyncio.get_running_loop()
@@ -112,11 +117,6 @@ class ClusterView:
                 self.pods.updated(item)
             case watch.Deleted(item=item):
                 self.pods.deleted(item)
-
-    async def _list_pods(self) -> list[Json]:
-        """Without a resourceVersion the answer comes from the quorum, not from a cache."""
-        found = await asyncio.to_thread(self._api.get, _PODS, fieldSelector=f"spec.nodeName={self._options.node}")
-        return list(found.get("items") or [])
 
 
 def _single(event: watch.Event) -> Json | None:

@@ -12,7 +12,7 @@ from cmk.agent.cluster import ClusterView
 from cmk.kube import node as node_api
 from cmk.kube import reports
 from cmk.kube.client import Api, ApiError, Json
-from cmk.model.pods import demand
+from cmk.model.pods import demand, from_json
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ class Publisher:
         """Take everything back, unless a bound pod still needs the resource; returns whether it was. Raises ApiError."""
         for attempt in range(WITHDRAW_ATTEMPTS):
             node = await asyncio.to_thread(self._api.get, node_api.path_of(self._node))
-            needed = {name for name in node_api.advertised(node) if demand(self._view.pods.all.values(), name)}
+            pods = [from_json(item) for item in await self._view.list_pods()]  # what the watch told may be old by now
+            needed = {name for name in node_api.advertised(node) if demand(pods, name)}
             if needed:
                 log.warning("node left the selection, but bound pods still need %s: left as it is", ", ".join(sorted(needed)))
                 return False

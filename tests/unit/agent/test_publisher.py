@@ -1,6 +1,16 @@
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
-from cmk.agent.publisher import advertise
+from cmk.agent.cluster import ClusterView
+from cmk.agent.publisher import Publisher, advertise
+from cmk.kube import reports
+from cmk.kube.client import ApiError
+from tests.unit.kube.apiserver import FakeServer, serving
 
 NAME, GONE = "cmk.intel.com/exclusive-cores", "cmk.intel.com/old-cores"
 
@@ -21,3 +31,59 @@ def test_never_below_what_bound_pods_request(
     lists: dict[str, int], current: dict[str, int], demand: int | None, expected: dict[str, int]
 ) -> None:
     assert advertise(lists, current, lambda _: demand) == expected
+
+
+NODE = {
+    "metadata": {"name": "n", "resourceVersion": "5", "labels": {"cmk.intel.com/cmk-node": "true", "a": "b"}},
+    "spec": {"taints": [{"key": "cmk", "value": "true", "effect": "NoSchedule"}, {"key": "other", "effect": "NoExecute"}]},
+    "status": {"capacity": {NAME: "4", "cpu": "8"}, "allocatable": {NAME: "4", "cpu": "8"}},
+}
+CONFLICT = (409, {"message": "changed"})
+
+
+def bound(cores: int, phase: str = "Running") -> dict[str, Any]:
+    return {
+        "metadata": {"uid": "u", "name": "p", "namespace": "ns"},
+        "spec": {"containers": [{"name": "c", "resources": {"requests": {NAME: str(cores)}}}]},
+        "status": {"phase": phase},
+    }
+
+
+def withdraw(server: FakeServer, *pods: dict[str, Any]) -> bool:
+    async def list_pods() -> list[dict[str, Any]]:
+        return list(pods)
+
+    view = cast("ClusterView", SimpleNamespace(list_pods=list_pods))
+    return asyncio.run(Publisher(server.api, "n", view, lambda: None, lambda: None).withdraw())
+
+
+@pytest.mark.parametrize("pods", [(), (bound(2, "Succeeded"),), (bound(0),)])
+def test_a_node_that_leaves_gets_everything_taken_back(pods: tuple[dict[str, Any], ...]) -> None:
+    with serving((200, NODE), (200, NODE), (200, NODE), (200, {})) as server:
+        assert withdraw(server, *pods)
+    status, marks, report = server.seen[1:]
+    assert status[:2] == ("PATCH", "/api/v1/nodes/n/status")
+    assert status[3] == {"status": {"capacity": {NAME: None}, "allocatable": {NAME: None}}}
+    assert marks[:2] == ("PATCH", "/api/v1/nodes/n")
+    assert marks[3] == {
+        "metadata": {"labels": {"cmk.intel.com/cmk-node": None}, "resourceVersion": "5"},
+        "spec": {"taints": [{"key": "other", "effect": "NoExecute"}]},
+    }
+    assert report[:2] == ("DELETE", f"{reports.PATH}/n")
+
+
+def test_a_node_whose_pods_need_the_resource_keeps_it() -> None:
+    with serving((200, NODE)) as server:
+        assert not withdraw(server, bound(1))
+    assert len(server.seen) == 1
+
+
+def test_a_node_that_somebody_changes_meanwhile_is_looked_at_again() -> None:
+    with serving((200, NODE), (200, NODE), CONFLICT, (200, NODE), (200, NODE), (200, NODE), (200, {})) as server:
+        assert withdraw(server)
+    assert [request[0] for request in server.seen].count("PATCH") == 4
+
+
+def test_a_node_that_keeps_changing_is_given_up() -> None:
+    with serving(*[(200, NODE), (200, NODE), CONFLICT] * 5) as server, pytest.raises(ApiError, match="409 changed"):
+        withdraw(server)
