@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmk.agent import status
+from cmk.agent.cluster import Seen
+from cmk.agent.nodelayout import NodeLayout
+from cmk.model.config import Chosen, PoolConfig, Section
+from cmk.model.ledger import Ledger
+from cmk.model.topology import Core, Topology
+
+
+def seen(exclusive: int, hash_: str = "abc") -> Seen:
+    pools = {"exclusive": PoolConfig(exclusive, exclusive=True), "infra": PoolConfig("rest")}
+    return Seen(Chosen(Section(pools, hash_), "hosts.n"))
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> NodeLayout:
+    return NodeLayout("n", tmp_path / "layout", Topology(tuple(Core(number, 0, frozenset({number})) for number in range(4))))
+
+
+def conditions(body: dict[str, Any] | None) -> dict[str, tuple[str, str]]:
+    assert body is not None
+    return {item["type"]: (item["status"], item["reason"]) for item in body["status"]["conditions"]}
+
+
+def served(layout: NodeLayout, now: Seen, current: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    made = layout.make(seen(2))
+    assert made is not None
+    return status.body(layout, Ledger(made.layout), now, current, "/state")
+
+
+def test_nothing_is_said_before_anything_is_known(layout: NodeLayout) -> None:
+    assert status.body(layout, None, Seen(), None, "/state") is None
+
+
+def test_a_node_that_serves(layout: NodeLayout) -> None:
+    body = served(layout, seen(2))
+    assert conditions(body) == {"Ready": ("True", "Serving"), "ConfigApplied": ("True", "Applied")}
+    assert body is not None
+    assert (body["status"]["configHash"], body["status"]["scope"]) == ("abc", "hosts.n")
+    assert body["status"]["pools"]["exclusive"] == {"lists": 2, "free": 2, "tasks": 0}
+
+
+def test_other_pools_are_reported_and_the_layout_kept(layout: NodeLayout) -> None:
+    body = served(layout, seen(1, "def"))
+    assert conditions(body) == {"Ready": ("True", "Serving"), "ConfigApplied": ("False", "LayoutKept")}
+    assert body is not None
+    assert body["status"]["configHash"] == "abc"
+
+
+def test_an_unreadable_configuration_leaves_the_node_serving(layout: NodeLayout) -> None:
+    assert conditions(served(layout, Seen(error="nonsense"))) == {
+        "Ready": ("True", "Serving"),
+        "ConfigApplied": ("False", "ConfigInvalid"),
+    }
+
+
+def test_an_impossible_layout_is_told(layout: NodeLayout) -> None:
+    layout.make(seen(9))
+    body = status.body(layout, None, seen(9), None, "/state")
+    assert conditions(body) == {"Ready": ("False", "LayoutImpossible")}
+    assert body is not None
+    assert not body["spec"]["report"]["checks"]["configDirectory"]["ok"]
+
+
+def test_a_condition_that_stays_keeps_its_time(layout: NodeLayout) -> None:
+    body = served(layout, seen(2))
+    assert body is not None
+    for item in body["status"]["conditions"]:
+        item["lastTransitionTime"] = "2020-01-01T00:00:00Z"
+    again = served(layout, seen(2), body)
+    assert again is not None
+    assert {item["lastTransitionTime"] for item in again["status"]["conditions"]} == {"2020-01-01T00:00:00Z"}
