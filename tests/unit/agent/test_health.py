@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -10,7 +11,7 @@ from cmk.agent import health
 def ask(request: bytes, missing: str = "") -> bytes:
     async def run() -> bytes:
         server = await health.serve(0, lambda: missing)
-        port = server.sockets[0].getsockname()[1]
+        port = next(one.getsockname()[1] for one in server.sockets if one.family == socket.AF_INET)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request)
         try:

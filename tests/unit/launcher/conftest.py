@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -71,9 +73,24 @@ class Launcher:
         environment = self.environment(**variables) if env is None else env
         return subprocess.run([*self.command, *args], env=environment, capture_output=True, text=True, check=False, timeout=60)
 
-    def start(self, *args: str, **variables: str) -> subprocess.Popen[str]:
-        """Run in the background."""
-        return subprocess.Popen([*self.command, *args], env=self.environment(**variables), stdout=subprocess.PIPE, text=True)
+    @contextmanager
+    def start(self, *args: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+        """Run in the background, and not longer than the block."""
+        environment = self.environment(**variables)
+        with subprocess.Popen(
+            [*self.command, *args], env=environment, stdout=subprocess.PIPE, text=True, process_group=0
+        ) as process:
+            try:
+                yield process
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """A background job of a shell ignores SIGINT, and so would everything that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
