@@ -35,6 +35,16 @@ step() {
   say "  ok $label ($((SECONDS - start)) s)"
 }
 
+# once PATH COMMAND...: make PATH with COMMAND unless it is there; of several that want it at the same time one makes it.
+once() {
+  local path=$1
+  shift
+  [ -e "$path" ] || (
+    flock -n 9 || { say "  .. waiting for another that makes ${path##*/}"; flock 9; }
+    [ -e "$path" ] || "$@" 9>&-
+  ) 9>"$path.lock"
+}
+
 # Debian packages by need; one apt call for all that miss. NAME is a command, or a path that must exist.
 apt_need() { # NAME=PACKAGE...
   local miss=() spec

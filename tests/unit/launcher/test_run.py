@@ -15,9 +15,11 @@ from cmk import __version__
 from tests.unit.launcher.conftest import OK, FakeAgent, Launcher
 
 Agents = Callable[..., FakeAgent]
-SURROUNDINGS = (
-    "env | grep -v ^_= | sort; ls /proc/$$/fd; umask; pwd; grep -E '^(Sig(Blk|Ign|Cgt)|Cpus_allowed_list)' /proc/$$/status"
-)
+# The shell reads its own status: around a fork it has its signals blocked.
+SURROUNDINGS = """
+while read -r key value; do case $key in SigBlk:|SigIgn:|SigCgt:|Cpus_allowed_list:) echo $key $value;; esac; done </proc/self/status
+umask; pwd; env | grep -v ^_= | sort; ls /proc/$$/fd
+"""
 
 
 def test_surroundings_are_those_of_the_container(launcher: Launcher, agent: Agents) -> None:
