@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 
 from cmk.kube import watch
 from cmk.kube.watch import Changed, Deleted, Event, Listed, Lost
@@ -15,10 +16,21 @@ def listing(version: str, *items: dict[str, object]) -> tuple[int, object]:
 
 
 def events(*answers: tuple[int, object], count: int) -> tuple[list[Event], list[dict[str, str]]]:
-    """The first events of a stream, and the queries that were asked for them."""
+    """The first events of a stream, and the queries that were asked for them. One event more parks the stream's thread, which has no end:
+    it must not meet what later tests do.
+    """
     got: queue.Queue[Event] = queue.Queue()
+    left = count
+
+    def emit(event: Event) -> None:
+        nonlocal left
+        if not left:
+            threading.Event().wait()
+        left -= 1
+        got.put(event)
+
     with serving(*answers) as server:
-        watch.start(server.api, "test", "/x", "metadata.name=a", got.put)
+        watch.start(server.api, "test", "/x", "metadata.name=a", emit)
         found = [got.get(timeout=20) for _ in range(count)]
         return found, [request[2] for request in server.seen]
 
