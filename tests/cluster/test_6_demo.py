@@ -14,7 +14,7 @@ def test_the_demo_shows_pinned_pods_and_leaves_nothing(bare: Cluster) -> None:
     environment = {**os.environ, "CMK_CLUSTER": "cmk-test-demo"}
     done = subprocess.run([REPO / "scripts/demo"], env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    pinned = dict(line.split(": pid ")[0::1] for line in done.stdout.splitlines() if line.startswith("  pod "))
+    pinned = dict(line.split(": pid ") for line in done.stdout.splitlines() if line.startswith("  pod "))
     assert list(pinned) == ["  pod exclusive", "  pod infra", "  pod second"]
     cpus = {name.split()[-1]: text.rsplit(" ", 1)[-1] for name, text in pinned.items()}
     assert cpus["exclusive"] == cpus["second"] != cpus["infra"]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,10 @@ from cmk.agent import health
 
 
 def ask(request: bytes, missing: str = "") -> bytes:
+    errors: list[dict[str, Any]] = []
+
     async def run() -> bytes:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
         server = await health.serve(0, lambda: missing)
         port = next(one.getsockname()[1] for one in server.sockets if one.family == socket.AF_INET)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -22,7 +27,10 @@ def ask(request: bytes, missing: str = "") -> bytes:
             writer.close()
             server.close()
 
-    return asyncio.run(run())
+    answer = asyncio.run(run())
+    gc.collect()  # a task that nobody asked tells its exception when it goes
+    assert errors == []
+    return answer
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
+from kubernetes.client.configuration import Configuration
 
 from cmk.kube import reports
-from cmk.kube.client import MERGE_PATCH, ApiError
+from cmk.kube.client import MERGE_PATCH, Api, ApiError
 from tests.unit.kube.apiserver import serving
 
 
@@ -92,10 +94,18 @@ def test_a_report_that_keeps_changing_is_left_to_the_next_time() -> None:
         reports.put(server.api, "n", {}, {"metadata": {"resourceVersion": "0"}})
 
 
-def test_a_server_that_hangs_up_in_the_middle() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, serving() as server:
-        api = server.api
-        api._configuration.host = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.close()
-        with pytest.raises(ApiError, match="cannot reach"):
-            api.get("/x")
+def test_a_server_that_hangs_up_without_an_answer() -> None:
+    def hang_up() -> None:
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.close()
+
+    configuration = Configuration()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        configuration.host = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(ApiError, match=r"cannot reach the API server: .*closed connection") as caught:
+            Api(configuration).get("/x")
+        thread.join()
+    assert caught.value.status == 0

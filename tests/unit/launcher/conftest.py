@@ -101,7 +101,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = cache / f"launcher-{digest}/cmk-{os.uname().machine}"
     if not made.exists():
         environment = {**os.environ, "PYTHON": sys.executable}
-        subprocess.run([SOURCES / "build", made.parent, os.uname().machine], env=environment, check=True)
+        fresh = tmp_path_factory.mktemp("launcher")
+        subprocess.run([SOURCES / "build", fresh, os.uname().machine], env=environment, check=True)
+        made.parent.mkdir(exist_ok=True)
+        partial = made.with_suffix(f".{os.getpid()}")  # an interrupted copy must not pass for a launcher ever after
+        shutil.copy(fresh / made.name, partial)
+        partial.replace(made)
     return made
 
 
