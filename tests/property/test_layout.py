@@ -2,11 +2,12 @@
 
 from itertools import combinations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmk.model.config import PoolConfig
-from cmk.model.layout import LayoutError, compute
+from cmk.model.cpuset import CpuSet
+from cmk.model.layout import Layout, LayoutError, compute
 from cmk.model.topology import Core, Topology
 
 MODES = st.sampled_from(["packed", "spread"])
@@ -22,40 +23,95 @@ def machines(draw: st.DrawFn) -> Topology:
     for number in range(cores):
         cpus = frozenset(ids[number * threads : (number + 1) * threads])
         isolated = draw(st.sampled_from([frozenset(), cpus, frozenset(list(cpus)[:1])]))
-        made.append(Core(number, draw(st.integers(0, sockets - 1)), cpus, isolated))
+        made.append(Core(number, draw(st.integers(0, sockets - 1)), cpus, isolated, draw(st.sampled_from([0, 1, 2]))))
     return Topology(tuple(made))
+
+
+def _asked(exclusive: bool) -> st.SearchStrategy[PoolConfig]:
+    cores = st.one_of(
+        st.integers(-1, 5),
+        st.lists(st.integers(0, 11), min_size=1, max_size=3).map(tuple),
+        st.dictionaries(st.sampled_from("0123"), st.integers(0, 2), min_size=1),
+    )
+    prefer = st.sampled_from([None, "sst-bf", "sst-cp"])
+    return st.builds(PoolConfig, cores=cores, exclusive=st.just(exclusive), mode=MODES, prefer=prefer)
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> dict[str, PoolConfig]:
-    return {
-        "exclusive": PoolConfig(draw(st.integers(0, 6)), exclusive=True, mode=draw(MODES)),
-        "shared": PoolConfig(draw(st.integers(0, 4)), mode=draw(MODES)),
-        "infra": PoolConfig("rest"),
-    }
+    some = draw(st.dictionaries(st.sampled_from(["exclusive", "gold", "exclusive-non-isolcpus"]), _asked(True), max_size=3))
+    some |= draw(st.dictionaries(st.sampled_from(["shared", "batch"]), _asked(False), max_size=2))
+    some["infra"] = PoolConfig(draw(st.sampled_from(["rest", 1, 2])))
+    return some
 
 
-@given(machines(), requests())
-def test_pools_are_disjoint_whole_and_as_large_as_asked(topology: Topology, asked: dict[str, PoolConfig]) -> None:
+RESERVED = st.frozensets(st.integers(0, 20), max_size=4)
+
+
+@settings(max_examples=500)
+@given(machines(), requests(), RESERVED)
+def test_no_cpu_is_in_two_pools_and_no_core_is_split(
+    topology: Topology, asked: dict[str, PoolConfig], reserved: frozenset[int]
+) -> None:
     try:
-        layout = compute(topology, asked)
+        layout = compute(topology, asked, reserved)
     except LayoutError:
-        isolated = [core for core in topology.cores if core.isolated]
-        need = int(asked["exclusive"].cores) + int(asked["shared"].cores)
-        there = len(isolated) if isolated else len(topology.cores) - 1
-        assert need > there or len(isolated) == len(topology.cores)
         return
     lists = [item.cpus for pool in layout.pools.values() for item in pool.lists]
     assert all(not a & b for a, b in combinations(lists, 2))
+    assert all(cpus and not cpus & reserved for cpus in lists)
     by_cpus = {core.cpus for core in topology.cores}
-    for name, pool in layout.pools.items():
+    for pool in layout.pools.values():
         if pool.exclusive:
             assert all(item.cpus in by_cpus for item in pool.lists)
-            assert len(pool.lists) == asked[name].cores
         else:
-            assert all(core.cpus <= pool.cpus or not core.cpus & pool.cpus for core in topology.cores)
             assert len({item.socket for item in pool.lists}) == len(pool.lists)
     assert layout.pools["infra"].cpus
+
+
+@settings(max_examples=500)
+@given(machines(), requests(), RESERVED)
+def test_every_pool_has_exactly_what_it_asked_for(
+    topology: Topology, asked: dict[str, PoolConfig], reserved: frozenset[int]
+) -> None:
+    try:
+        layout = compute(topology, asked, reserved)
+    except LayoutError:
+        return
+    cores = {core.id: core for core in topology.cores}
+    for name, pool in asked.items():
+        cpus = layout.cpus_of(name)
+        whole = [core for core in topology.cores if core.cpus <= cpus]
+        if pool.named_cores is not None:
+            assert cpus == frozenset().union(*(cores[number].cpus for number in pool.named_cores))
+        elif pool.count is not None:
+            assert len(whole) == pool.count
+            assert sum(len(core.cpus) for core in whole) == len(cpus)
+        elif pool.cores == -1:
+            _check_remaining(topology, layout, asked, name, reserved)
+        if isinstance(pool.cores, dict):
+            assert all(sum(str(core.socket) == socket for core in whole) == count for socket, count in pool.cores.items())
+
+
+def _check_remaining(topology: Topology, layout: Layout, asked: dict[str, PoolConfig], name: str, reserved: CpuSet) -> None:
+    """No core of the pool's kind is left over, and infra has no more of them than it must."""
+    isolated = any(core.isolated for core in topology.cores)
+    used = frozenset().union(*(pool.cpus for pool in layout.pools.values()))
+    of_kind = [core for core in topology.cores if not isolated or core.isolated == (name != "exclusive-non-isolcpus")]
+    stranded = topology.cpus - used
+    assert not any(core.cpus <= stranded and not core.cpus & reserved for core in of_kind)
+    if asked["infra"].cores == "rest":
+        assert sum(core.cpus <= layout.cpus_of("infra") for core in of_kind) <= 1
+
+
+@given(machines(), st.integers(0, 3), RESERVED)
+def test_the_rest_is_every_cpu_in_no_other_pool(topology: Topology, count: int, reserved: frozenset[int]) -> None:
+    asked = {"infra": PoolConfig(count), "gold": PoolConfig(1, exclusive=True), "shared": PoolConfig("rest")}
+    try:
+        layout = compute(topology, asked, reserved)
+    except LayoutError:
+        return
+    assert frozenset().union(*(pool.cpus for pool in layout.pools.values())) == topology.cpus - reserved
 
 
 @given(machines(), requests(), st.randoms(use_true_random=False))
@@ -67,3 +123,21 @@ def test_the_order_of_the_request_does_not_matter(topology: Topology, asked: dic
     except LayoutError:
         return
     assert compute(topology, {name: asked[name] for name in names}) == expected
+
+
+@given(machines(), st.integers(0, 6), st.integers(0, 4), MODES)
+def test_a_request_is_refused_only_when_it_does_not_fit(topology: Topology, exclusive: int, shared: int, mode: str) -> None:
+    asked = {
+        "exclusive": PoolConfig(exclusive, exclusive=True, mode=mode),  # type: ignore[arg-type]
+        "shared": PoolConfig(shared, mode=mode),  # type: ignore[arg-type]
+        "infra": PoolConfig("rest"),
+    }
+    isolated = [core for core in topology.cores if core.isolated]
+    there = len(isolated) if isolated else len(topology.cores) - 1
+    fits = exclusive + shared <= there and len(isolated) < len(topology.cores)
+    try:
+        compute(topology, asked)
+    except LayoutError:
+        assert not fits
+    else:
+        assert fits

@@ -16,18 +16,10 @@ from cmk.host import affinity, state
 from cmk.host.peer import Peer
 from cmk.host.procfs import MixedCgroupsError, Place, Procfs
 from cmk.model.cpuset import CpuSet
-from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task
+from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task, TasksFile
 from cmk.model.wire import Isolate
 
 log = logging.getLogger(__name__)
-
-
-class TasksFile(msgspec.Struct, frozen=True):
-    """What the task file holds: void when ``boot`` is another."""
-
-    boot: str
-    tasks: list[Task]
-    pods: list[Pod]
 
 
 class Allocator:
@@ -136,7 +128,7 @@ class Allocator:
         return Request(asked.pool, process, asked.cores, asked.socket, pod, place.container)
 
     def _needs_grant(self, name: str) -> bool:
-        pool = self.ledger.layout.pools.get(name)
+        pool = self.ledger.pool(name)
         return pool is not None and pool.exclusive and self.ledger.require_grant
 
     def _try(self, asked: Isolate, request: Request, peer: Peer) -> dict[str, str]:

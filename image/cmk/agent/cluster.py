@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 
@@ -32,8 +33,8 @@ class ClusterView:
         self._options = options
         self._changed = changed
         self._cluster_text: str | None = None
-        self._hosts_text: str | None = None
-        self._hosts_listed = False
+        self._shards: set[int] = set()
+        self._hosts_texts: dict[int, str | None] = {}
         self.node: Json | None = None
         self.report: Json | None = None
         self.report_known = False
@@ -42,17 +43,27 @@ class ClusterView:
 
     def start(self) -> None:
         """Begin to follow everything."""
-        node, namespace = self._options.node, self._options.namespace
-        shard = f"{self._options.hosts_prefix}-{config.shard_of(node):02d}"
-        configmaps = f"/api/v1/namespaces/{namespace}/configmaps"
+        node = self._options.node
         for name, path, selector, handle in (
             ("node", "/api/v1/nodes", f"metadata.name={node}", self._on_node),
             ("pods", _PODS, f"spec.nodeName={node}", self._on_pods),
-            ("config", configmaps, f"metadata.name={self._options.config}", self._on_config),
-            ("hosts", configmaps, f"metadata.name={shard}", self._on_hosts),
+            ("config", self._configmaps, f"metadata.name={self._options.config}", self._on_config),
             ("report", reports.PATH, f"metadata.name={node}", self._on_report),
         ):
             watch.start(self._api, name, path, selector, self._on_loop(name, handle))
+        self._follow_shards([node])
+
+    @property
+    def _configmaps(self) -> str:
+        return f"/api/v1/namespaces/{self._options.namespace}/configmaps"
+
+    def _follow_shards(self, names: list[str]) -> None:
+        """Follow the hosts ConfigMaps that may name this node: nearly always one, two when its hostname label differs from its name."""
+        for shard in {config.shard_of(name) for name in names} - self._shards:
+            self._shards.add(shard)
+            selector = f"metadata.name={self._options.hosts_prefix}-{shard:02d}"
+            handle = functools.partial(self._on_hosts, shard)
+            watch.start(self._api, f"hosts-{shard:02d}", self._configmaps, selector, self._on_loop("hosts", handle))
 
     @property
     def selection(self) -> config.Selection | None:
@@ -64,9 +75,11 @@ class ClusterView:
 
     def chosen(self) -> Chosen | None:
         """The section that holds for this node, or None while it is not known; raises ConfigError."""
-        if self._cluster_text is None or not self._hosts_listed or self.node is None:
+        if self._cluster_text is None or self.node is None or self._hosts_texts.keys() != self._shards:
             return None
-        hosts = config.parse_hosts(self._hosts_text) if self._hosts_text else {}
+        hosts: dict[str, config.Host] = {}
+        for text in self._hosts_texts.values():
+            hosts |= config.parse_hosts(text) if text else {}
         return config.choose(config.parse_cluster(self._cluster_text), hosts, self._options.node, labels(self.node))
 
     def took(self, node: Json) -> None:
@@ -96,6 +109,8 @@ class ClusterView:
 
     def _on_node(self, event: watch.Event) -> None:
         self.node = _single(event)
+        if self.node is not None:
+            self._follow_shards(config.names_of(self._options.node, labels(self.node)))
 
     def _on_report(self, event: watch.Event) -> None:
         self.report = _single(event)
@@ -104,9 +119,8 @@ class ClusterView:
     def _on_config(self, event: watch.Event) -> None:
         self._cluster_text = _text(_single(event), "config.json") or self._cluster_text
 
-    def _on_hosts(self, event: watch.Event) -> None:
-        self._hosts_text = _text(_single(event), "hosts.json")
-        self._hosts_listed = True
+    def _on_hosts(self, shard: int, event: watch.Event) -> None:
+        self._hosts_texts[shard] = _text(_single(event), "hosts.json")
 
     def _on_pods(self, event: watch.Event) -> None:
         match event:
@@ -136,15 +150,16 @@ def _text(configmap: Json | None, key: str) -> str | None:
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A section as the agent last saw it, or why it could not be read."""
+    """A section as the agent last saw it, or why it could not be read, and the node's labels then."""
 
     chosen: Chosen | None = None
     error: str = ""
+    labels: dict[str, str] = {}
 
 
 def see(view: ClusterView) -> Seen:
     """``chosen`` without the exception."""
     try:
-        return Seen(view.chosen())
+        return Seen(view.chosen(), labels=dict(labels(view.node)) if view.node else {})
     except ConfigError as error:
         return Seen(error=str(error))

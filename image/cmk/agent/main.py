@@ -13,7 +13,7 @@ from cmk import __version__
 from cmk.agent import health, status
 from cmk.agent.allocator import load_tasks
 from cmk.agent.cluster import ClusterView, see
-from cmk.agent.nodelayout import NodeLayout, SavedLayout
+from cmk.agent.nodelayout import NodeLayout
 from cmk.agent.options import Options
 from cmk.agent.publisher import Marks, Publisher
 from cmk.agent.service import Service
@@ -23,6 +23,7 @@ from cmk.host.sysfs import read_topology
 from cmk.kube.client import Api, ApiError, Json
 from cmk.kube.node import labels
 from cmk.model import cpuset
+from cmk.model.layout import SavedLayout
 from cmk.model.ledger import resource_of
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,10 @@ class Agent:
         self._view = ClusterView(api, options, self._on_view, self._on_pods)
         self._publisher = Publisher(api, options.node, self._view, self._marks, self._report)
         self._layout = NodeLayout(
-            options.node, options.layout_file, read_topology(options.sys_root, options.proc_root / "cmdline")
+            options.node,
+            options.layout_file,
+            read_topology(options.sys_root, options.proc_root / "cmdline"),
+            self._publisher.tell,
         )
         self._service: Service | None = None
         self._leads = False

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from cmk.agent.cluster import Seen
-from cmk.host import state
-from cmk.model import layout
-from cmk.model.config import Section
-from cmk.model.layout import Layout, LayoutError
+from cmk.host import affinity, state
+from cmk.model import cpuset, layout
+from cmk.model.config import AUTO, ConfigError, Section, with_preference
+from cmk.model.cpuset import CpuSet
+from cmk.model.layout import LayoutError, SavedLayout
 from cmk.model.topology import Topology
 
 log = logging.getLogger(__name__)
 
 
-class SavedLayout(msgspec.Struct, frozen=True):
-    """The layout and what it was made from: it outlives agents and reboots, and changes only on purpose."""
-
-    layout: Layout
-    section: Section
-    scope: str
-    topology: Topology
-
-
 class NodeLayout:
-    """Holds the saved layout, or why there is none (``reason``, ``problem``)."""
+    """Holds the saved layout, or why there is none (``reason``, ``problem``).
 
-    def __init__(self, node: str, path: Path, topology: Topology) -> None:
-        self._node = node
+    ``tell`` gets a reason and a message for whoever watches the node's events.
+    """
+
+    def __init__(self, node: str, path: Path, topology: Topology, tell: Callable[[str, str], None]) -> None:
+        self.name = node
+        self._tell = tell
         self._path = path
         self.topology = topology
         self.saved: SavedLayout | None = None
@@ -60,14 +55,25 @@ class NodeLayout:
             return None
         section = seen.chosen.section
         try:
-            made = layout.compute(self.topology, section.pools)
+            made = layout.compute(self.topology, with_preference(section.pools, seen.labels), self._reserved(section))
+        except ConfigError as error:
+            self._refuse("ConfigInvalid", str(error))
+            return None
         except LayoutError as error:
-            self._refuse("LayoutImpossible", f"{error}; set hosts.{self._node}.pools in the chart's values")
+            self._refuse("LayoutImpossible", f"{error}; set hosts.{self.name}.pools in the chart's values")
             return None
         self.saved = SavedLayout(made, section, seen.chosen.scope, self.topology)
         state.write(self._path, self.saved, durable=True)
         self.reason = self.problem = ""
+        for warning in made.warnings:
+            self._tell("LayoutWarning", warning)
         return self.saved
+
+    def _reserved(self, section: Section) -> CpuSet:
+        if section.reserved != AUTO:
+            return cpuset.parse(section.reserved)
+        # What the agent's container may not use, no container may: CPUs that the node keeps from pods.
+        return self.topology.cpus - affinity.allowed(self.topology.cpus)
 
     def forget(self) -> None:
         """The node is ours no longer."""
@@ -76,4 +82,5 @@ class NodeLayout:
     def _refuse(self, reason: str, problem: str) -> None:
         if problem != self.problem:
             log.error("%s: %s", reason, problem)
+            self._tell(reason, problem)
         self.reason, self.problem = reason, problem

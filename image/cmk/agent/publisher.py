@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from cmk.agent.cluster import ClusterView
+from cmk.kube import events, reports
 from cmk.kube import node as node_api
-from cmk.kube import reports
 from cmk.kube.client import Api, ApiError, Json
 from cmk.model.pods import demand, from_json
 
@@ -22,6 +23,8 @@ WITHDRAW_ATTEMPTS = 5
 CONFLICT = 409
 # A report is derived data; under continuous allocation it follows at this pace.
 SECONDS_BETWEEN_REPORTS = 2.0
+# While the API server is away, the newest are worth keeping.
+MOST_EVENTS = 20
 
 
 class Marks(msgspec.Struct, frozen=True):
@@ -50,6 +53,12 @@ class Publisher:
         self._report = report
         self._dirty = asyncio.Event()
         self._next_report = 0.0
+        self._events: deque[tuple[str, str]] = deque(maxlen=MOST_EVENTS)
+
+    def tell(self, reason: str, message: str) -> None:
+        """Have an Event on the Node say so."""
+        self._events.append((reason, message))
+        self.poke()
 
     def poke(self) -> None:
         """Something changed: look again."""
@@ -64,6 +73,7 @@ class Publisher:
             try:
                 await self._assert_node()
                 await self._assert_report()
+                await self._send_events()
                 delay = FIRST_RETRY
             except ApiError as error:
                 log.warning("%s; again in %.1f s", error, delay)
@@ -101,6 +111,12 @@ class Publisher:
         if patch := node_api.marks_patch(node, label=marks.label, taint=marks.taint):
             await asyncio.to_thread(node_api.apply_marks, self._api, self._node, patch)
             log.info("node %s: label %s, taint %s", self._node, marks.label, marks.taint)
+
+    async def _send_events(self) -> None:
+        while self._events:
+            reason, message = self._events[0]
+            await asyncio.to_thread(events.warn, self._api, self._node, reason, message)
+            self._events.popleft()
 
     def _demand(self) -> Callable[[str], int | None]:
         pods = self._view.pods.all.values() if self._view.pods_known else None

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from cmk.agent.allocator import Allocator, TasksFile
+from cmk.agent.allocator import Allocator
 from cmk.agent.options import Options
 from cmk.agent.pods import Pods
 from cmk.agent.server import SOCKET, Server
@@ -18,7 +18,7 @@ from cmk.host.inotify import DirectoryWatch
 from cmk.host.procfs import Procfs
 from cmk.model import report
 from cmk.model.layout import Layout
-from cmk.model.ledger import Ledger, Refused
+from cmk.model.ledger import Ledger, Refused, TasksFile
 from cmk.model.topology import Topology
 
 log = logging.getLogger(__name__)

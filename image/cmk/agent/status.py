@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 from cmk import __version__
 from cmk.agent.cluster import Seen
-from cmk.agent.nodelayout import NodeLayout, SavedLayout
+from cmk.agent.nodelayout import NodeLayout
 from cmk.kube.client import Json
 from cmk.model import report
+from cmk.model.layout import SavedLayout
 from cmk.model.ledger import Ledger
 from cmk.model.report import Condition
 
@@ -22,6 +23,7 @@ def body(node: NodeLayout, ledger: Ledger | None, seen: Seen, current: Json | No
         details = {
             "configHash": saved.section.hash,
             "scope": saved.scope,
+            "values": [f"{node.name}: {value}" for value in saved.section.values()],
             "pools": report.pool_counts(ledger),
             "warnings": list(saved.layout.warnings),
         }
@@ -50,7 +52,7 @@ def _served(saved: SavedLayout, seen: Seen) -> list[Condition]:
     ready = Condition("Ready", True, "Serving", f"serves pools {', '.join(sorted(saved.layout.pools))}")
     if seen.error:
         return [ready, Condition("ConfigApplied", False, "ConfigInvalid", seen.error)]
-    if seen.chosen and seen.chosen.section.pools != saved.section.pools:
+    if seen.chosen and not seen.chosen.section.same_pools(saved.section):
         text = (
             f"configuration {seen.chosen.section.hash} of {seen.chosen.scope} asks for other pools; the node keeps the layout of "
             f"{saved.section.hash}, because this version does not move pools: take the node out of the selection and put it in again"

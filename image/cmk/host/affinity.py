@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
@@ -11,6 +12,25 @@ from cmk.model.cpuset import CpuSet
 
 class AffinityError(RuntimeError):
     """The affinity could not be set as asked; the text says what came out instead."""
+
+
+def allowed(cpus: CpuSet) -> CpuSet:
+    """Which of ``cpus`` the cpuset of this very process lets it use, whatever its affinity is now."""
+    found: list[CpuSet] = []
+
+    def ask() -> None:
+        # The kernel intersects with the cpuset; a thread of its own leaves everybody else's affinity alone.
+        try:
+            os.sched_setaffinity(0, cpus)
+        except OSError:
+            found.append(frozenset())  # EINVAL: none of them
+        else:
+            found.append(frozenset(os.sched_getaffinity(0)))
+
+    thread = threading.Thread(target=ask, name="cpuset")
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 def pin(procfs: Procfs, pid: int, cpus: CpuSet) -> None:

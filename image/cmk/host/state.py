@@ -16,12 +16,12 @@ class StateError(RuntimeError):
     """A state file that cannot be read or written; the text names it."""
 
 
-def write(path: Path, value: Any, *, durable: bool) -> None:  # noqa: ANN401  # any struct
+def write(path: Path, value: Any, *, durable: bool, mode: int = 0o600) -> None:  # noqa: ANN401  # any struct
     """Encode as JSON and replace ``path``. ``durable`` adds fsync of file and directory (a power cut keeps it); raises StateError."""
     directory, name = os.path.split(path)
     temporary = f"{directory}/.{name}.new"
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         with os.fdopen(fd, "wb") as file:
             file.write(msgspec.json.encode(value))
             file.flush()

@@ -5,6 +5,7 @@ Sources: Documentation/ABI/stable/sysfs-devices-system-cpu. Cores and sockets ar
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from cmk.model import cpuset
@@ -22,7 +23,11 @@ def read_topology(sys_root: Path, cmdline: Path) -> Topology:
     online = _list(base / "online")
     if not online:
         raise TopologyError(f"{base / 'online'} names no CPU")
-    isolated, sources = _isolated(base, cmdline, max(online))
+    last_cpu = max(online)
+    # sysfs shows only isolation from scheduler domains, the command line also isolcpus=managed_irq,2-5.
+    from_sysfs = _list(base / "isolated") if (base / "isolated").exists() else frozenset()
+    from_cmdline = _parameter(cmdline, "isolcpus", last_cpu)
+    isolated = from_sysfs | from_cmdline
 
     cores: dict[CpuSet, int] = {}
     sockets: dict[CpuSet, int] = {}
@@ -32,25 +37,37 @@ def read_topology(sys_root: Path, cmdline: Path) -> Topology:
         cores.setdefault(threads | {cpu}, sockets.setdefault(package | {cpu}, len(sockets)))
     return Topology(
         cores=tuple(
-            Core(id=number, socket=socket, cpus=cpus, isolated_cpus=cpus & isolated)
+            Core(number, socket, cpus, cpus & isolated, *_frequency(base, min(cpus)))
             for number, (cpus, socket) in enumerate(cores.items())
         ),
-        isolated_from=sources,
+        isolated_from=tuple(name for name, cpus in (("sysfs", from_sysfs), ("cmdline", from_cmdline)) if cpus),
+        unbalanced=from_sysfs & online,
+        nohz_full=_parameter(cmdline, "nohz_full", last_cpu) & online,
     )
 
 
-def _isolated(base: Path, cmdline: Path, last_cpu: int) -> tuple[CpuSet, tuple[str, ...]]:
-    """Union of both sources: sysfs shows only domain isolation, the command line also ``isolcpus=managed_irq,2-5``."""
-    from_sysfs = _list(base / "isolated") if (base / "isolated").exists() else frozenset()
-    from_cmdline: CpuSet = frozenset()
+def _parameter(cmdline: Path, name: str, last_cpu: int) -> CpuSet:
+    """CPUs of a kernel parameter; of several the last counts, as for the kernel."""
+    cpus: CpuSet = frozenset()
     for word in _read(cmdline).split():
-        if word.startswith("isolcpus="):
+        if word.startswith(f"{name}="):
             try:
-                from_cmdline = cpuset.parse_isolcpus(word.removeprefix("isolcpus="), last_cpu)
+                cpus = cpuset.parse_isolcpus(word.removeprefix(f"{name}="), last_cpu)
             except cpuset.CpuSetError as error:
                 raise TopologyError(f"{cmdline}: {word}: {error}") from error
-    sources = tuple(name for name, cpus in (("sysfs", from_sysfs), ("cmdline", from_cmdline)) if cpus)
-    return from_sysfs | from_cmdline, sources
+    return cpus
+
+
+def _frequency(base: Path, cpu: int) -> tuple[int, str]:
+    """Base frequency (kHz) and energy preference of a core's first CPU; 0 and "" where the driver does not tell."""
+    directory = base / f"cpu{cpu}/cpufreq"
+    frequency = preference = ""
+    # Some drivers show files that cannot be read (EBUSY, EIO): then they do not tell.
+    with contextlib.suppress(OSError):
+        frequency = (directory / "base_frequency").read_text().strip()
+    with contextlib.suppress(OSError):
+        preference = (directory / "energy_performance_preference").read_text().strip()
+    return int(frequency) if frequency.isdigit() else 0, preference
 
 
 def _siblings(base: Path, cpu: int, names: tuple[str, ...], missing: CpuSet) -> CpuSet:

@@ -7,13 +7,33 @@ the group's section, or the default.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from cmk.model import cpuset
+from cmk.model.cpuset import CpuSet, CpuSetError
+
 _T = TypeVar("_T")
+Preference = Literal["sst-bf", "sst-cp"]
 SHARDS = 16
+_FEATURE_LABELS: dict[str, Preference] = {
+    "feature.node.kubernetes.io/cpu-power.sst_bf.enabled": "sst-bf",
+    "feature.node.kubernetes.io/cpu-power.sst_cp.enabled": "sst-cp",
+}
+HOSTNAME_LABEL = "kubernetes.io/hostname"
+REST = "rest"
+REMAINING = -1
+AUTO = "auto"
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+CoreId = Annotated[int, msgspec.Meta(ge=0)]
+CpuId = CoreId
+# A word, or a kernel list with more than one number: "3" could mean three cores or core 3.
+CoresText = Annotated[str, msgspec.Meta(pattern=r"^(rest|[0-9]+[-,][-0-9,:/]*)$")]
+CpusText = Annotated[str, msgspec.Meta(pattern=r"^[0-9][-0-9,:/]*$")]
+Cores = Annotated[int, msgspec.Meta(ge=-1)] | CoresText | tuple[CoreId, ...] | dict[str, Count]
 
 
 class ConfigError(ValueError):
@@ -21,20 +41,84 @@ class ConfigError(ValueError):
 
 
 class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one pool asks for: whole physical cores, or ``rest`` for every core in no other pool."""
+    """What one pool asks for: ``cores`` or ``cpus``, never both.
 
-    cores: Annotated[int, msgspec.Meta(ge=0)] | Literal["rest"]
+    ``cores``: number of physical cores; -1 all that remain after the others; ``rest`` every CPU in no other pool; a list or range of core
+    numbers; or numbers of cores by socket. ``cpus``: logical CPUs. ``prefer``: cores that SST-BF or SST-CP distinguish come first.
+    """
+
+    cores: Cores | None = None
+    cpus: CpuId | CpusText | None = None
     exclusive: bool = False
     mode: Literal["packed", "spread"] = "packed"
+    prefer: Preference | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cores is None) == (self.cpus is None):
+            raise ValueError("a pool has either cores or cpus")
+        try:
+            _ = self.named_cores, self.named_cpus
+        except CpuSetError as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def named_cores(self) -> frozenset[int] | None:
+        """Core numbers that were named, or None."""
+        if isinstance(self.cores, str) and self.cores != REST:
+            return cpuset.parse(self.cores)
+        return frozenset(self.cores) if isinstance(self.cores, tuple) else None
+
+    @property
+    def named_cpus(self) -> CpuSet | None:
+        """Logical CPUs that were named, or None."""
+        return None if self.cpus is None else cpuset.parse(str(self.cpus))
+
+    @property
+    def count(self) -> int | None:
+        """How many cores were asked for, sockets added up; None when the answer depends on the machine."""
+        if isinstance(self.cores, dict):
+            return sum(self.cores.values())
+        return self.cores if isinstance(self.cores, int) and self.cores >= 0 else None
+
+    @property
+    def absent(self) -> bool:
+        """Whether there is to be no such pool."""
+        return self.count == 0
 
 
 class Section(msgspec.Struct, frozen=True):
-    """One node's whole configuration. ``hash`` is computed by Helm and echoed by the agent, never recomputed."""
+    """One node's whole configuration. ``hash`` is computed by Helm and echoed by the agent, never recomputed.
+
+    ``reserved`` is a CPU list or ``auto``; ``origins`` maps each value (``shared.cores``) to the scope it came from.
+    """
 
     pools: dict[str, PoolConfig]
     hash: str
     taint: bool = True
     paused: bool = False
+    reserved: str = ""
+    origins: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        if self.reserved != AUTO:
+            try:
+                cpuset.parse(self.reserved)
+            except CpuSetError as error:
+                raise ValueError(f"reserved.cpus: {error}") from error
+
+    def same_pools(self, other: Section) -> bool:
+        """Whether both ask for the same layout."""
+        return (self.pools, self.reserved) == (other.pools, other.reserved)
+
+    def values(self) -> list[str]:
+        """Each value with its scope, as a report says it: ``shared.cores=2 from hosts.worker-0``."""
+        found: dict[str, object] = {"taint": self.taint, "paused": self.paused}
+        if self.reserved:
+            found["reserved.cpus"] = self.reserved
+        for name, pool in self.pools.items():
+            settings = {"cores": pool.cores, "cpus": pool.cpus, "mode": pool.mode, "prefer": pool.prefer}
+            found |= {f"{name}.{key}": value for key, value in settings.items() if value is not None}
+        return [f"{key}={_plain(value)} from {self.origins.get(key, 'built-in')}" for key, value in sorted(found.items())]
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -51,11 +135,17 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Configuration of all nodes whose labels match; the highest weight wins, then name order."""
+    """Configuration of all nodes whose labels match (a label may have one of several values); the highest weight wins, then name order."""
 
     section: Section
-    match_labels: dict[str, str] = msgspec.field(name="matchLabels", default_factory=dict)
+    match_labels: dict[str, str | tuple[str, ...]] = msgspec.field(name="matchLabels", default_factory=dict)
     weight: int = 0
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether a node with these labels is in the group."""
+        return bool(self.match_labels) and all(
+            labels.get(key) in ((value,) if isinstance(value, str) else value) for key, value in self.match_labels.items()
+        )
 
 
 class ClusterConfig(msgspec.Struct, frozen=True):
@@ -67,10 +157,15 @@ class ClusterConfig(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True):
-    """A host's section for each group it can be in; with ``group`` it names its own and has that section alone."""
+    """A host's section for each group it can be in; with ``group`` it names its own and has that section alone.
+
+    ``scope`` is its name in the values. ``alone``: groups mean nothing to it (the rule of StarlingX's charts).
+    """
 
     sections: dict[str, Section]
     group: str = ""
+    alone: bool = False
+    scope: str = ""
 
 
 class Chosen(msgspec.Struct, frozen=True):
@@ -80,9 +175,27 @@ class Chosen(msgspec.Struct, frozen=True):
     scope: str
 
 
+def with_preference(pools: Mapping[str, PoolConfig], labels: Mapping[str, str]) -> dict[str, PoolConfig]:
+    """Pools that say nothing prefer what Node Feature Discovery has labelled the node with; raises ConfigError when that is both."""
+    found = [how for label, how in _FEATURE_LABELS.items() if labels.get(label, "").lower() == "true"]
+    if len(found) > 1:
+        raise ConfigError(
+            f"the node is labelled for both SST-BF and SST-CP, which exclude each other: remove one of {', '.join(_FEATURE_LABELS)}"
+        )
+    return {
+        name: msgspec.structs.replace(pool, prefer=found[0]) if found and pool.prefer is None else pool
+        for name, pool in pools.items()
+    }
+
+
 def shard_of(host: str) -> int:
     """The hosts ConfigMap that holds a host: ``adler32sum host | mod 16`` in Helm, the same number here."""
     return zlib.adler32(host.encode()) % SHARDS
+
+
+def names_of(node: str, labels: Mapping[str, str]) -> list[str]:
+    """Names by which ``hosts`` may mean this node: its own, then its hostname label."""
+    return list(dict.fromkeys((node, labels.get(HOSTNAME_LABEL, node))))
 
 
 def parse_cluster(text: str | bytes) -> ClusterConfig:
@@ -97,25 +210,26 @@ def parse_hosts(text: str | bytes) -> dict[str, Host]:
 
 def choose(config: ClusterConfig, hosts: Mapping[str, Host], node: str, labels: Mapping[str, str]) -> Chosen:
     """Pick the section of a node; raises ConfigError when a host names a group that does not exist."""
-    host = hosts.get(node)
-    group = host.group if host and host.group else _matching_group(config, labels)
+    name = next((name for name in names_of(node, labels) if name in hosts), node)
+    host = hosts.get(name)
+    group = host.group if host and host.group else _matching_group(config.groups, labels)
     if host is not None:
-        section = host.sections.get(group)
+        section = host.sections.get("" if host.alone else group)
         if section is None:
-            raise ConfigError(f"hosts.{node} has no section for group {group!r}; has {sorted(host.sections)}")
-        return Chosen(section, f"hosts.{node}")
+            raise ConfigError(f"hosts.{name} has no section for group {group!r}; has {sorted(host.sections)}")
+        return Chosen(section, host.scope or f"hosts.{name}")
     if group:
-        return Chosen(config.groups[group].section, f"groups.{group}")
+        return Chosen(config.groups[group].section, group if group.startswith("conf.") else f"groups.{group}")
     return Chosen(config.default, "default")
 
 
-def _matching_group(config: ClusterConfig, labels: Mapping[str, str]) -> str:
-    matching = [
-        name
-        for name, group in config.groups.items()
-        if group.match_labels and all(labels.get(key) == value for key, value in group.match_labels.items())
-    ]
-    return min(matching, key=lambda name: (-config.groups[name].weight, name), default="")
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _matching_group(groups: Mapping[str, Group], labels: Mapping[str, str]) -> str:
+    matching: Iterable[str] = (name for name, group in groups.items() if group.matches(labels))
+    return min(matching, key=lambda name: (-groups[name].weight, name), default="")
 
 
 def _decode(text: str | bytes, kind: type[_T], place: str) -> _T:

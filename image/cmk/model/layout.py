@@ -1,24 +1,27 @@
-"""Pools of a node: a pure function of topology and configuration (rules: CMK 1.5.2's ``init``).
+"""Pools of a node: a pure function of topology and configuration (rules: CMK 1.5.2's ``init``, and more pools).
 
-With isolated cores the exclusive pools, then the shared ones, take isolated cores and infra gets every core that is not isolated; isolated
-cores that nobody asked for are stranded, with a warning. Without isolated cores all pools take from all cores and infra gets the rest.
+Named cores and CPUs go first. Then exclusive pools, then shared ones, take whole cores: with isolated cores from those alone, without
+from all; ``infra`` and ``exclusive-non-isolcpus`` take cores that are not isolated. ``infra`` gets every CPU that is left and not isolated;
+isolated cores that nobody asked for are stranded, with a warning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import zip_longest
 
 import msgspec
 
 from cmk.model import cpuset
-from cmk.model.config import PoolConfig
+from cmk.model.config import REMAINING, REST, PoolConfig, Section
+from cmk.model.cores import Cores, LayoutError
 from cmk.model.cpuset import CpuSet
 from cmk.model.topology import Core, Topology
 
+__all__ = ["CpuList", "Layout", "LayoutError", "Pool", "SavedLayout", "compute"]
 
-class LayoutError(ValueError):
-    """The request does not fit the machine; the text says what was asked, what there is and what would fit."""
+INFRA, SHARED, EXCLUSIVE, NON_ISOLCPUS = "infra", "shared", "exclusive", "exclusive-non-isolcpus"
+# Whatever isolcpus says, these take no isolated core by number.
+_NOT_ISOLATED = frozenset({INFRA, NON_ISOLCPUS})
 
 
 class CpuList(msgspec.Struct, frozen=True):
@@ -57,72 +60,142 @@ class Layout(msgspec.Struct, frozen=True):
         return self.pools[pool].cpus if pool in self.pools else frozenset()
 
 
-def compute(topology: Topology, pools: Mapping[str, PoolConfig]) -> Layout:
-    """Split the cores into pools; raises LayoutError when they do not suffice."""
-    isolated = [core for core in topology.cores if core.isolated]
-    free = isolated or list(topology.cores)
-    wanted = {name: pool.cores for name, pool in pools.items() if isinstance(pool.cores, int) and pool.cores > 0}
-    rest = [name for name, pool in pools.items() if pool.cores == "rest"]
-    _check_fits(topology, isolated, wanted, rest)
+class SavedLayout(msgspec.Struct, frozen=True):
+    """A layout and what it was made from: it outlives agents and reboots, and changes only on purpose."""
 
-    made: dict[str, Pool] = {}
-    for name in sorted(wanted, key=lambda name: (not pools[name].exclusive, name)):
-        taken = _pick(free, wanted[name], pools[name].mode)
-        free = [core for core in free if core not in taken]
-        made[name] = _pool(name, pools[name].exclusive, taken)
-    left = [core for core in topology.cores if not core.isolated] if isolated else free
-    for name in rest:
-        made[name] = _pool(name, pools[name].exclusive, left)
-    return Layout(pools=made, warnings=tuple(_warnings(topology, free if isolated else [])))
+    layout: Layout
+    section: Section
+    scope: str
+    topology: Topology
 
 
-def _check_fits(topology: Topology, isolated: list[Core], wanted: Mapping[str, int], rest: list[str]) -> None:
-    need = sum(wanted.values())
-    asked = " + ".join(f"{name} {count}" for name, count in wanted.items()) or "nothing"
-    if isolated:
-        if need > len(isolated):
-            raise LayoutError(
-                f"needs {need} isolated cores ({asked}), has {len(isolated)}; ask for fewer cores or isolate more (isolcpus=)"
-            )
-        if rest and len(isolated) == len(topology.cores):
-            raise LayoutError(f"every core is isolated and none is left for {rest[0]}; leave one core out of isolcpus=")
-        return
-    keep = 1 if rest else 0
-    if need + keep > len(topology.cores):
-        others = f" + {rest[0]} 1" if rest else ""
+def compute(topology: Topology, pools: Mapping[str, PoolConfig], reserved: CpuSet = frozenset()) -> Layout:
+    """Split the CPUs that are not reserved into pools; raises LayoutError when they do not suffice."""
+    asked = {name: pools[name] for name in sorted(pools, key=lambda name: _turn(name, pools[name])) if not pools[name].absent}
+    if INFRA not in asked:
         raise LayoutError(
-            f"needs {need + keep} cores ({asked}{others}), has {len(topology.cores)}; "
-            f"at most {max(len(topology.cores) - keep, 0)} can go to pools with a number"
+            "pool infra is missing or has 0 cores: the agent and whatever is in no pool run there; let it have the rest"
         )
+    cores = Cores(topology, reserved)
+    for name, pool in asked.items():
+        _take_named(cores, name, pool)
+    _take_counted(cores, asked)
+    _take_rest(cores, asked)
+    made = {name: _pool(topology, name, pool.exclusive, cores.taken[name]) for name, pool in asked.items()}
+    if not made[INFRA].lists:
+        raise LayoutError(_no_infra(topology, asked))
+    return Layout(pools=made, warnings=tuple(_warnings(topology, cores, asked, reserved)))
 
 
-def _pick(free: Iterable[Core], count: int, mode: str) -> list[Core]:
-    by_socket: dict[int, list[Core]] = {}
-    for core in sorted(free, key=lambda core: (core.socket, core.id)):
-        by_socket.setdefault(core.socket, []).append(core)
-    if mode == "spread":
-        ordered = [core for turn in zip_longest(*by_socket.values()) for core in turn if core is not None]
+def _turn(name: str, pool: PoolConfig) -> tuple[bool, bool, bool, str]:
+    """Exclusive before shared before infra; the pool ``exclusive`` before others of its kind."""
+    return name == INFRA, not pool.exclusive, name != EXCLUSIVE, name
+
+
+def _take_named(cores: Cores, name: str, pool: PoolConfig) -> None:
+    ids, cpus = pool.named_cores, pool.named_cpus
+    if ids is not None:
+        cores.take_named(name, ids, whole=True)
+    elif cpus is not None:
+        cores.take_cpus(name, cpus, whole=pool.exclusive)
     else:
-        ordered = [core for cores in by_socket.values() for core in cores]
-    return ordered[:count]
+        return
+    if name == NON_ISOLCPUS:
+        isolated = [core.id for core in cores.topology.cores if core.isolated_cpus & cores.taken[name]]
+        if isolated:
+            raise LayoutError(
+                f"cores {cpuset.kernel_list(isolated)} asked for {name} are isolated (isolcpus): name cores that are not, or put them "
+                f"into pool {EXCLUSIVE}"
+            )
 
 
-def _pool(name: str, exclusive: bool, cores: Iterable[Core]) -> Pool:
+def _take_counted(cores: Cores, asked: Mapping[str, PoolConfig]) -> None:
+    """Pools that ask for a number of cores, or for all that remain, out of one of the two kinds of cores."""
+    has_isolated = any(core.isolated for core in cores.topology.cores)
+    for isolated in (True, False) if has_isolated else (None,):
+        here = {name: pool for name, pool in asked.items() if isolated in (None, name not in _NOT_ISOLATED)}
+        wanted = {name: count for name, pool in here.items() if (count := pool.count) is not None}
+        remaining = [name for name, pool in here.items() if pool.cores == REMAINING]
+        # Infra that takes the rest needs a core left over, unless cores of the other kind or parts of cores will be its.
+        keep = 1 if INFRA in here and asked[INFRA].cores == REST and not cores.scraps() else 0
+        free = len(cores.free(isolated))
+        if not wanted and not remaining:
+            continue
+        if sum(wanted.values()) + keep + (len(remaining) > 0) > free:
+            raise LayoutError(_too_many(wanted, keep, remaining, free, isolated))
+        if len(remaining) > 1:
+            raise LayoutError(f"pools {' and '.join(remaining)} both ask for all remaining cores (-1): give one of them a number")
+        wanted |= dict.fromkeys(remaining, free - sum(wanted.values()) - keep)
+        for name in (name for name in here if name in wanted):
+            by_socket = here[name].cores
+            parts = by_socket if isinstance(by_socket, dict) else {"": wanted[name]}
+            for socket, count in sorted(parts.items()):
+                cores.take(name, count, here[name], isolated=isolated, socket=socket)
+
+
+def _take_rest(cores: Cores, asked: Mapping[str, PoolConfig]) -> None:
+    rest = [name for name, pool in asked.items() if pool.cores == REST]
+    if len(rest) > 1:
+        raise LayoutError(f"pools {' and '.join(sorted(rest))} both ask for the rest: give one of them a number")
+    for name in rest:
+        left = cores.left
+        if name == INFRA and any(core.isolated for core in cores.topology.cores):
+            left = frozenset().union(*(core.cpus for core in cores.topology.cores if not core.isolated)) & left
+        if asked[name].exclusive:
+            left = frozenset().union(*(core.cpus for core in cores.topology.cores if core.cpus <= left))
+        cores.take_cpus(name, left, whole=asked[name].exclusive)
+
+
+def _too_many(wanted: Mapping[str, int], keep: int, remaining: list[str], free: int, isolated: bool | None) -> str:
+    kind = {True: "isolated ", False: "non-isolated ", None: ""}[isolated]
+    parts = [f"{name} {count}" for name, count in wanted.items()]
+    parts += [f"{name} 1 or more" for name in remaining] + ["infra 1"] * keep
+    need = sum(wanted.values()) + keep + (len(remaining) > 0)
+    text = f"needs {need} {kind}cores ({' + '.join(parts)}), has {free}; "
+    if isolated:
+        return f"{text}ask for fewer cores or isolate more (isolcpus=)"
+    return f"{text}at most {max(free - keep, 0)} can go to pools with a number"
+
+
+def _no_infra(topology: Topology, asked: Mapping[str, PoolConfig]) -> str:
+    if all(core.isolated for core in topology.cores):
+        return f"every core is isolated and none is left for {INFRA}; leave one core out of isolcpus="
+    others = ", ".join(name for name in asked if name != INFRA)
+    return f"no CPU is left for {INFRA}: {others} and reserved CPUs take all; ask for at least one core less"
+
+
+def _pool(topology: Topology, name: str, exclusive: bool, cpus: CpuSet) -> Pool:
     if exclusive:
-        lists = [CpuList(core.cpus, core.socket) for core in cores]
+        lists = [CpuList(part, core.socket) for core in topology.cores if (part := core.cpus & cpus)]
     else:
         sockets: dict[int, set[int]] = {}
-        for core in cores:
-            sockets.setdefault(core.socket, set()).update(core.cpus)
-        lists = [CpuList(frozenset(cpus), socket) for socket, cpus in sockets.items()]
+        for core in topology.cores:
+            if part := core.cpus & cpus:
+                sockets.setdefault(core.socket, set()).update(part)
+        lists = [CpuList(frozenset(part), socket) for socket, part in sockets.items()]
     return Pool(name, exclusive, tuple(sorted(lists, key=lambda item: min(item.cpus))))
 
 
-def _warnings(topology: Topology, stranded: list[Core]) -> Iterable[str]:
-    partly = [core for core in topology.cores if core.partly_isolated]
-    if partly:
-        cpus = cpuset.kernel_list(cpu for core in partly for cpu in core.cpus)
-        yield f"cores with CPUs {cpus} are only partly isolated and count as not isolated"
-    if stranded:
-        cpus = cpuset.kernel_list(cpu for core in stranded for cpu in core.cpus)
-        yield f"isolated CPUs {cpus} are in no pool: nobody asked for them"
+def _warnings(topology: Topology, cores: Cores, asked: Mapping[str, PoolConfig], reserved: CpuSet) -> Iterable[str]:
+    def cpus_in(found: Iterable[Core]) -> str:
+        return cpuset.kernel_list(cpu for core in found for cpu in core.cpus)
+
+    if partly := [core for core in topology.cores if core.partly_isolated]:
+        yield f"cores with CPUs {cpus_in(partly)} are only partly isolated and count as not isolated"
+    if stranded := cores.left:
+        isolated = "isolated " if any(core.isolated_cpus & stranded for core in topology.cores) else ""
+        yield f"{isolated}CPUs {cpuset.kernel_list(stranded)} are in no pool: nobody asked for them"
+    if offline := reserved - topology.cpus:
+        yield f"reserved CPUs {cpuset.kernel_list(offline)} are not online"
+    for name, pool in asked.items():
+        taken = cores.taken[name]
+        if not pool.exclusive and name != INFRA and len(taken & topology.unbalanced) > 1:
+            yield (
+                f"pool {name} has CPUs {cpuset.kernel_list(taken & topology.unbalanced)} that isolcpus took out of scheduling: its tasks "
+                "stay on the CPU they started on, usually the same for all; name cores that are not isolated, or pin threads yourself"
+            )
+        if pool.exclusive and name != NON_ISOLCPUS and pool.count is None and topology.isolated_from:
+            bare = [core for core in topology.cores if core.cpus <= taken and not core.isolated]
+            if bare:
+                yield f"pool {name} has CPUs {cpus_in(bare)}, which are not isolated"
+    yield from cores.notes

@@ -12,6 +12,8 @@ from cmk.model.layout import CpuList, Layout, Pool
 
 ANY_SOCKET = -1
 RESOURCE_PREFIX = "cmk.intel.com/"
+# What kcm called two of the pools.
+OLD_NAMES = {"dataplane": "exclusive", "controlplane": "shared"}
 
 
 def resource_of(pool: str) -> str:
@@ -74,6 +76,14 @@ class Task(msgspec.Struct, frozen=True):
     socket: int = ANY_SOCKET
 
 
+class TasksFile(msgspec.Struct, frozen=True):
+    """What a task file holds: void when ``boot`` is another."""
+
+    boot: str
+    tasks: list[Task] = []
+    pods: list[Pod] = []
+
+
 class Ledger:
     """Tasks on the lists of one layout. Invariant: a list of an exclusive pool has at most one task."""
 
@@ -86,6 +96,10 @@ class Ledger:
     def tasks(self) -> Mapping[Process, Task]:
         """Every task by its process."""
         return self._tasks
+
+    def pool(self, name: str) -> Pool | None:
+        """A pool by its name or by kcm's name for it."""
+        return self.layout.pools.get(name) or self.layout.pools.get(OLD_NAMES.get(name, name))
 
     def cpus_of(self, task: Task) -> CpuSet:
         """CPUs that a task holds."""
@@ -109,6 +123,7 @@ class Ledger:
 
         The same process asking the same again (its reply was lost) gets the same answer; asking for something else replaces what it has.
         """
+        request = self._by_its_new_name(request)
         previous = self._tasks.get(request.process)
         if previous and (previous.pool, previous.cores, previous.socket) == (
             request.pool,
@@ -137,6 +152,7 @@ class Ledger:
 
     def check(self, request: Request) -> None:
         """Raise what ``allocate`` would raise, and book nothing."""
+        request = self._by_its_new_name(request)
         previous = self._tasks.pop(request.process, None)
         try:
             self._choose(request)
@@ -172,6 +188,10 @@ class Ledger:
 
     def _lists(self, task: Task) -> list[CpuList]:
         return [item for item in self.layout.pools[task.pool].lists if item.name in task.lists]
+
+    def _by_its_new_name(self, request: Request) -> Request:
+        pool = self.pool(request.pool)
+        return msgspec.structs.replace(request, pool=pool.name) if pool else request
 
     def _choose(self, request: Request) -> list[CpuList]:
         pool = self.layout.pools.get(request.pool)

@@ -8,12 +8,17 @@ from cmk.model.cpuset import CpuSet
 
 
 class Core(msgspec.Struct, frozen=True):
-    """One physical core: its ``lscpu`` number, its socket and its online threads."""
+    """One physical core: its ``lscpu`` number, its socket and its online threads.
+
+    ``base_frequency`` (kHz, 0 unknown) tells cores apart under SST-BF, ``energy_preference`` (the cpufreq driver's word) under SST-CP.
+    """
 
     id: int
     socket: int
     cpus: CpuSet
     isolated_cpus: CpuSet = frozenset()
+    base_frequency: int = 0
+    energy_preference: str = ""
 
     @property
     def isolated(self) -> bool:
@@ -29,11 +34,14 @@ class Core(msgspec.Struct, frozen=True):
 class Topology(msgspec.Struct, frozen=True):
     """All online cores of a node, ordered by core number.
 
-    ``isolated_from`` tells which sources named isolated CPUs: ``sysfs``, ``cmdline``, both or none.
+    ``isolated_from`` tells which sources named isolated CPUs: ``sysfs``, ``cmdline``, both or none. ``unbalanced`` are CPUs without
+    scheduler domains: tasks stay where they are put, or all on one. ``nohz_full`` are CPUs without a periodic tick.
     """
 
     cores: tuple[Core, ...]
     isolated_from: tuple[str, ...] = ()
+    unbalanced: CpuSet = frozenset()
+    nohz_full: CpuSet = frozenset()
 
     @property
     def cpus(self) -> CpuSet:

@@ -86,10 +86,22 @@ def test_the_section_that_holds(labels: dict[str, str], hosts: dict[str, Any] | 
     objects = {"n": node(**labels), "conf": configmap("config.json", CONFIG)}
     if hosts:
         objects[SHARD.replace("-", "_")] = configmap("hosts.json", hosts)
-    view = view_of(lambda view: see(view).chosen is not None and bool(view._hosts_text) == bool(hosts), **objects)
+    view = view_of(lambda view: see(view).chosen is not None and any(view._hosts_texts.values()) == bool(hosts), **objects)
     chosen = see(view).chosen
     assert chosen is not None
     assert (chosen.scope, chosen.section.hash) == (scope, hash_)
+
+
+def test_a_host_may_go_by_its_hostname_label() -> None:
+    shard = f"hosts_{shard_of('host-7'):02d}"
+    assert shard != SHARD.replace("-", "_")
+    hosts = configmap("hosts.json", {"host-7": {"sections": {"": section(5)}}})
+    labelled = {"metadata": {"name": "n", "labels": {"kubernetes.io/hostname": "host-7"}}}
+    view = view_of(lambda view: see(view).chosen is not None, n=labelled, conf=configmap("config.json", CONFIG), **{shard: hosts})
+    chosen = see(view).chosen
+    assert chosen is not None
+    assert (chosen.scope, chosen.section.hash) == ("hosts.host-7", "h5")
+    assert see(view).labels == {"kubernetes.io/hostname": "host-7"}
 
 
 def test_a_configuration_that_cannot_be_read_is_told() -> None:

@@ -87,3 +87,26 @@ def test_a_node_that_somebody_changes_meanwhile_is_looked_at_again() -> None:
 def test_a_node_that_keeps_changing_is_given_up() -> None:
     with serving(*[(200, NODE), (200, NODE), CONFLICT] * 5) as server, pytest.raises(ApiError, match="409 changed"):
         withdraw(server)
+
+
+def test_what_is_told_becomes_an_event_once_and_in_turn() -> None:
+    async def run(server: FakeServer) -> None:
+        view = cast("ClusterView", SimpleNamespace(node=None, report_known=False))
+        publisher = Publisher(server.api, "n", view, lambda: None, lambda: None)
+        publisher.tell("LayoutWarning", "one")
+        publisher.tell("LayoutWarning", "two" * 1000)
+        running = asyncio.create_task(publisher.run())
+        async with asyncio.timeout(20):
+            while len(server.seen) < 3:
+                await asyncio.sleep(0.01)
+        running.cancel()
+
+    with serving((500, {}), (201, {}), (201, {})) as server:
+        asyncio.run(run(server))
+    bodies = [body for _, _, _, body, _ in server.seen]
+    assert [body["message"][:3] for body in bodies if body] == ["one", "one", "two"]
+    assert {(method, path) for method, path, *_ in server.seen} == {("POST", "/api/v1/namespaces/default/events")}
+    last = bodies[2]
+    assert last is not None
+    assert len(last["message"]) == 1024
+    assert last["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "n"}

@@ -20,7 +20,9 @@ def seen(exclusive: int, hash_: str = "abc") -> Seen:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> NodeLayout:
-    return NodeLayout("n", tmp_path / "layout", Topology(tuple(Core(number, 0, frozenset({number})) for number in range(4))))
+    return NodeLayout(
+        "n", tmp_path / "layout", Topology(tuple(Core(number, 0, frozenset({number})) for number in range(4))), lambda *_: None
+    )
 
 
 def conditions(body: dict[str, Any] | None) -> dict[str, tuple[str, str]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cmk.host import affinity
 from cmk.host.affinity import AffinityError, pin
 from cmk.host.procfs import Procfs
 
@@ -48,3 +49,14 @@ def test_a_process_that_is_gone_is_told_as_such(sleeper: subprocess.Popen[bytes]
     sleeper.wait()
     with pytest.raises(ProcessLookupError):
         pin(PROCFS, sleeper.pid, ALL)
+
+
+def test_what_the_cpuset_allows_is_found_without_touching_the_own_affinity() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert affinity.allowed(frozenset(before | {4095})) == before
+        assert affinity.allowed(frozenset({4095})) == frozenset()
+        assert os.sched_getaffinity(0) == {min(before)}
+    finally:
+        os.sched_setaffinity(0, before)

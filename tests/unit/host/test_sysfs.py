@@ -8,60 +8,20 @@ import pytest
 
 from cmk.host.sysfs import TopologyError, read_topology
 from cmk.model import cpuset
-
-
-def fabricate(
-    root: Path, cores: dict[str, int], *, online: str = "", isolated: str | None = "", cmdline: str = "quiet"
-) -> tuple[Path, Path]:
-    """``cores`` maps a core's CPU list to its package id; returns sysfs root and cmdline file."""
-    base = root / "sys/devices/system/cpu"
-    everything = frozenset().union(*(cpuset.parse(text) for text in cores))
-    base.mkdir(parents=True)
-    (base / "online").write_text((online or cpuset.kernel_list(everything)) + "\n")
-    (base / "possible").write_text(cpuset.kernel_list(everything) + "\n")
-    (base / "present").write_text(cpuset.kernel_list(everything) + "\n")
-    if isolated is not None:
-        (base / "isolated").write_text(isolated + "\n")
-    for number, (text, package) in enumerate(cores.items()):
-        packages = frozenset().union(*(cpuset.parse(other) for other, same in cores.items() if same == package))
-        for cpu in cpuset.parse(text):
-            topology = base / f"cpu{cpu}/topology"
-            topology.mkdir(parents=True)
-            (topology / "core_cpus_list").write_text(text + "\n")
-            (topology / "thread_siblings_list").write_text(text + "\n")
-            (topology / "package_cpus_list").write_text(cpuset.kernel_list(packages) + "\n")
-            (topology / "core_siblings_list").write_text(cpuset.kernel_list(packages) + "\n")
-            (topology / "thread_siblings").write_text(hex_mask(cpuset.parse(text)) + "\n")
-            (topology / "core_siblings").write_text(hex_mask(packages) + "\n")
-            (topology / "core_id").write_text(f"{number}\n")
-            (topology / "physical_package_id").write_text(f"{package}\n")
-    (root / "proc").mkdir()
-    # lscpu looks at no topology of a CPU whose model it does not learn here
-    about = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 85\nmodel name\t: Test\nstepping\t: 7\n"
-    (root / "proc/cpuinfo").write_text("".join(f"processor\t: {cpu}\n{about}\n" for cpu in sorted(everything)))
-    (base / "kernel_max").write_text("8191\n")
-    (root / "proc/cmdline").write_text(cmdline + "\n")
-    return root / "sys", root / "proc/cmdline"
-
-
-def hex_mask(cpus: frozenset[int]) -> str:
-    return f"{sum(1 << cpu for cpu in cpus):08x}"
-
+from tests.fabricate import fabricate, fabricate_shape
+from tests.topologies import SHAPES, Shape
+from tests.topologies.layouts import topology_of
 
 MACHINES = {
-    "one CPU": {"0": 0},
     "no SMT": {"0": 0, "1": 0, "2": 0, "3": 0},
     "linux numbering": {"0,4": 0, "1,5": 0, "2,6": 1, "3,7": 1},
-    "adjacent numbering": {"0-1": 0, "2-3": 0, "4-5": 1, "6-7": 1},
-    "interleaved sockets": {"0,4": 0, "1,5": 1, "2,6": 0, "3,7": 1},
-    "high package ids": {"0-1": 36, "2-3": 3},
 }
 
 
-@pytest.mark.parametrize("cores", MACHINES.values(), ids=MACHINES.keys())
-def test_numbers_as_lscpu_does(tmp_path: Path, cores: dict[str, int]) -> None:
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_numbers_as_lscpu_does(tmp_path: Path, shape: Shape) -> None:
     assert shutil.which("lscpu"), "lscpu comes with util-linux"
-    topology = read_topology(*fabricate(tmp_path, cores))
+    topology = read_topology(*fabricate_shape(tmp_path, shape))
     ours = {cpu: (core.id, core.socket) for core in topology.cores for cpu in core.cpus}
     text = subprocess.run(["lscpu", "-p=CPU,CORE,SOCKET", "-s", tmp_path], check=True, capture_output=True, text=True).stdout
     theirs = {}
@@ -70,6 +30,7 @@ def test_numbers_as_lscpu_does(tmp_path: Path, cores: dict[str, int]) -> None:
             cpu, core, socket = (int(word) for word in line.split(","))
             theirs[cpu] = (core, socket)
     assert ours == theirs
+    assert topology == topology_of(shape)
 
 
 def test_offline_threads_belong_to_no_core(tmp_path: Path) -> None:
@@ -127,3 +88,28 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_reads_this_machine() -> None:
     topology = read_topology(Path("/sys"), Path("/proc/cmdline"))
     assert topology.cpus == cpuset.parse(Path("/sys/devices/system/cpu/online").read_text())
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "isolated", "nohz_full"),
+    [
+        ("isolcpus=0-7:1/4 nohz_full=4-N", {0, 4}, {4, 5, 6, 7}),
+        ("isolcpus=nohz,domain,managed_irq,2-5", {2, 3, 4, 5}, set()),
+        ("nohz_full=all", set(), set(range(8))),
+        ("isolcpus=1 isolcpus=2", {2}, set()),
+    ],
+)
+def test_the_command_line_is_read_as_the_kernel_does(
+    tmp_path: Path, cmdline: str, isolated: set[int], nohz_full: set[int]
+) -> None:
+    cores = {str(cpu): 0 for cpu in range(8)}
+    topology = read_topology(*fabricate(tmp_path, cores, isolated=None, cmdline=cmdline))
+    assert {cpu for core in topology.cores for cpu in core.isolated_cpus} == isolated
+    assert topology.nohz_full == nohz_full
+
+
+def test_a_frequency_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
+    sys_root, cmdline = fabricate(tmp_path, {"0": 0})
+    (sys_root / "devices/system/cpu/cpu0/cpufreq/base_frequency").mkdir(parents=True)
+    core = read_topology(sys_root, cmdline).cores[0]
+    assert (core.base_frequency, core.energy_preference) == (0, "")
