@@ -13,7 +13,9 @@ from cmk.model.config import PoolConfig
 _KINDS = {field.name: field.type for field in msgspec.structs.fields(PoolConfig)}
 # What the agent reads, and null, which the chart refuses with a line that says what to write.
 Cores = _KINDS["cores"] | None
+Cpus = _KINDS["cpus"]
 Mode = _KINDS["mode"]
+Prefer = _KINDS["prefer"]
 Directory = Annotated[str, Meta(pattern=r"^/[^\s:]*[^\s:/]$", description="absolute path")]
 Level = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "critical", "error", "warning", "info", "debug"]
 Labels = dict[str, str]
@@ -28,8 +30,16 @@ class Pool(Strict):
     """One pool in one scope; what is left out comes from the scope below."""
 
     cores: Cores | UnsetType = UNSET
-    exclusive: bool | UnsetType = UNSET
-    mode: Mode | UnsetType = UNSET
+    cpus: Cpus | UnsetType = UNSET
+    exclusive: bool | UnsetType | None = UNSET
+    mode: Mode | UnsetType | None = UNSET
+    prefer: Prefer | UnsetType = UNSET
+
+
+class Reserved(Strict):
+    """CPUs that are in no pool."""
+
+    cpus: Cpus | Literal["", "auto"] | UnsetType = UNSET
 
 
 class Scope(Strict):
@@ -38,6 +48,7 @@ class Scope(Strict):
     pools: dict[str, Pool | None] | UnsetType = UNSET
     taint: bool | None = None
     paused: bool | None = None
+    reserved: Reserved | UnsetType = UNSET
 
 
 class Group(Scope):
@@ -95,7 +106,15 @@ class Agent(Strict):
     healthPort: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET
     extraEnv: list[Kubernetes] | UnsetType = UNSET
     podLabels: Labels | UnsetType = UNSET
+    daemonSetName: str | UnsetType = UNSET
     podAnnotations: Labels | UnsetType = UNSET
+
+
+class StarlingxConf(msgspec.Struct):
+    """What StarlingX's charts took. Other keys belong to helm-toolkit and are ignored with a word."""
+
+    cmk: dict[str, int | str] | None = None
+    overrides: dict[str, Any] | None = None
 
 
 class Crds(Strict, rename={"global_": "global"}):
@@ -112,6 +131,7 @@ class Values(Scope, rename={"global_": "global"}):
     nodes: Nodes | UnsetType = UNSET
     groups: dict[str, Group] | UnsetType = UNSET
     hosts: dict[str, Host | None] | UnsetType = UNSET
+    conf: StarlingxConf | UnsetType = UNSET
     installDir: Directory | UnsetType = UNSET
     stateDir: Directory | UnsetType = UNSET
     compat: Compat | UnsetType = UNSET
@@ -122,6 +142,17 @@ class Values(Scope, rename={"global_": "global"}):
     nameOverride: str | UnsetType = UNSET
     fullnameOverride: str | UnsetType = UNSET
     global_: Kubernetes | UnsetType = UNSET
+    # Of helm-toolkit: tolerated, and named by NOTES.txt.
+    bootstrap: Any = None
+    dependencies: Any = None
+    endpoints: Any = None
+    images: Any = None
+    labels: Any = None
+    manifests: Any = None
+    network: Any = None
+    pod: Any = None
+    release_group: Any = None
+    secrets: Any = None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@
 {{- end -}}
 {{- end -}}
 
-{{- define "cmk.node.name" -}}{{ include "cmk.fullname" . }}-node{{- end -}}
+{{- define "cmk.node.name" -}}
+{{- .Values.agent.daemonSetName | default (printf "%s-node" (include "cmk.fullname" .)) | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
 {{- define "cmk.config.name" -}}{{ include "cmk.fullname" . }}-config{{- end -}}
 {{- define "cmk.hosts.prefix" -}}{{ include "cmk.fullname" . }}-hosts{{- end -}}
 

@@ -1,57 +1,94 @@
 {{/*
-One scope merged over another: pool by pool, key by key. Call with (list base scope); returns JSON of {pools, taint, paused}.
+Node configuration: scopes merged here and nowhere else, so that helm template shows what each node gets.
+*/}}
+
+{{/*
+One scope over another, key by key; cores and cpus replace each other, and a map of cores by socket is one value. Call with
+(list base scope name); returns JSON of {pools, taint, paused, reserved, origins}.
 */}}
 {{- define "cmk.merge" -}}
-{{- $base := index . 0 -}}
+{{- $merged := deepCopy (index . 0) -}}
 {{- $scope := index . 1 | default dict -}}
-{{- $merged := deepCopy $base -}}
+{{- $name := index . 2 -}}
 {{- range $key := list "taint" "paused" -}}
 {{- if and (hasKey $scope $key) (not (kindIs "invalid" (index $scope $key))) -}}
 {{- $_ := set $merged $key (index $scope $key) -}}
+{{- $_ := set $merged.origins $key $name -}}
 {{- end -}}
 {{- end -}}
-{{- $_ := set $merged "pools" (mergeOverwrite (deepCopy $base.pools) (deepCopy ($scope.pools | default dict))) -}}
+{{- if hasKey ($scope.reserved | default dict) "cpus" -}}
+{{- $_ := set $merged "reserved" (toString $scope.reserved.cpus) -}}
+{{- $_ := set $merged.origins "reserved.cpus" $name -}}
+{{- end -}}
+{{- range $pool, $wanted := $scope.pools -}}
+{{- $settings := index $merged.pools $pool | default (dict "exclusive" (has $pool (list "exclusive" "exclusive-non-isolcpus"))) -}}
+{{- range $key, $value := $wanted -}}
+{{- range $other := ternary (list "cores" "cpus") list (has $key (list "cores" "cpus")) -}}
+{{- $_ := unset $settings $other -}}
+{{- $_ := unset $merged.origins (printf "%s.%s" $pool $other) -}}
+{{- end -}}
+{{- $_ := set $settings $key $value -}}
+{{- $_ := set $merged.origins (printf "%s.%s" $pool $key) $name -}}
+{{- end -}}
+{{- if not (or (hasKey $settings "cores") (hasKey $settings "cpus")) -}}
+{{- fail (printf "pool %s of %s has neither cores nor cpus: say how many cores it gets, or leave it out" $pool $name) -}}
+{{- end -}}
+{{- $_ := set $merged.pools $pool $settings -}}
+{{- end -}}
 {{- $merged | toJson -}}
 {{- end -}}
 
-{{/* The default scope: built-in pools under the values at top level. */}}
-{{- define "cmk.default" -}}
-{{- $builtin := dict "pools" (include "cmk.defaults.pools" . | fromYaml) "taint" true "paused" false -}}
-{{- include "cmk.merge" (list $builtin (dict "pools" .Values.pools "taint" .Values.taint "paused" .Values.paused)) -}}
+{{/* Every scope in one shape, whatever it was written in: JSON of {default, groups, hosts}. */}}
+{{- define "cmk.scopes" -}}
+{{- $foreign := include "cmk.starlingx" . | fromJson -}}
+{{- $own := dict "pools" (.Values.pools | default dict) "taint" .Values.taint "paused" .Values.paused "reserved" (.Values.reserved | default dict) -}}
+{{- $default := include "cmk.merge" (list (include "cmk.defaults" . | fromYaml) $own "values") | fromJson -}}
+{{- $default = include "cmk.merge" (list $default (dict "pools" $foreign.pools) "conf.cmk") | fromJson -}}
+{{- $groups := deepCopy $foreign.groups -}}
+{{- range $name, $group := .Values.groups -}}
+{{- $_ := set $groups $name (mergeOverwrite (dict "weight" 0 "matchLabels" dict "scope" (printf "groups.%s" $name)) (deepCopy ($group | default dict))) -}}
+{{- end -}}
+{{- $hosts := deepCopy $foreign.hosts -}}
+{{- range $name, $host := .Values.hosts -}}
+{{- $host = mergeOverwrite (dict "scope" (printf "hosts.%s" $name)) (deepCopy ($host | default dict)) -}}
+{{- with index $hosts $name -}}
+{{- $_ := set $host "pools" (merge (deepCopy ($host.pools | default dict)) .pools) -}}
+{{- end -}}
+{{- $_ := set $hosts $name $host -}}
+{{- end -}}
+{{- dict "default" $default "groups" $groups "hosts" $hosts | toJson -}}
 {{- end -}}
 
 {{/* A scope as the agent reads it. The hash is computed here alone; agents echo it. Call with the merged scope. */}}
 {{- define "cmk.section" -}}
-{{- $hash := . | toJson | sha256sum | trunc 16 -}}
+{{- $hash := omit . "origins" | toJson | sha256sum | trunc 16 -}}
 {{- set (deepCopy .) "hash" $hash | toJson -}}
 {{- end -}}
 
 {{/* config.json: what every agent reads. */}}
 {{- define "cmk.config" -}}
-{{- $default := include "cmk.default" . | fromJson -}}
+{{- $scopes := include "cmk.scopes" . | fromJson -}}
 {{- $groups := dict -}}
-{{- range $name, $group := .Values.groups -}}
-{{- $section := include "cmk.section" (include "cmk.merge" (list $default $group) | fromJson) | fromJson -}}
-{{- $weight := $group.weight | default 0 | int -}}
-{{- $_ := set $groups $name (dict "weight" $weight "matchLabels" ($group.matchLabels | default dict) "section" $section) -}}
+{{- range $name, $group := $scopes.groups -}}
+{{- $section := include "cmk.section" (include "cmk.merge" (list $scopes.default $group ($group.scope | default $name)) | fromJson) | fromJson -}}
+{{- $_ := set $groups $name (dict "weight" ($group.weight | int64) "matchLabels" $group.matchLabels "section" $section) -}}
 {{- end -}}
-{{- dict "selection" (include "cmk.selection" . | fromJson) "default" (include "cmk.section" $default | fromJson) "groups" $groups | toPrettyJson -}}
+{{- dict "selection" (include "cmk.selection" . | fromJson) "default" (include "cmk.section" $scopes.default | fromJson) "groups" $groups | toPrettyJson -}}
 {{- end -}}
 
-{{/* One host: its section under each group it can be in. Call with (dict "root" $ "host" its values). */}}
+{{/* One host: its section under each group it can be in. Call with (dict "scopes" all scopes "host" this one). */}}
 {{- define "cmk.host" -}}
-{{- $root := .root -}}
-{{- $host := .host | default dict -}}
-{{- $default := include "cmk.default" $root | fromJson -}}
+{{- $default := .scopes.default -}}
+{{- $host := .host -}}
 {{- $sections := dict -}}
 {{- if not $host.group -}}
-{{- $_ := set $sections "" (include "cmk.section" (include "cmk.merge" (list $default $host) | fromJson) | fromJson) -}}
+{{- $_ := set $sections "" (include "cmk.section" (include "cmk.merge" (list $default $host $host.scope) | fromJson) | fromJson) -}}
 {{- end -}}
-{{- range $name, $group := $root.Values.groups -}}
-{{- if or (not $host.group) (eq $host.group $name) -}}
-{{- $base := include "cmk.merge" (list $default $group) | fromJson -}}
-{{- $_ := set $sections $name (include "cmk.section" (include "cmk.merge" (list $base $host) | fromJson) | fromJson) -}}
+{{- range $name, $group := .scopes.groups -}}
+{{- if and (not $host.alone) (or (not $host.group) (eq $host.group $name)) -}}
+{{- $base := include "cmk.merge" (list $default $group ($group.scope | default $name)) | fromJson -}}
+{{- $_ := set $sections $name (include "cmk.section" (include "cmk.merge" (list $base $host $host.scope) | fromJson) | fromJson) -}}
 {{- end -}}
 {{- end -}}
-{{- dict "group" ($host.group | default "") "sections" $sections | toJson -}}
+{{- dict "group" ($host.group | default "") "alone" ($host.alone | default false) "scope" $host.scope "sections" $sections | toJson -}}
 {{- end -}}
