@@ -12,7 +12,18 @@ import sys
 from pathlib import Path
 
 # Top-level packages that stay, as imported by cmk, kubernetes' transport and typer.
-KEEP = {"cmk", "kubernetes", "urllib3", "typing_extensions.py", "msgspec", "typer", "click", "shellingham", "annotated_doc"}
+KEEP = {
+    "cmk",
+    "kubernetes",
+    "urllib3",
+    "typing_extensions.py",
+    "msgspec",
+    "typer",
+    "click",
+    "shellingham",
+    "annotated_doc",
+    "yaml",
+}
 KUBERNETES = {
     "__init__.py": "",
     "client/__init__.py": "from kubernetes.client.configuration import Configuration\n",

@@ -5,10 +5,10 @@ import sys
 
 def main() -> int:
     """Entry point of ``cmk`` and ``python -m cmk``."""
-    if sys.argv[1:2] in (["isolate"], ["describe"], ["node-report"]):
+    if sys.argv[1:2] == ["isolate"]:
         from cmk import launch  # noqa: PLC0415
 
-        return launch.main(sys.argv[1:])
+        return launch.main(sys.argv[2:], kcm=sys.argv[0].rpartition("/")[2] == "kcm")
     from cmk.cli import app  # noqa: PLC0415
 
     app.main()

@@ -50,12 +50,10 @@ class Failure(Exception):  # the end of the program, not a fault of it
         self.code = code
 
 
-def main(argv: list[str]) -> int:
-    """Run ``isolate``, ``describe`` or ``node-report``; returns the exit code when it does not become the workload."""
+def main(argv: list[str], *, kcm: bool = False) -> int:
+    """Run the arguments of ``isolate``; returns the exit code when it does not become the workload. ``kcm``: we were called so."""
     try:
-        if argv[:1] == ["isolate"]:
-            return _isolate(argv[1:])
-        return _show(argv)
+        return _isolate(argv, kcm=kcm)
     except Failure as failure:
         text = "".join(char if char.isprintable() else "?" for char in f"cmk: {failure}")
         line = f"{text}\n".encode("utf-8", "surrogateescape")
@@ -132,7 +130,7 @@ def _socket_number(text: str) -> int:
     return int(text)
 
 
-def _isolate(argv: list[str]) -> int:
+def _isolate(argv: list[str], *, kcm: bool) -> int:
     options, command = parse(argv)
     if "--help" in options:
         sys.stdout.write(USAGE)
@@ -144,36 +142,63 @@ def _isolate(argv: list[str]) -> int:
     text = _variable("CMK_NUM_CORES") or "1"
     if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= 65536:
         raise Failure(NEVER, f'Requested numbers of cores must be positive integer, CMK_NUM_CORES is "{text[:40]}"')
+    if _is_direct(options):
+        from cmk import direct  # noqa: PLC0415  # json costs what the agent's clients need not pay
+
+        socket = _socket_number(options.get("--socket-id", "-1"))
+        assigned = direct.isolate(
+            options.get("--conf-dir", "/etc/cmk"),
+            options["--pool"],
+            int(text),
+            socket,
+            pin="--no-affinity" not in options,
+            seconds=timeout(),
+            procfs=_variable("CMK_PROC_FS") or "/proc",
+        )
+        return _exec(command, environment | _variables(assigned, kcm))
     request = (
         f"cmk/1 isolate\npool={options['--pool']}\ncores={int(text)}\nsocket={_socket_number(options.get('--socket-id', '-1'))}"
         f"\naffinity={0 if '--no-affinity' in options else 1}"
     )
     reply = next(_ask(request, options.get("--conf-dir", "/etc/cmk")))
-    for line in _body(reply).split("\n"):
-        name, joined, value = line.partition("=")
-        if joined and name.startswith("CMK_"):
-            environment[name.encode()] = value.encode()
-    return _exec(command, environment)
+    lines = (line.partition("=") for line in _body(reply).split("\n"))
+    assigned = {name: value for name, joined, value in lines if joined and name.startswith("CMK_")}
+    return _exec(command, environment | _variables(assigned, kcm))
 
 
-def _show(argv: list[str]) -> int:
-    conf_dir = "/etc/cmk"
-    for word in argv[1:]:
-        if word.startswith("--conf-dir="):
-            conf_dir = word.removeprefix("--conf-dir=")
-        elif word == "--publish" or word.startswith("--interval="):
-            sys.stderr.write(f"cmk: {word} means nothing here: the agent publishes by itself\n")
-        else:
-            raise Failure(NEVER, f"unknown argument {word} of {argv[0]}; see cmk --help")
-    packets = _ask(f"cmk/1 {argv[0]}", conf_dir)
+def _variables(assigned: dict[str, str], kcm: bool) -> dict[bytes, bytes]:
+    if kcm and "CMK_CPUS_ASSIGNED" in assigned:
+        assigned["KCM_CPUS_ASSIGNED"] = assigned["CMK_CPUS_ASSIGNED"]
+    return {name.encode(): value.encode() for name, value in assigned.items()}
+
+
+def _is_direct(options: dict[str, str]) -> bool:
+    """Whether the directory that was named holds the state of direct mode, and no agent serves this host."""
+    conf_dir = options.get("--conf-dir", "/etc/cmk")
+    if _variable("CMK_SOCKET"):
+        return False
+    try:
+        posix.stat(f"{conf_dir}/layout.json")
+    except OSError:
+        return False
+    return not agent_at(conf_dir)
+
+
+def agent_at(conf_dir: str) -> str:
+    """Path of the first socket at which an agent takes connections, or "" when there is none; raises Failure."""
+    for path in _candidates(conf_dir):
+        connection = _connect([path])
+        if connection is not None:
+            connection.close()
+            return path
+    return ""
+
+
+def show(what: str, conf_dir: str):  # type: ignore[no-untyped-def]  # noqa: ANN201  # an iterator of bytes; typing is not builtin
+    """The agent's answer to ``describe`` or ``node-report``, packet by packet; raises Failure."""
+    packets = _ask(f"cmk/1 {what}", conf_dir)
     _body(next(packets))
-    for packet in packets:
-        while packet:
-            try:
-                packet = packet[posix.write(1, packet) :]  # noqa: PLW2901  # the rest of it
-            except OSError as error:
-                raise Failure(LATER, f"cannot write: {error.strerror}") from None
-    return 0
+    yield from packets
 
 
 def _body(reply: bytes) -> str:
@@ -189,7 +214,7 @@ def _body(reply: bytes) -> str:
 
 def _ask(request: str, conf_dir: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # an iterator of bytes; typing is not builtin
     """Packets of the agent's answer; asks again until one comes or the deadline passes."""
-    whole = _timeout()
+    whole = timeout()
     deadline = monotonic() + whole
     paths = _candidates(conf_dir)
     pause = 0.02
@@ -241,7 +266,8 @@ def _connect(paths: list[str]) -> "_socket.socket | None":
     return None
 
 
-def _timeout() -> float:
+def timeout() -> float:
+    """Seconds of CMK_LOCK_TIMEOUT; raises Failure."""
     text = _variable("CMK_LOCK_TIMEOUT") or "30"
     try:
         seconds = float(text)
@@ -253,7 +279,7 @@ def _timeout() -> float:
 
 
 def _variable(name: str) -> str:
-    value: bytes = posix.environ.get(name.encode(), b"")
+    value: bytes = posix.environ.get(name.encode()) or posix.environ.get(name.replace("CMK_", "KCM_", 1).encode(), b"")
     return value.decode("utf-8", "surrogateescape")
 
 

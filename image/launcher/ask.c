@@ -72,10 +72,29 @@ static void find_candidates(const char *conf_dir)
 	add_candidate("/run/cmk", strlen("/run/cmk"), SOCKET_NAME);
 }
 
+/* The value of CMK_name, or of what kcm called it; NULL when neither is set to anything. */
+static const char *variable(const char *name)
+{
+	char full[32];
+	snprintf(full, sizeof full, "CMK_%s", name);
+	const char *value = getenv(full);
+	if (value && *value)
+		return value;
+	snprintf(full, sizeof full, "KCM_%s", name);
+	value = getenv(full);
+	return value && *value ? value : NULL;
+}
+
+static void set(const char *name, const char *value)
+{
+	if (setenv(name, value, 1) != 0)
+		fail(EXIT_LATER, "cannot set %s: %s", name, strerror(errno));
+}
+
 static long timeout_ms(void)
 {
-	const char *text = getenv("CMK_LOCK_TIMEOUT");
-	if (!text || !*text)
+	const char *text = variable("LOCK_TIMEOUT");
+	if (!text)
 		return 30000;
 	char *end;
 	double seconds = strtod(text, &end);
@@ -183,9 +202,9 @@ static char *body_of_reply(void)
 
 void ask_isolate(const struct isolate *what)
 {
-	const char *text = getenv("CMK_NUM_CORES");
+	const char *text = variable("NUM_CORES");
 	char *end = "";
-	long cores = text && *text ? strtol(text, &end, 10) : 1;
+	long cores = text ? strtol(text, &end, 10) : 1;
 	if (*end != '\0' || cores < 1 || cores > 65536)
 		fail(EXIT_NEVER, "Requested numbers of cores must be positive integer, CMK_NUM_CORES is \"%.40s\"", text);
 	long whole = timeout_ms(), deadline = now_ms() + whole;
@@ -203,8 +222,9 @@ void ask_isolate(const struct isolate *what)
 		if (!value || strncmp(line, "CMK_", 4) != 0)
 			continue;
 		*value++ = '\0';
-		if (setenv(line, value, 1) != 0)
-			fail(EXIT_LATER, "cannot set %s: %s", line, strerror(errno));
+		set(line, value);
+		if (strcmp(line, "CMK_CPUS_ASSIGNED") == 0 && strcmp(program_invocation_short_name, "kcm") == 0)
+			set("KCM_CPUS_ASSIGNED", value);
 	}
 }
 

@@ -46,7 +46,7 @@ class Service:
         log.info("took over %d tasks, %d had ended", len(self.ledger.tasks), len(ended))
         self._join_infra()
         for directory in self._options.service_dirs:
-            install.install(self._options.launcher, directory)
+            self._install(directory)
         self._server.open(self._options.service_dirs)
         for directory in self._options.service_dirs:
             self._damage.add(directory)
@@ -66,7 +66,7 @@ class Service:
     def remove_files(self) -> None:
         """Take launcher and sockets away from the host."""
         for directory in self._options.service_dirs:
-            install.remove(directory, install.LAUNCHER, SOCKET)
+            install.remove(directory, *self._names(directory), SOCKET)
 
     def show(self, what: str) -> str:
         """Text of ``describe`` or ``node-report``."""
@@ -74,6 +74,14 @@ class Service:
         if what == "describe":
             return json.dumps(report.describe(self.ledger, path), indent=2) + "\n"
         return json.dumps(report.node_report(self.ledger, self._topology, path), indent=2) + "\n"
+
+    def _names(self, directory: Path) -> tuple[str, ...]:
+        """Manifests written for kcm call the launcher so; they mount a directory of compat.hostDirs."""
+        return (install.LAUNCHER, install.OLD_LAUNCHER) if directory in self._options.host_dirs else (install.LAUNCHER,)
+
+    def _install(self, directory: Path) -> bool:
+        done = [install.install(self._options.launcher, directory, name) for name in self._names(directory)]
+        return any(done)
 
     def _join_infra(self) -> None:
         try:
@@ -83,7 +91,7 @@ class Service:
 
     def _on_damage(self) -> None:
         changed = {path.name for path in self._damage.read()}
-        if changed & {install.LAUNCHER, SOCKET} and self._repair is None:
+        if changed & {install.LAUNCHER, install.OLD_LAUNCHER, SOCKET} and self._repair is None:
             self._repair = asyncio.get_running_loop().call_later(SECONDS_TO_SETTLE, self._repair_all)
 
     def _repair_all(self) -> None:
@@ -95,7 +103,7 @@ class Service:
                 log.error("%s is damaged and cannot be put right: %s", directory, error)
 
     def _repair_one(self, directory: Path) -> None:
-        if install.install(self._options.launcher, directory):
+        if self._install(directory):
             log.warning("put the launcher in %s back", directory)
         if not self._server.is_intact(directory):
             self._server.reopen(directory)

@@ -35,7 +35,9 @@ def run(
     state_dir: Annotated[Path, typer.Option(help="Layout and lock; survives reboots.")] = Path("/var/lib/cmk"),
     host_dir: Annotated[list[Path] | None, typer.Option(help="Further directory with launcher and socket; may repeat.")] = None,
     launcher: Annotated[Path, typer.Option(envvar="CMK_LAUNCHER", help="Launcher to install.")] = Path("/usr/lib/cmk/cmk"),
-    sysfs: Annotated[Path, typer.Option(envvar="CMK_DEV_LSCPU_SYSFS", help="Root of sysfs.")] = Path("/sys"),
+    system_root: Annotated[
+        Path, typer.Option(envvar="CMK_DEV_LSCPU_SYSFS", help="Read the topology below this root, as lscpu -s does.")
+    ] = Path("/"),
     procfs: Annotated[Path, typer.Option(envvar="CMK_PROC_FS", help="Root of the host's procfs.")] = Path("/proc"),
     require_request: Annotated[
         RequireRequest, typer.Option(help="Exclusive pools without a resource request: refuse, or only warn.")
@@ -58,7 +60,7 @@ def run(
         launcher=launcher,
         require_request=require_request is RequireRequest.ENFORCE,
         health_port=health_port,
-        sys_root=sysfs,
+        sys_root=system_root / "sys",
         proc_root=procfs,
     )
     try:

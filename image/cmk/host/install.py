@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 LAUNCHER = "cmk"
+OLD_LAUNCHER = "kcm"
 MODE = 0o755
 
 
@@ -13,13 +14,13 @@ class InstallError(RuntimeError):
     """The launcher cannot be put in place; the text names the path and the remedy."""
 
 
-def install(source: Path, directory: Path) -> bool:
-    """Make ``<directory>/cmk`` equal to ``source``; returns whether anything had to be done. Raises InstallError."""
-    target = directory / LAUNCHER
+def install(source: Path, directory: Path, name: str = LAUNCHER) -> bool:
+    """Make ``<directory>/<name>`` equal to ``source``; returns whether anything had to be done. Raises InstallError."""
+    target = directory / name
     content = source.read_bytes()
     if _is_intact(target, content):
         return False
-    temporary = directory / f".{LAUNCHER}.new"
+    temporary = directory / f".{name}.new"
     try:
         _clear(target)
         temporary.unlink(missing_ok=True)

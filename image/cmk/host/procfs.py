@@ -43,6 +43,10 @@ class Procfs:
         stat = self._read(f"{pid}/stat")
         return int(stat[stat.rindex(")") + 2 :].split()[19])
 
+    def name(self, pid: int) -> str:
+        """The command name the kernel shows."""
+        return self._read(f"{pid}/comm").strip()
+
     def process(self, pid: int) -> Process:
         """The process that has this pid now."""
         return Process(pid, self.start_time(pid))

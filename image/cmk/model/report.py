@@ -59,7 +59,8 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
                     }
                     for core in topology.cores
                     if core.socket == socket
-                ]
+                ],
+                "id": socket,
             }
             for socket in topology.sockets
         }
@@ -72,7 +73,7 @@ def check(ledger: Ledger, topology: Topology) -> list[str]:
     lists = [(f"{pool.name}:{item.name}", item.cpus) for pool in ledger.layout.pools.values() for item in pool.lists]
     for index, (name, cpus) in enumerate(lists):
         errors += [
-            f"CPU list overlap detected in {name} and {other} (in both: {cpuset.kernel_list(cpus & others)})"
+            f"CPU list overlap detected in {name} and {other} (in both: {sorted(cpus & others)})"
             for other, others in lists[index + 1 :]
             if cpus & others
         ]

@@ -1,0 +1,139 @@
+"""What several commands share: options, where the host is, and how to fail."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from time import monotonic
+from typing import Annotated, NoReturn
+
+import typer
+
+from cmk import direct, launch
+from cmk.host.affinity import AffinityError
+from cmk.host.confdir import ConfDir
+from cmk.host.procfs import Procfs
+from cmk.host.state import StateError
+from cmk.host.sysfs import TopologyError, read_topology
+from cmk.model.adoption import AdoptionError
+from cmk.model.config import ConfigError, Preference
+from cmk.model.flags import PoolFlags
+from cmk.model.layout import LayoutError
+from cmk.model.ledger import Refused
+from cmk.model.topology import Topology
+
+_EXPECTED = (AdoptionError, AffinityError, ConfigError, LayoutError, OSError, Refused, StateError, TopologyError)
+
+
+class Mode(StrEnum):
+    """Where the cores of a pool come from."""
+
+    PACKED = "packed"
+    SPREAD = "spread"
+
+
+class Output(StrEnum):
+    """How a command answers."""
+
+    JSON = "json"
+    TABLE = "table"
+
+
+class Prefer(StrEnum):
+    """Cores that come first."""
+
+    SST_BF = "sst-bf"
+    SST_CP = "sst-cp"
+
+
+ConfDirOption = Annotated[Path | None, typer.Option("--conf-dir", help="Directory of the host's state [default: /etc/cmk].")]
+ExclusiveOption = Annotated[
+    int, typer.Option("--num-exclusive-cores", "--num-dp-cores", help="Physical cores of pool exclusive; -1 is all that remain.")
+]
+SharedOption = Annotated[
+    int, typer.Option("--num-shared-cores", "--num-cp-cores", help="Physical cores of pool shared; -1 is all that remain.")
+]
+ExclusiveModeOption = Annotated[Mode, typer.Option("--exclusive-mode", help="One socket after the other, or round robin.")]
+SharedModeOption = Annotated[Mode, typer.Option("--shared-mode", help="One socket after the other, or round robin.")]
+ExclNonIsolcpusOption = Annotated[
+    str, typer.Option("--excl-non-isolcpus", help="Cores of pool exclusive-non-isolcpus, as in 10-15; -1 is no such pool.")
+]
+SocketOption = Annotated[int, typer.Option("--socket-id", help="Take the cores from this socket; -1 is any.")]
+PreferOption = Annotated[Prefer | None, typer.Option("--prefer", help="Cores that SST distinguishes come first.")]
+PublishOption = Annotated[bool, typer.Option("--publish", help="Accepted: the agent of a cluster publishes by itself.")]
+IntervalOption = Annotated[int, typer.Option("--interval", min=0, help="Seconds between runs; 0 runs once.")]
+InstallDirOption = Annotated[Path, typer.Option("--install-dir", help="Directory of the cmk executable.")]
+NamespaceOption = Annotated[str, typer.Option("--namespace", help="Namespace of the release.")]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="JSON for machines or a table for people.")]
+
+
+def program() -> str:
+    """The name we were called by: ``cmk``, or ``kcm`` with its older words."""
+    return "kcm" if Path(sys.argv[0]).name == "kcm" else "cmk"
+
+
+def fail(text: str, code: int = 1) -> NoReturn:
+    """End with one line and an exit code."""
+    typer.echo(f"{program()}: {text}", err=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Every failure that has a name becomes one line."""
+    try:
+        yield
+    except launch.Failure as failure:
+        fail(str(failure), failure.code)
+    except BrokenPipeError:
+        raise  # typer knows what to do when nobody reads
+    except _EXPECTED as error:
+        fail(str(error))
+
+
+def conf_dir(chosen: Path | None) -> Path:
+    """The directory meant."""
+    return chosen or Path(f"/etc/{program()}")
+
+
+def procfs() -> Procfs:
+    """The host's procfs."""
+    return Procfs(Path(os.environ.get("CMK_PROC_FS") or os.environ.get("KCM_PROC_FS") or "/proc"))
+
+
+def topology() -> Topology:
+    """This host's, or that below ``CMK_DEV_LSCPU_SYSFS``, a system root as ``lscpu -s`` takes one. Raises TopologyError."""
+    root = Path(os.environ.get("CMK_DEV_LSCPU_SYSFS") or "/")
+    return read_topology(root / "sys", procfs().root / "cmdline")
+
+
+def refuse_beside_agent(directory: Path, remedy: str) -> None:
+    """Two allocators on one host would give a core away twice."""
+    if path := launch.agent_at(str(directory)):
+        fail(f"an agent serves this host at {path}: {remedy}")
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[ConfDir]:
+    """The state of a directory, ours alone for the length of the block."""
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with direct.Lock(str(directory), monotonic() + launch.timeout()):
+        yield ConfDir(directory, procfs())
+
+
+def flags(
+    exclusive: int,
+    shared: int,
+    exclusive_mode: Mode,
+    shared_mode: Mode,
+    excl_non_isolcpus: str,
+    socket: int = -1,
+    prefer: Prefer | None = None,
+) -> PoolFlags:
+    """Pool flags out of typer's enums."""
+    how: Preference | None = prefer.value if prefer else None
+    return PoolFlags(exclusive, shared, exclusive_mode.value, shared_mode.value, excl_non_isolcpus, socket, how)

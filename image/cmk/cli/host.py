@@ -1,0 +1,257 @@
+"""Direct mode: pools of this host, without cluster or agent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from cmk import direct, launch
+from cmk.cli import chart, common
+from cmk.host import affinity, install, oldtree
+from cmk.host.confdir import ConfDir
+from cmk.model import adoption, cpuset, layout
+from cmk.model.config import AUTO, PoolConfig, Section
+from cmk.model.cpuset import CpuSet
+from cmk.model.layout import Layout, SavedLayout
+from cmk.model.ledger import Task
+from cmk.model.topology import Topology
+
+_SCOPE = "cmk init"
+
+
+def init(
+    conf_dir: common.ConfDirOption = None,
+    num_exclusive_cores: common.ExclusiveOption = 4,
+    num_shared_cores: common.SharedOption = 1,
+    socket_id: common.SocketOption = -1,
+    shared_mode: common.SharedModeOption = common.Mode.PACKED,
+    exclusive_mode: common.ExclusiveModeOption = common.Mode.PACKED,
+    excl_non_isolcpus: common.ExclNonIsolcpusOption = "-1",
+    prefer: common.PreferOption = None,
+    reserved_cpus: Annotated[str, typer.Option(help="CPUs in no pool, as in 0,32; auto is what the own cpuset lacks.")] = "",
+) -> None:
+    """Split this host's cores into pools, or take over the pools that kcm or an older CMK left in the directory."""
+    directory = common.conf_dir(conf_dir)
+    with common.one_line_errors():
+        common.refuse_beside_agent(directory, "its pools come from the chart's values")
+        pools = common.flags(
+            exclusive=num_exclusive_cores,
+            shared=num_shared_cores,
+            exclusive_mode=exclusive_mode,
+            shared_mode=shared_mode,
+            excl_non_isolcpus=excl_non_isolcpus,
+            socket=socket_id,
+            prefer=prefer,
+        ).pools()
+        machine = common.topology()
+        if oldtree.exists(directory) and not direct.serves(str(directory)):
+            with common.locked(directory) as state:
+                _take_over(state, machine)
+            return
+        wanted = _saved(pools, reserved_cpus, machine)
+        with common.locked(directory) as state:
+            saved = state.saved()
+            if saved is not None:
+                if saved.layout.pools != wanted.layout.pools:
+                    common.fail(
+                        f"{directory} has other pools already ({_short(saved.layout)}); to change them: {common.program()} reconfigure"
+                    )
+                typer.echo(f"{directory} has these pools already: {_short(saved.layout)}", err=True)
+                return
+            state.start(wanted)
+        _tell(wanted.layout)
+
+
+def reconfigure(
+    conf_dir: common.ConfDirOption = None,
+    num_exclusive_cores: common.ExclusiveOption = 4,
+    num_shared_cores: common.SharedOption = 1,
+    socket_id: common.SocketOption = -1,
+    shared_mode: common.SharedModeOption = common.Mode.PACKED,
+    exclusive_mode: common.ExclusiveModeOption = common.Mode.PACKED,
+    excl_non_isolcpus: common.ExclNonIsolcpusOption = "-1",
+    prefer: common.PreferOption = None,
+    reserved_cpus: Annotated[str, typer.Option(help="CPUs in no pool, as in 0,32; auto is what the own cpuset lacks.")] = "",
+    node_name: Annotated[str, typer.Option(help="In a cluster: the node meant [default: all].")] = "",
+    install_dir: common.InstallDirOption = Path("/opt/bin"),
+    namespace: common.NamespaceOption = "cmk",
+) -> None:
+    """Change the pools under running tasks. Without pools in --conf-dir: print the helm upgrade that does it in a cluster."""
+    directory = common.conf_dir(conf_dir)
+    with common.one_line_errors():
+        pools = common.flags(
+            exclusive=num_exclusive_cores,
+            shared=num_shared_cores,
+            exclusive_mode=exclusive_mode,
+            shared_mode=shared_mode,
+            excl_non_isolcpus=excl_non_isolcpus,
+            socket=socket_id,
+            prefer=prefer,
+        ).pools()
+        if not direct.serves(str(directory)):
+            chart.print_upgrade(pools, node_name, namespace)
+            return
+        common.refuse_beside_agent(directory, "change the chart's values")
+        wanted = _saved(pools, reserved_cpus, common.topology())
+        with common.locked(directory) as state:
+            saved = state.saved()
+            if saved is None:
+                common.fail(f"the pools of {directory} have just been removed")
+            ledger, _ = state.ledger(saved)
+            moved = state.move(ledger, wanted)
+        _tell(wanted.layout)
+        for before, after in moved:
+            typer.echo(
+                f"process {before.process.pid}: {before.pool} {' '.join(before.lists)} -> {' '.join(after.lists)}", err=True
+            )
+
+
+def reaffinitize(
+    conf_dir: common.ConfDirOption = None,
+    node_name: Annotated[str, typer.Option(help="Accepted: direct mode knows this host alone.")] = "",
+    namespace: common.NamespaceOption = "cmk",
+) -> None:
+    """Put every task back onto the CPUs it holds, whatever has moved it since."""
+    directory = common.conf_dir(conf_dir)
+    with common.one_line_errors():
+        if not direct.serves(str(directory)):
+            typer.echo("The agent pins a task when it starts; whoever moves it later does so on purpose. Nothing to run here.")
+            return
+        common.refuse_beside_agent(directory, "its tasks are the agent's")
+        with common.locked(directory) as state:
+            saved = state.saved()
+            if saved is None:
+                common.fail(f"the pools of {directory} have just been removed")
+            ledger, _ = state.ledger(saved)
+            for task in ledger.tasks.values():
+                affinity.pin(common.procfs(), task.process.pid, ledger.cpus_of(task))
+                typer.echo(f"process {task.process.pid}: {task.pool} {' '.join(task.lists)}", err=True)
+
+
+def reconcile(
+    conf_dir: common.ConfDirOption = None,
+    publish: common.PublishOption = False,
+    interval: common.IntervalOption = 0,
+) -> None:
+    """Take lists back from tasks that have ended, and report what was taken."""
+    directory = common.conf_dir(conf_dir)
+    while True:
+        with common.one_line_errors():
+            if path := launch.agent_at(str(directory)):
+                typer.echo(
+                    f"{common.program()}: the agent at {path} takes lists back as soon as a task ends: nothing to do", err=True
+                )
+                return
+            if not direct.serves(str(directory)):
+                common.fail(f"no pools in {directory}: run {common.program()} init first")
+            typer.echo(json.dumps(_reconcile(directory), indent=2, sort_keys=True))
+        if not interval:
+            return
+        time.sleep(interval)
+
+
+def uninstall(
+    conf_dir: common.ConfDirOption = None,
+    install_dir: common.InstallDirOption = Path("/opt/bin"),
+    namespace: common.NamespaceOption = "cmk",
+) -> None:
+    """Remove pools and executable from this host. Without pools in --conf-dir: print what removes the chart from a cluster."""
+    directory = common.conf_dir(conf_dir)
+    with common.one_line_errors():
+        if not direct.serves(str(directory)):
+            chart.print_uninstall(namespace)
+            return
+        common.refuse_beside_agent(directory, "uninstall the chart")
+        with common.locked(directory) as state:
+            saved = state.saved()
+            ledger = state.ledger(saved)[0] if saved else None
+            if ledger is not None and ledger.tasks:
+                pids = ", ".join(str(process.pid) for process in sorted(ledger.tasks))
+                common.fail(f"processes {pids} still run on the pools of {directory}: end them first")
+            state.remove()
+        program = install_dir / common.program()
+        if program.is_file() and shutil.which(common.program()) != str(program):
+            program.unlink()
+            typer.echo(f"removed {program}", err=True)
+        typer.echo(f"removed the pools of {directory}", err=True)
+
+
+def install_launcher(
+    install_dir: common.InstallDirOption = Path("/opt/bin"),
+    conf_dir: common.ConfDirOption = None,
+    launcher: Annotated[Path, typer.Option(envvar="CMK_LAUNCHER", help="Executable to install.")] = Path("/usr/lib/cmk/cmk"),
+) -> None:
+    """Put the static cmk executable into a directory of the host, for containers to mount."""
+    with common.one_line_errors():
+        if not launcher.is_file():
+            common.fail(f"there is no {launcher}: the image has it; elsewhere build image/launcher and name it with --launcher")
+        install_dir.mkdir(parents=True, exist_ok=True)
+        install.install(launcher, install_dir, common.program())
+        typer.echo(f"installed {install_dir / common.program()}", err=True)
+
+
+def _saved(pools: dict[str, PoolConfig], reserved: str, machine: Topology) -> SavedLayout:
+    digest = hashlib.sha256(msgspec.json.encode([pools, reserved])).hexdigest()[:16]
+    section = Section(pools, digest, reserved=reserved)
+    return SavedLayout(layout.compute(machine, pools, _reserved(reserved, machine)), section, _SCOPE, machine)
+
+
+def _reserved(text: str, machine: Topology) -> CpuSet:
+    return machine.cpus - affinity.allowed(machine.cpus) if text == AUTO else cpuset.parse(text)
+
+
+def _take_over(state: ConfDir, machine: Topology) -> None:
+    found = adoption.take_over(oldtree.read(state.path), machine)
+    section = Section(adoption.as_config(found.layout), "adopted")
+    ledger, dropped, kept = state.take_over(found, SavedLayout(found.layout, section, "adopted", machine))
+    typer.echo(f"took over {_short(found.layout)} and {len(ledger.tasks)} tasks; the old state is kept in {kept}", err=True)
+    for reason in dropped:
+        typer.echo(f"dropped: {reason}", err=True)
+
+
+def _reconcile(directory: Path) -> dict[str, Any]:
+    with common.locked(directory) as state:
+        saved = state.saved()
+        if saved is None:
+            common.fail(f"the pools of {directory} have just been removed")
+        ledger, dead = state.ledger(saved)
+        if dead:
+            state.keep(ledger)
+    return {
+        "reclaimedCpuLists": [
+            {"pid": task.process.pid, "pool": task.pool, "cpus": name}
+            for task in sorted(dead, key=lambda task: task.process)
+            for name in task.lists
+        ],
+        "mismatchedCpuMasks": [found for task in ledger.tasks.values() if (found := _mismatch(task, ledger.cpus_of(task)))],
+    }
+
+
+def _mismatch(task: Task, cpus: CpuSet) -> dict[str, Any] | None:
+    try:
+        actual = frozenset(os.sched_getaffinity(task.process.pid))
+    except ProcessLookupError:
+        return None
+    if actual <= cpus:
+        return None
+    lists = cpuset.kernel_list(cpus)
+    return {"pid": task.process.pid, "pool": task.pool, "cpus": lists, "actual": cpuset.kernel_list(actual)}
+
+
+def _short(made: Layout) -> str:
+    return ", ".join(f"{name} {cpuset.kernel_list(pool.cpus)}" for name, pool in made.pools.items() if pool.lists)
+
+
+def _tell(made: Layout) -> None:
+    for name, pool in made.pools.items():
+        typer.echo(f"pool {name}: {' '.join(cpuset.kernel_list(item.cpus) for item in pool.lists)}", err=True)
+    for warning in made.warnings:
+        typer.echo(f"WARNING: {warning}", err=True)
