@@ -76,6 +76,7 @@ class Compat(Strict):
     """For manifests written for Intel CMK."""
 
     hostDirs: list[Directory] | UnsetType = UNSET
+    adoptNamespaces: list[str] | UnsetType = UNSET
 
 
 class Workloads(Strict):

@@ -15,16 +15,17 @@ from cmk.agent.allocator import load_tasks
 from cmk.agent.cluster import ClusterView, see
 from cmk.agent.nodelayout import NodeLayout
 from cmk.agent.options import Options
+from cmk.agent.predecessor import Predecessor
 from cmk.agent.publisher import Marks, Publisher
 from cmk.agent.service import Service
-from cmk.host import state
+from cmk.host import oldtree, state
 from cmk.host.procfs import Procfs
 from cmk.host.sysfs import read_topology
 from cmk.kube.client import Api, ApiError, Json
 from cmk.kube.node import labels
 from cmk.model import cpuset
 from cmk.model.layout import SavedLayout
-from cmk.model.ledger import resource_of
+from cmk.model.ledger import TasksFile, resource_of
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Agent:
             read_topology(options.sys_root, options.proc_root / "cmdline"),
             self._publisher.tell,
         )
+        self._predecessor = Predecessor(api, options, self._view, self._layout.topology)
         self._service: Service | None = None
         self._leads = False
 
@@ -68,14 +70,21 @@ class Agent:
     async def _lead(self, stop: asyncio.Future[None]) -> None:
         log.info("agent %s leads node %s", __version__, self._options.node)
         self._leads = True
-        publishing = asyncio.get_running_loop().create_task(self._publisher.run())
+        loop = asyncio.get_running_loop()
+        working: set[asyncio.Future[None]] = {loop.create_task(self._publisher.run())}
         try:
             self._resume()
-            await asyncio.wait({publishing, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if publishing.done():
-                publishing.result()
+            if self._service is None:
+                working.add(loop.create_task(self._predecessor.look(self._on_view)))
+            # The look ends well by itself; anything else that ends, ends the agent.
+            while not stop.done():
+                done, working = await asyncio.wait({*working, stop}, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {stop}:
+                    task.result()
+                working -= {stop}
         finally:
-            publishing.cancel()
+            for task in working:
+                task.cancel()
             await self._leave()
 
     def _resume(self) -> None:
@@ -100,9 +109,32 @@ class Agent:
         """The API server told something new about node, configuration or report."""
         if not self._leads:
             return
-        if self._service is None and (saved := self._layout.make(see(self._view))) is not None:
+        if self._service is None and (saved := self._first_layout()) is not None:
             self._serve(saved)
         self._publisher.poke()
+
+    def _first_layout(self) -> SavedLayout | None:
+        """What an older CMK left, or what the configuration asks for; nothing while an older CMK is at work."""
+        before = self._predecessor
+        if not before.looked:
+            return None
+        if before.problem:
+            self._layout.refuse(before.reason, before.problem)
+            return None
+        seen = see(self._view)
+        if before.found is None:
+            return self._layout.make(seen)
+        if seen.chosen is None:
+            return None
+        procfs = Procfs(self._options.proc_root)
+        tasks, dropped = oldtree.living_tasks(before.found, procfs)
+        for reason in dropped:
+            log.info("dropped: %s", reason)
+        # Tasks first: killed before the layout is there, the next agent starts over.
+        state.write(self._options.tasks_file, TasksFile(procfs.boot_id(), tasks), durable=False)
+        saved = self._layout.take_over(before.found, before.source, seen)
+        before.set_aside()
+        return saved
 
     def _on_pods(self) -> None:
         if self._service is not None:

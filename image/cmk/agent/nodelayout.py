@@ -9,6 +9,7 @@ from pathlib import Path
 from cmk.agent.cluster import Seen
 from cmk.host import affinity, state
 from cmk.model import cpuset, layout
+from cmk.model.adoption import TakenOver, as_config
 from cmk.model.config import AUTO, ConfigError, Section, with_preference
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import LayoutError, SavedLayout
@@ -74,6 +75,31 @@ class NodeLayout:
             return cpuset.parse(section.reserved)
         # What the agent's container may not use, no container may: CPUs that the node keeps from pods.
         return self.topology.cpus - affinity.allowed(self.topology.cpus)
+
+    def take_over(self, found: TakenOver, source: str, seen: Seen) -> SavedLayout | None:
+        """Keep the layout that an older CMK made; None while the configuration is not known. Raises StateError.
+
+        It counts as configured when the configuration would have made the same; else it stands as it is, and the report says what differs.
+        """
+        if seen.chosen is None:
+            return None
+        section = seen.chosen.section
+        try:
+            same = layout.compute(self.topology, section.pools, self._reserved(section)).pools == found.layout.pools
+        except LayoutError:
+            same = False
+        if not same:
+            section = Section(as_config(found.layout), "adopted", taint=section.taint)
+        scope = seen.chosen.scope if same else f"adopted from {source}"
+        self.saved = SavedLayout(found.layout, section, scope, self.topology)
+        state.write(self._path, self.saved, durable=True)
+        self.reason = self.problem = ""
+        log.info("took over the pools of %s", source)
+        return self.saved
+
+    def refuse(self, reason: str, problem: str) -> None:
+        """Something else keeps this node from being served."""
+        self._refuse(reason, problem)
 
     def forget(self) -> None:
         """The node is ours no longer."""

@@ -8,7 +8,10 @@ import msgspec
 
 
 class Options(msgspec.Struct, frozen=True):
-    """Where the agent is and which directories are its own. ``host_dirs`` get a launcher and a socket like ``install_dir``."""
+    """Where the agent is and which directories are its own. ``host_dirs`` get a launcher and a socket like ``install_dir``.
+
+    ``adopt_namespaces`` are looked into for what CMK 1.5 kept in ConfigMaps.
+    """
 
     node: str
     namespace: str
@@ -23,6 +26,7 @@ class Options(msgspec.Struct, frozen=True):
     health_port: int = 8086
     sys_root: Path = Path("/sys")
     proc_root: Path = Path("/proc")
+    adopt_namespaces: tuple[str, ...] = ()
 
     @property
     def service_dirs(self) -> tuple[Path, ...]:

@@ -34,6 +34,9 @@ def run(
     run_dir: Annotated[Path, typer.Option(help="Tasks; a tmpfs of the host.")] = Path("/run/cmk"),
     state_dir: Annotated[Path, typer.Option(help="Layout and lock; survives reboots.")] = Path("/var/lib/cmk"),
     host_dir: Annotated[list[Path] | None, typer.Option(help="Further directory with launcher and socket; may repeat.")] = None,
+    adopt_namespace: Annotated[
+        list[str] | None, typer.Option(help="Take over pools of CMK 1.5 from a ConfigMap in this namespace; may repeat.")
+    ] = None,
     launcher: Annotated[Path, typer.Option(envvar="CMK_LAUNCHER", help="Launcher to install.")] = Path("/usr/lib/cmk/cmk"),
     system_root: Annotated[
         Path, typer.Option(envvar="CMK_DEV_LSCPU_SYSFS", help="Read the topology below this root, as lscpu -s does.")
@@ -60,6 +63,7 @@ def run(
         launcher=launcher,
         require_request=require_request is RequireRequest.ENFORCE,
         health_port=health_port,
+        adopt_namespaces=tuple(adopt_namespace or ()),
         sys_root=system_root / "sys",
         proc_root=procfs,
     )

@@ -173,7 +173,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if text[:1].isdigit() or text.lower() in {"y", "n"} else None)
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if text[:1].isdigit() or text.lower() in {"y", "n"} else None
+    )
 
 
 _Dumper.add_representer(str, _text)

@@ -6,6 +6,7 @@ import pytest
 
 from cmk.agent.cluster import Seen
 from cmk.agent.nodelayout import NodeLayout
+from cmk.model.adoption import OldPool, TakenOver, take_over
 from cmk.model.config import Chosen, PoolConfig, Section
 from cmk.model.topology import Core, Topology
 
@@ -112,3 +113,37 @@ def test_a_node_that_leaves_keeps_no_layout(tmp_path: Path) -> None:
     layout.forget()
     layout.forget()
     assert not (tmp_path / "layout").exists()
+
+
+def old(exclusive: str) -> TakenOver:
+    pools = {
+        "exclusive": OldPool(True, {exclusive: ()}),
+        "shared": OldPool(False, {"2": ()}),
+        "infra": OldPool(False, {"0,3,4,5": ()}),
+    }
+    return take_over(pools, topology(6))
+
+
+def test_an_old_layout_is_kept_and_the_report_says_what_differs(tmp_path: Path) -> None:
+    layout = node(tmp_path / "layout", topology(6))
+    made = layout.take_over(old("1"), "the directory /etc/cmk", seen(1))
+    assert made is not None
+    assert made.layout.cpus_of("exclusive") == {1}
+    assert (made.scope, made.section.hash) == ("adopted from the directory /etc/cmk", "adopted")
+    chosen = seen(1).chosen
+    assert chosen is not None
+    assert not made.section.same_pools(chosen.section)
+    later = node(tmp_path / "layout", topology(6))
+    later.resume(in_use=False)
+    assert later.saved == made
+
+
+def test_an_old_layout_that_is_what_was_asked_for_counts_as_applied(tmp_path: Path) -> None:
+    pools = {"exclusive": OldPool(True, {"0": ()}), "shared": OldPool(False, {"1": ()}), "infra": OldPool(False, {"2,3,4,5": ()})}
+    made = node(tmp_path / "layout", topology(6)).take_over(take_over(pools, topology(6)), "x", seen(1))
+    assert made is not None
+    assert (made.scope, made.section.hash) == ("default", "abc")
+
+
+def test_an_old_layout_waits_for_the_configuration(tmp_path: Path) -> None:
+    assert node(tmp_path / "layout", topology(6)).take_over(old("1"), "x", Seen()) is None

@@ -1,0 +1,30 @@
+"""Signs of a running Intel CMK or kcm in API objects: two of us on one node would give a core away twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+WEBHOOK = "cmk-webhook-config"
+CRDS = ("cmk-nodereports.intel.com", "cmk-reconcilereports.intel.com")
+_PROGRAM = re.compile(r"(?:^|[\s/])(?:cmk|kcm)(?:\.py)?\s")
+_DAEMON = re.compile(r"\b(?:reconcile|node-report|nodereport)\b")
+
+
+def removal_of_daemons(pods: Iterable[dict[str, Any]]) -> list[str]:
+    """Commands that remove what still runs CMK's loops in these pods, each once."""
+    found = []
+    for pod in pods:
+        if (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"} or not _runs_loop(pod):
+            continue
+        meta = pod["metadata"]
+        owner: dict[str, Any] = next((ref for ref in meta.get("ownerReferences") or [] if ref.get("controller")), {})
+        kind, name = (str(owner.get("kind")).lower(), owner["name"]) if owner else ("pod", meta["name"])
+        found.append(f"kubectl -n {meta['namespace']} delete {kind} {name}")
+    return sorted(set(found))
+
+
+def _runs_loop(pod: dict[str, Any]) -> bool:
+    lines = (" ".join([*(item.get("command") or []), *(item.get("args") or [])]) for item in pod["spec"]["containers"])
+    return any(_PROGRAM.search(line) and _DAEMON.search(line) for line in lines)
