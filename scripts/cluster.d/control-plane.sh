@@ -1,4 +1,4 @@
-# The control plane: keys, tokens, etcd, API server, controller manager, scheduler. Sourced by scripts/cluster.
+# The control plane: keys, tokens, etcd, API server, controller manager, scheduler. Sourced by scripts/cluster and scripts/guest.
 
 certificate() { # NAME SUBJECT SAN
   openssl ecparam -name prime256v1 -genkey -noout -out "$RUN/$1.key"
@@ -18,14 +18,18 @@ Y
   chmod 600 "$RUN/$1.kubeconfig"
 }
 
-control_plane() {
+network() {
   local u i
   setsid unshare -n --kill-child -f sleep infinity >/dev/null 2>&1 </dev/null &
   u=$!
   for i in $(seq 50); do pgrep -P $u >"$RUN/net.pid" && break; sleep 0.1; done
   echo $u >"$RUN/net-parent.pid"
   in_net sh -c "ip link set lo up; ip link add cmk0 type bridge; ip addr add $CP/24 dev cmk0; ip link set cmk0 up; sysctl -qw net.ipv4.ip_forward=1"
+}
 
+control_plane() {
+  local i
+  network
   openssl ecparam -name prime256v1 -genkey -noout -out "$RUN/ca.key"
   openssl req -x509 -new -key "$RUN/ca.key" -subj /CN=cmk-ca -days 3650 -out "$RUN/ca.crt"
   certificate apiserver /CN=kube-apiserver "IP:$CP,IP:10.96.0.1,IP:127.0.0.1,DNS:kubernetes.default.svc"

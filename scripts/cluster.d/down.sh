@@ -1,4 +1,4 @@
-# Taking a cluster down, whole or half started, so that nothing of it is left. Sourced by scripts/cluster.
+# Taking a cluster down, whole or half started, so that nothing of it is left. Sourced by scripts/cluster and scripts/guest.
 
 kill_session() { # PIDFILE: the process and the session it leads
   local p

@@ -1,0 +1,56 @@
+"""The chart that was here before, upgraded with both Helms as operators do it. No node is selected: this is about values."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import REPO, Cluster, Json
+
+PREVIOUS = Path(__file__).parent / "previous-chart.tgz"
+CHART = REPO / "charts/cmk"
+OVERRIDES = CHART / "tests/values/worker-0-cmk-overrides.yml"
+NAMESPACE = "kube-system"
+RELEASE = "cpu-manager"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _helm3(bare: Cluster) -> None:
+    subprocess.run([REPO / "scripts/tools", "helm3"], check=True)
+
+
+def data(cluster: Cluster, name: str, key: str) -> Json:
+    return dict(json.loads(cluster.get("configmap", "-n", NAMESPACE, f"{RELEASE}-cmk-{name}")["data"][key]))
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+@pytest.mark.parametrize("flag", ["--reuse-values", "--reset-then-reuse-values"])
+def test_starlingx_overrides_apply_as_documented(bare: Cluster, helm: str, flag: str) -> None:
+    def run(*args: str) -> str:
+        return bare.script("run", helm, *args, "-n", NAMESPACE).stdout
+
+    run("install", RELEASE, str(PREVIOUS), "--set", "hosts.worker-1.taint=false,agent.logLevel=DEBUG")
+    try:
+        run("upgrade", RELEASE, str(CHART), flag, "-f", str(OVERRIDES))
+        default = data(bare, "config", "config.json")["default"]
+        assert {name: pool["cores"] for name, pool in default["pools"].items()} == {"exclusive": -1, "shared": 1, "infra": "rest"}
+        host = data(bare, "hosts-08", "hosts.json")["worker-0"]["sections"][""]
+        assert {name: pool["cores"] for name, pool in host["pools"].items()} == {"exclusive": -1, "shared": 2, "infra": "rest"}
+        assert host["origins"]["shared.cores"] == "conf.overrides.cpu-manager-k8s_cmk.hosts[0]"
+        # What was set before is still there.
+        assert data(bare, "hosts-09", "hosts.json")["worker-1"]["sections"][""]["taint"] is False
+        (container,) = bare.get("daemonset", "-n", NAMESPACE, f"{RELEASE}-cmk-node")["spec"]["template"]["spec"]["containers"]
+        assert "--log-level=DEBUG" in container["args"]
+    finally:
+        run("uninstall", RELEASE)
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+def test_a_refusal_reaches_the_operator(bare: Cluster, helm: str) -> None:
+    line = ("install", RELEASE, str(CHART), "-n", NAMESPACE, "-f", str(OVERRIDES), "--set", "pools.shared.cores=3")
+    done = bare.script("run", helm, *line, check=False)
+    assert done.returncode != 0
+    assert "conf.cmk.NUM_SHARED_CORES and pools.shared both say how many cores pool shared gets: leave one out" in done.stderr

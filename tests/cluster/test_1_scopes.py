@@ -1,0 +1,121 @@
+"""Two nodes with sections of their own: what changes for one moves nothing of the other."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.cluster.cluster import NAMESPACE, REPO, Cluster, Json, wait_for
+from tests.cluster.conftest import VALUES
+
+
+def upgrade(cluster: Cluster, *settings: str) -> None:
+    cluster.helm("upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--reset-values", "-f", str(VALUES), *settings)
+
+
+def agent(cluster: Cluster, node: str) -> Json:
+    (pod,) = cluster.get("pods", "-n", NAMESPACE, "--field-selector", f"spec.nodeName={node}")["items"]
+    return {"uid": pod["metadata"]["uid"], "restarts": pod["status"]["containerStatuses"][0]["restartCount"]}
+
+
+def everything_of(cluster: Cluster, node: str) -> dict[str, Any]:
+    """What may not move: the agent, its report, the node's marks, and its configuration."""
+    found = cluster.get("node", node)
+    number = int(node.removeprefix("node"))
+    return {
+        "agent": agent(cluster, node),
+        "report": cluster.get("cmk-nodereport", node)["metadata"]["resourceVersion"],
+        "labels": found["metadata"]["labels"],
+        "taints": found["spec"].get("taints"),
+        "resources": {name: value for name, value in found["status"]["capacity"].items() if "cmk" in name},
+        "layout": cluster.on_node(number, "cat /var/lib/cmk/layout.json"),
+    }
+
+
+def condition(cluster: Cluster, node: str, kind: str) -> Json:
+    conditions = cluster.get("cmk-nodereport", node)["status"]["conditions"]
+    return next((item for item in conditions if item["type"] == kind), {})
+
+
+def test_a_host_that_changes_leaves_the_other_alone(cluster: Cluster) -> None:
+    before, own = everything_of(cluster, "node2"), agent(cluster, "node1")
+    shard = cluster.get("configmap", "-n", NAMESPACE, "cmk-hosts-09")["metadata"]["resourceVersion"]
+    upgrade(cluster, "--set", "hosts.node1.taint=false,hosts.node1.pools.exclusive.cores=0,hosts.node1.pools.batch.cores=1")
+    try:
+        pending = wait_for("node1 sees it", lambda: condition(cluster, "node1", "ConfigApplied").get("status") == "False")
+        assert pending
+        assert "hosts.node1 asks for other pools" in condition(cluster, "node1", "ConfigApplied")["message"]
+        wait_for(
+            "the taint is gone",
+            lambda: not [t for t in cluster.get("node", "node1")["spec"].get("taints") or [] if t["key"] == "cmk"],
+        )
+        assert agent(cluster, "node1") == own
+        assert everything_of(cluster, "node2") == before
+        assert cluster.get("configmap", "-n", NAMESPACE, "cmk-hosts-09")["metadata"]["resourceVersion"] == shard
+    finally:
+        upgrade(cluster)
+        wait_for("node1 is back", lambda: condition(cluster, "node1", "ConfigApplied").get("status") == "True")
+    assert everything_of(cluster, "node2") == before
+
+
+def test_the_report_says_where_each_value_came_from(cluster: Cluster) -> None:
+    values = cluster.get("cmk-nodereport", "node2")["status"]["values"]
+    assert "node2: shared.cores=1 from hosts.node2" in values
+    assert "node2: taint=true from built-in" in values
+    values = cluster.get("cmk-nodereport", "node1")["status"]["values"]
+    assert "node1: shared.cores=0 from values" in values
+
+
+def test_what_cannot_be_is_told_by_an_event_and_touches_nothing(cluster: Cluster) -> None:
+    cluster.kubectl("label", "node", "node2", "cmk-node-")
+    wait_for("node2 has left", lambda: cluster.find("cmk-nodereport", "node2") is None)
+    upgrade(cluster, "--set", "hosts.node2.pools.exclusive.cores=64")
+    cluster.kubectl("label", "node", "node2", "cmk-node=enabled")
+    try:
+        wait_for("the report says so", lambda: cluster.find("cmk-nodereport", "node2") and condition(cluster, "node2", "Ready"))
+        ready = condition(cluster, "node2", "Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "LayoutImpossible")
+        assert ready["message"].startswith("needs 66 cores (exclusive 64 + shared 1 + infra 1), has ")
+
+        def events() -> list[Json]:
+            found = cluster.get(
+                "events", "-n", "default", "--field-selector", "involvedObject.name=node2,reason=LayoutImpossible"
+            )
+            return list(found["items"])
+
+        wait_for("the event", events)
+        assert events()[0]["message"] == ready["message"]
+        assert "LayoutImpossible" in cluster.kubectl("describe", "node", "node2")
+        node = cluster.get("node", "node2")
+        assert not [taint for taint in node["spec"].get("taints") or [] if taint["key"] == "cmk"]
+        assert "cmk.intel.com/cmk-node" not in node["metadata"]["labels"]
+    finally:
+        upgrade(cluster)
+    wait_for("node2 is back", lambda: condition(cluster, "node2", "Ready").get("status") == "True")
+
+
+def test_an_old_cmk_keeps_the_agent_from_serving_until_it_is_gone(cluster: Cluster) -> None:
+    cluster.kubectl("label", "node", "node2", "cmk-node-")
+    wait_for("node2 has left", lambda: cluster.find("cmk-nodereport", "node2") is None)
+    webhook = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "cmk-webhook-config"},
+        "webhooks": [],
+    }
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(webhook))
+    cluster.on_node(2, "mkdir -p /etc/cmk/pools/shared/0/0 /etc/cmk/pools/infra/0/1")
+    cluster.on_node(2, "cd /etc/cmk/pools; for p in shared infra; do printf 0 >$p/exclusive; : >$p/0/$(ls $p/0)/tasks; done")
+    try:
+        cluster.kubectl("label", "node", "node2", "cmk-node=enabled")
+        wait_for("it is told", lambda: cluster.find("cmk-nodereport", "node2") and condition(cluster, "node2", "Ready"))
+        ready = condition(cluster, "node2", "Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "OldCmkRuns")
+        assert "kubectl delete mutatingwebhookconfiguration cmk-webhook-config" in ready["message"]
+    finally:
+        cluster.kubectl("delete", "mutatingwebhookconfiguration", "cmk-webhook-config")
+    wait_for("node2 serves", lambda: condition(cluster, "node2", "Ready").get("status") == "True")
+    # The pools of the directory are what the host's section would have made.
+    assert cluster.get("cmk-nodereport", "node2")["status"]["scope"] == "hosts.node2"
+    assert cluster.on_node(2, "ls -d /etc/cmk/pools.old /etc/cmk/pools", check=False) == "/etc/cmk/pools.old\n"
+    cluster.on_node(2, "rm -r /etc/cmk/pools.old")
