@@ -10,7 +10,7 @@ KERNEL=6.12
 
 # The system's own apt, its mirror and keys, on lists of our own: Debian 12's QEMU crashes with this kernel, and nothing is installed.
 private_apt() { # COMMAND ARGS...
-  apt-get -o Dir::Etc::sourcelist="$KIT/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$KIT/lists" \
+  apt-get -o APT::Sandbox::User=root -o Dir::Etc::sourcelist="$KIT/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$KIT/lists" \
     -o Dir::Cache="$KIT/cache" -o APT::Get::List-Cleanup=0 -qq "$@"
 }
 
@@ -26,31 +26,12 @@ make_kit() { # DIRECTORY
   kernel=$(apt-cache -o Dir::Etc::sourcelist="$KIT/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$KIT/lists" \
     -o Dir::Cache="$KIT/cache" pkgnames "linux-image-$KERNEL" | grep -E '^linux-image-[0-9.]+\+deb12-cloud-amd64$' | sort -V | tail -1)
   [ -n "$kernel" ] || die "Debian's backports have no cloud kernel $KERNEL any more: set KERNEL in scripts/guest.d/disk.sh"
-  chmod 777 "$KIT/deb" # apt downloads as a user of its own
   (cd "$KIT/deb" && private_apt -t bookworm-backports download $QEMU_PACKAGES $QEMU_LIBRARIES "$kernel")
   for names in "$KIT"/deb/*.deb; do dpkg -x "$names" "$KIT/root"; done
-  unpack_kernel "$KIT"/root/boot/vmlinuz-* "$KIT/vmlinux"
+  mv "$KIT"/root/boot/vmlinuz-* "$KIT/vmlinuz"
   initramfs
   rm -rf "$KIT"/{deb,cache,lists}
   mv "$KIT" "$1"
-}
-
-unpack_kernel() { # QEMU starts the ELF image without the guest having to unpack it
-  python3 - "$1" "$2" <<'EOP'
-import lzma, sys
-image = open(sys.argv[1], "rb").read()
-start = image.find(b"\xfd7zXZ\0")
-while start >= 0:
-    try:
-        kernel = lzma.LZMADecompressor().decompress(image[start:])
-    except lzma.LZMAError:
-        kernel = b""
-    if kernel[:4] == b"\x7fELF":
-        open(sys.argv[2], "wb").write(kernel)
-        sys.exit()
-    start = image.find(b"\xfd7zXZ\0", start + 1)
-sys.exit("the kernel is packed in a way that scripts/guest.d/disk.sh does not know")
-EOP
 }
 
 initramfs() {

@@ -15,7 +15,7 @@ vm() { # DISK ISOLCPUS [QEMU ARGS...]: two sockets of four cores with two thread
     -drive file="$disk",if=none,id=d0,format=qcow2,cache=unsafe -device virtio-blk-pci,drive=d0 \
     -netdev tap,id=n0,ifname=tap0,script=no,downscript=no -device virtio-net-pci,netdev=n0,romfile= \
     -nodefaults -display none -serial file:"$RUN/vm.console" -monitor unix:"$RUN/vm.monitor,server,nowait" -no-reboot \
-    -kernel "$KIT/vmlinux" -initrd "$KIT/initramfs.cpio" \
+    -kernel "$KIT/vmlinuz" -initrd "$KIT/initramfs.cpio" \
     -append "console=ttyS0 panic=-1 quiet mitigations=off nowatchdog preempt=none audit=0 isolcpus=$isolated" "$@"
 }
 

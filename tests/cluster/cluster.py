@@ -32,16 +32,23 @@ def wait_for(what: str, look: Callable[[], _T | None], seconds: float = 60) -> _
 
 
 class Cluster:
-    """One cluster by name."""
+    """One cluster by name, of ``scripts/cluster`` or ``scripts/guest``."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, script: str = "cluster") -> None:
+        self._script = REPO / "scripts" / script
         self._environment = {**os.environ, "CMK_CLUSTER": name}
 
     def script(self, *args: str, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run scripts/cluster."""
-        command = [REPO / "scripts/cluster", *args]
+        """Run the script."""
         done = subprocess.run(
-            command, env=self._environment, input=stdin, capture_output=True, text=True, check=False, timeout=300
+            [self._script, *args],
+            env=self._environment,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
         )
         assert not check or done.returncode == 0, f"{' '.join(args)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

@@ -1,6 +1,7 @@
 """What a workload gets."""
 
 import json
+from typing import Any
 
 import pytest
 import yaml
@@ -127,3 +128,38 @@ def test_the_examples_run(cluster: Cluster, path: object) -> None:
         assert allowed(cluster, found[0], number) == next(iter(cluster.describe(number)[pool]["cpuLists"]))
     finally:
         pod.delete()
+
+
+def container(*, image: str, mount: str = "", **more: Any) -> dict[str, Any]:
+    """Containers and volumes of a pod as they were written for the programs before us."""
+    volumes = [{"name": "v", "hostPath": {"path": mount}}] if mount else []
+    mounts = [{"name": "v", "mountPath": mount}] if mount else []
+    return {
+        "containers": [{"name": "app", "image": image, "imagePullPolicy": "Never", "volumeMounts": mounts, **more}],
+        "volumes": volumes,
+    }
+
+
+def test_a_pod_of_kcm_runs(cluster: Cluster) -> None:
+    line = "exec /opt/bin/kcm isolate --conf-dir=/etc/kcm --pool=dataplane sh -- -c 'env; exec sleep 3600'"
+    limits = {"limits": {"cmk.intel.com/exclusive-cores": "1"}}
+    spec = container(image="localhost/tiny:1", mount="/opt/bin", command=["sh", "-c", line], resources=limits)
+    with cluster.pod("kcm", **spec) as pod:
+        (pid,) = wait_for("it has its core", lambda: cluster.tasks("exclusive"))
+        (core,) = cluster.describe()["exclusive"]["cpuLists"]
+        assert allowed(cluster, pid) == core
+        wait_for("its environment", lambda: f"KCM_CPUS_ASSIGNED={core}" in pod.logs.splitlines())
+
+
+def test_the_old_programs_path_works_in_the_image(cluster: Cluster) -> None:
+    image = "localhost/cmk:dev"
+    old = "/cmk/cmk.py isolate --conf-dir=/etc/cmk --pool=infra /cmk/cmk.py -- reconcile --interval=0 --publish"
+    with cluster.pod(
+        "old", wait=False, **container(image=image, mount="/etc/cmk", command=["/bin/bash", "-c"], args=[old])
+    ) as pod:
+        assert pod.ended()["exitCode"] == 0
+        assert "takes lists back as soon as a task ends: nothing to do" in pod.logs
+    args = ["cluster-init", "--host-list=node1", "--num-exclusive-cores=3"]
+    with cluster.pod("printed", wait=False, **container(image=image, args=args)) as pod:
+        assert pod.ended()["exitCode"] == 0
+        assert yaml.safe_load(pod.logs)["pools"]["exclusive"] == {"cores": 3}

@@ -50,6 +50,7 @@ def isolate(
 @app.callback(invoke_without_command=True)
 def root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     """Options before the command."""
+    common.check_log_level()
     if version:
         typer.echo(f"{common.program()} {__version__}")
         raise typer.Exit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cmk import direct, launch
+from cmk.cli import logs
 from cmk.host.affinity import AffinityError
 from cmk.host.confdir import ConfDir
 from cmk.host.procfs import Procfs
@@ -80,6 +82,27 @@ def fail(text: str, code: int = 1) -> NoReturn:
     """End with one line and an exit code."""
     typer.echo(f"{program()}: {text}", err=True)
     raise typer.Exit(code)
+
+
+def check_log_level() -> None:
+    """Exit with a line when ``CMK_LOG_LEVEL`` is none."""
+    logs.level_of(_level(), "CMK_LOG_LEVEL")
+
+
+def note(text: str) -> None:
+    """Say what was done, on standard error, unless ``CMK_LOG_LEVEL`` asks for less."""
+    if logs.level_of(_level(), "CMK_LOG_LEVEL") <= logging.INFO:
+        typer.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Say what an operator should know, unless ``CMK_LOG_LEVEL`` asks for errors alone."""
+    if logs.level_of(_level(), "CMK_LOG_LEVEL") <= logging.WARNING:
+        typer.echo(f"WARNING: {text}", err=True)
+
+
+def _level() -> str:
+    return os.environ.get("CMK_LOG_LEVEL") or "INFO"
 
 
 @contextmanager

@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
+import yaml
 
 from cmk import direct, launch
 from cmk.cli import chart, common
@@ -37,6 +39,9 @@ def init(
     excl_non_isolcpus: common.ExclNonIsolcpusOption = "-1",
     prefer: common.PreferOption = None,
     reserved_cpus: Annotated[str, typer.Option(help="CPUs in no pool, as in 0,32; auto is what the own cpuset lacks.")] = "",
+    from_configmap: Annotated[
+        Path | None, typer.Option(help="Take over what CMK 1.5 kept: kubectl get configmap cmk-config-NODE -o yaml, in a file.")
+    ] = None,
 ) -> None:
     """Split this host's cores into pools, or take over the pools that kcm or an older CMK left in the directory."""
     directory = common.conf_dir(conf_dir)
@@ -52,9 +57,18 @@ def init(
             prefer=prefer,
         ).pools()
         machine = common.topology()
+        if from_configmap is not None:
+            old = adoption.parse_configmap(_configmap(from_configmap))
+            with common.locked(directory) as state:
+                if state.saved() is not None:
+                    common.fail(
+                        f"{directory} has pools already: take over into another directory, or {common.program()} uninstall first"
+                    )
+                _take_over(state, old, machine)
+            return
         if oldtree.exists(directory) and not direct.serves(str(directory)):
             with common.locked(directory) as state:
-                _take_over(state, machine)
+                _take_over(state, oldtree.read(directory), machine)
             return
         wanted = _saved(pools, reserved_cpus, machine)
         with common.locked(directory) as state:
@@ -64,7 +78,7 @@ def init(
                     common.fail(
                         f"{directory} has other pools already ({_short(saved.layout)}); to change them: {common.program()} reconfigure"
                     )
-                typer.echo(f"{directory} has these pools already: {_short(saved.layout)}", err=True)
+                common.note(f"{directory} has these pools already: {_short(saved.layout)}")
                 return
             state.start(wanted)
         _tell(wanted.layout)
@@ -133,7 +147,7 @@ def reaffinitize(
             ledger, _ = state.ledger(saved)
             for task in ledger.tasks.values():
                 affinity.pin(common.procfs(), task.process.pid, ledger.cpus_of(task))
-                typer.echo(f"process {task.process.pid}: {task.pool} {' '.join(task.lists)}", err=True)
+                common.note(f"process {task.process.pid}: {task.pool} {' '.join(task.lists)}")
 
 
 def reconcile(
@@ -180,8 +194,8 @@ def uninstall(
         program = install_dir / common.program()
         if program.is_file() and shutil.which(common.program()) != str(program):
             program.unlink()
-            typer.echo(f"removed {program}", err=True)
-        typer.echo(f"removed the pools of {directory}", err=True)
+            common.note(f"removed {program}")
+        common.note(f"removed the pools of {directory}")
 
 
 def install_launcher(
@@ -195,7 +209,7 @@ def install_launcher(
             common.fail(f"there is no {launcher}: the image has it; elsewhere build image/launcher and name it with --launcher")
         install_dir.mkdir(parents=True, exist_ok=True)
         install.install(launcher, install_dir, common.program())
-        typer.echo(f"installed {install_dir / common.program()}", err=True)
+        common.note(f"installed {install_dir / common.program()}")
 
 
 def _saved(pools: dict[str, PoolConfig], reserved: str, machine: Topology) -> SavedLayout:
@@ -208,13 +222,24 @@ def _reserved(text: str, machine: Topology) -> CpuSet:
     return machine.cpus - affinity.allowed(machine.cpus) if text == AUTO else cpuset.parse(text)
 
 
-def _take_over(state: ConfDir, machine: Topology) -> None:
-    found = adoption.take_over(oldtree.read(state.path), machine)
+def _configmap(path: Path) -> object:
+    try:
+        found = yaml.safe_load(path.read_text())
+        if isinstance(found, dict) and found.get("kind") == "ConfigMap":
+            found = yaml.safe_load((found.get("data") or {}).get("config") or "")
+    except yaml.YAMLError as error:
+        raise adoption.AdoptionError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from error
+    return found
+
+
+def _take_over(state: ConfDir, old: Mapping[str, adoption.OldPool], machine: Topology) -> None:
+    found = adoption.take_over(old, machine)
     section = Section(adoption.as_config(found.layout), "adopted")
     ledger, dropped, kept = state.take_over(found, SavedLayout(found.layout, section, "adopted", machine))
-    typer.echo(f"took over {_short(found.layout)} and {len(ledger.tasks)} tasks; the old state is kept in {kept}", err=True)
+    where = f"; the old state is kept in {kept}" if kept else ""
+    common.note(f"took over {_short(found.layout)} and {len(ledger.tasks)} tasks{where}")
     for reason in dropped:
-        typer.echo(f"dropped: {reason}", err=True)
+        common.warn(f"dropped: {reason}")
 
 
 def _reconcile(directory: Path) -> dict[str, Any]:
@@ -252,6 +277,6 @@ def _short(made: Layout) -> str:
 
 def _tell(made: Layout) -> None:
     for name, pool in made.pools.items():
-        typer.echo(f"pool {name}: {' '.join(cpuset.kernel_list(item.cpus) for item in pool.lists)}", err=True)
+        common.note(f"pool {name}: {' '.join(cpuset.kernel_list(item.cpus) for item in pool.lists)}")
     for warning in made.warnings:
-        typer.echo(f"WARNING: {warning}", err=True)
+        common.warn(warning)

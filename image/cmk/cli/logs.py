@@ -31,13 +31,17 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+def level_of(name: str, place: str) -> int:
+    """Number of a level; exits with a line that names the place when there is no such level."""
+    number = logging.getLevelNamesMapping().get(name.upper())
+    if number is None:
+        raise typer.BadParameter(f"{name!r} is no log level; use CRITICAL, ERROR, WARNING, INFO or DEBUG", param_hint=place)
+    return number
+
+
 def configure(level: str, kind: Format) -> None:
     """Set up logging for the process; exits with a line when there is no such level."""
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
-        raise typer.BadParameter(
-            f"{level!r} is no log level; use CRITICAL, ERROR, WARNING, INFO or DEBUG", param_hint="--log-level"
-        )
+    number = level_of(level, "--log-level")
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonFormatter() if kind is Format.JSON else logging.Formatter(_TEXT))
     logging.basicConfig(level=number, handlers=[handler])

@@ -48,8 +48,8 @@ class ConfDir:
         """Write a layout."""
         state.write(self._layout_file, saved, durable=True, mode=0o644)
 
-    def take_over(self, found: TakenOver, saved: SavedLayout) -> tuple[Ledger, list[str], Path]:
-        """Make an old tree's layout and living tasks ours and set the tree aside; returns ledger, dropped tasks, where the tree is now.
+    def take_over(self, found: TakenOver, saved: SavedLayout) -> tuple[Ledger, list[str], Path | None]:
+        """Make an old layout and its living tasks ours; returns ledger, dropped tasks, and where an old tree is set aside now.
 
         Tasks first, then the layout, then the tree: killed in between, the next one starts over.
         """
@@ -61,7 +61,7 @@ class ConfDir:
         self.keep(ledger)
         self.start(saved)
         try:
-            return ledger, dropped, oldtree.set_aside(self.path)
+            return ledger, dropped, oldtree.set_aside(self.path) if oldtree.exists(self.path) else None
         except OSError as error:
             raise state.StateError(f"cannot set {self.path / oldtree.POOLS} aside: {error.strerror}") from error
 

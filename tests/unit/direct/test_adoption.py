@@ -129,8 +129,8 @@ def test_living_tasks_go_on_and_dead_ones_are_dropped(tmp_path: Path, pinned: su
         done = host.run("init")
         elsewhere.kill()
     assert "and 1 tasks; " in done.stderr
-    assert "dropped: process 4194303 of pool infra does not run any more\n" in done.stderr
-    assert f"dropped: process {elsewhere.pid} of pool exclusive may run on CPUs " in done.stderr
+    assert "WARNING: dropped: process 4194303 of pool infra does not run any more\n" in done.stderr
+    assert f"WARNING: dropped: process {elsewhere.pid} of pool exclusive may run on CPUs " in done.stderr
     pools = json.loads(host.ok("describe"))["pools"]
     assert pools["exclusive"]["cpuLists"][str(second)]["tasks"] == [pinned.pid]
     assert pools["exclusive"]["cpuLists"]["7000"]["tasks"] == []
@@ -150,3 +150,23 @@ def test_a_multi_core_task_stays_one(tmp_path: Path) -> None:
         (task,) = json.loads((tmp_path / "conf/tasks.json").read_text())["tasks"]
         process.kill()
     assert (task["process"]["pid"], task["cores"], task["lists"]) == (process.pid, 2, [str(cpu) for cpu in cpus])
+
+
+CONFIG = "exclusive: {0: {'2,10': [], '3,11': []}}\nshared: {0: {'7,15': []}}\ninfra: {0: {'0,8': []}}\n"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_configmap_of_cmk_1_5_is_taken_over_from_a_file(host: Host, tmp_path: Path, wrapped: bool) -> None:
+    text = json.dumps({"kind": "ConfigMap", "data": {"config": CONFIG}}) if wrapped else CONFIG
+    (tmp_path / "old.yaml").write_text(text)
+    done = host.run("init", f"--from-configmap={tmp_path}/old.yaml")
+    assert (done.returncode, done.stderr) == (0, "took over exclusive 2-3,10-11, infra 0,8, shared 7,15 and 0 tasks\n")
+    assert list(json.loads(host.ok("describe"))["pools"]["exclusive"]["cpuLists"]) == ["2,10", "3,11"]
+    assert host.run("init", f"--from-configmap={tmp_path}/old.yaml").returncode == 1
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is no YAML that can be read"), ("[]", "holds no pools")])
+def test_a_file_that_holds_none_is_refused(host: Host, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "old.yaml").write_text(text)
+    done = host.run("init", f"--from-configmap={tmp_path}/old.yaml")
+    assert (done.returncode, message in done.stderr, done.stderr.count("\n")) == (1, True, 1)

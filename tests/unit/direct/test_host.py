@@ -150,6 +150,24 @@ def test_reconcile_takes_back_what_the_dead_held_and_tells(host: Host) -> None:
     assert json.loads(host.ok("reconcile", "--interval=0"))["reclaimedCpuLists"] == []
 
 
+@pytest.mark.parametrize("command", ["reconcile", "node-report"])
+def test_an_interval_goes_on_until_it_is_stopped(host: Host, command: str) -> None:
+    with subprocess.Popen(
+        host.command(command, "--interval=1"), env=host.environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        decoder, text, found = json.JSONDecoder(), "", 0
+        while found < 2:
+            text += process.stdout.readline()
+            try:
+                _, end = decoder.raw_decode(text)
+            except ValueError:
+                continue
+            text, found = text[end:].lstrip(), found + 1
+        assert process.poll() is None
+        process.terminate()
+
+
 def test_reconcile_tells_who_left_its_cpus_and_reaffinitize_puts_it_back(host: Host) -> None:
     everything = os.sched_getaffinity(0)
     with host.isolated("--pool=exclusive") as process:

@@ -36,7 +36,7 @@ def test_check_names_overlaps_and_offline_cpus() -> None:
     lists = (CpuList(frozenset({0, 9}), 0),)
     layout = Layout({"exclusive": Pool("exclusive", True, lists), "shared": Pool("shared", False, (CpuList(frozenset({0}), 0),))})
     assert report.check(Ledger(layout), TOPOLOGY) == [
-        "CPU list overlap detected in exclusive:0,9 and shared:0 (in both: 0)",
+        "CPU list overlap detected in exclusive:0,9 and shared:0 (in both: [0])",
         "CPU list exclusive:0,9 has CPUs that are not online: 9",
     ]
 

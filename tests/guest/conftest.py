@@ -1,0 +1,55 @@
+"""The guest of scripts/guest: 16 CPUs, two sockets of four cores, siblings side by side, cgroup v2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.cluster.cluster import NAMESPACE, REPO, Cluster, Json, wait_for
+
+SECONDS = 120  # everything takes its time on an emulated machine
+
+
+class Guest(Cluster):
+    """Its one node is laid out anew as each test asks."""
+
+    def lay_out(self, *settings: str) -> Json:
+        """Take the node out of the selection, change the values, put it back; its report once it serves."""
+        self.kubectl("label", "node", "node1", "cmk-node-")
+        wait_for("the node has left", lambda: self.find("cmk-nodereport", "node1") is None, SECONDS)
+        image = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never"
+        line = ["upgrade", "--install", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--create-namespace", "--reset-values"]
+        self.helm(
+            *line, *(word for setting in (image, *settings) for word in ("--set-json" if "={" in setting else "--set", setting))
+        )
+        self.kubectl("label", "node", "node1", "cmk-node=enabled")
+        return wait_for("the node is ready", self._ready, SECONDS)
+
+    def lists(self) -> dict[str, list[str]]:
+        """CPU lists by pool, by first CPU: the API server sorts them as text."""
+        pools = self.report().items()
+        return {name: sorted(pool["cpuLists"], key=lambda cpus: int(cpus.split(",")[0])) for name, pool in pools}
+
+    def mask(self, pid: int) -> str:
+        """Where the guest's kernel lets a process run."""
+        return self.on_node(1, f"sed -n 's/^Cpus_allowed_list:\t//p' /proc/{pid}/status").strip()
+
+    def _ready(self) -> Json | None:
+        found = self.find("cmk-nodereport", "node1")
+        conditions = (found or {}).get("status", {}).get("conditions", [])
+        return found if any(item["type"] == "Ready" and item["status"] == "True" for item in conditions) else None
+
+
+@contextmanager
+def started(isolcpus: str) -> Iterator[Guest]:
+    """A guest with these CPUs isolated, the chart's definitions installed."""
+    guest = Guest("cmk-guest-test", "guest")
+    guest.script("up", *([isolcpus] if isolcpus else []))
+    try:
+        image = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never"
+        guest.helm("install", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--create-namespace", "--set", image)
+        yield guest
+    finally:
+        if "CMK_KEEP" not in os.environ:
+            guest.script("down")

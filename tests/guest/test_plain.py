@@ -1,0 +1,61 @@
+"""The same machine with nothing isolated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.cluster import isolate, wait_for
+from tests.guest.conftest import SECONDS, Guest, started
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[Guest]:
+    with started("") as guest:
+        yield guest
+
+
+def test_packed_pools_fill_one_socket_and_infra_gets_the_rest(guest: Guest) -> None:
+    report = guest.lay_out("reserved.cpus=14-15")
+    assert guest.lists() == {
+        "exclusive": ["0,1", "2,3", "4,5", "6,7"],
+        "shared": ["8,9"],
+        "infra": ["10,11,12,13"],
+    }
+    assert report["status"]["isolatedFrom"] == []
+    assert "node1: reserved.cpus=14-15 from values" in report["status"]["values"]
+
+
+def test_a_socket_without_lists_is_told(guest: Guest) -> None:
+    with guest.pod("far", *isolate("true", options=("--socket-id=1",)), cores=1, wait=False) as pod:
+        assert pod.ended()["exitCode"] == 78
+        assert "No cpu lists in pool exclusive on socket 1; it has lists on 0" in pod.logs
+
+
+def test_spread_and_packed_may_be_mixed(guest: Guest) -> None:
+    guest.lay_out("pools.exclusive.mode=spread,pools.exclusive.cores=3,pools.shared.cores=2,pools.shared.mode=spread")
+    assert guest.lists() == {
+        "exclusive": ["0,1", "2,3", "8,9"],
+        "shared": ["4,5", "10,11"],
+        "infra": ["6,7", "12,13,14,15"],
+    }
+    with guest.pod("third", *isolate("sleep", "3600", options=("--socket-id=1",)), cores=1):
+        (pid,) = wait_for("third", lambda: guest.tasks("exclusive"), SECONDS)
+        assert guest.mask(pid) == "8-9"
+
+
+def test_a_layout_that_this_machine_cannot_have_says_what_would_fit(guest: Guest) -> None:
+    guest.kubectl("label", "node", "node1", "cmk-node-")
+    wait_for("the node has left", lambda: guest.find("cmk-nodereport", "node1") is None, SECONDS)
+    settings = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never,pools.exclusive.cores=8"
+    guest.helm("upgrade", "cmk", "charts/cmk", "-n", "cmk", "--reset-values", "--set", settings)
+    guest.kubectl("label", "node", "node1", "cmk-node=enabled")
+
+    def told() -> str:
+        found = guest.find("cmk-nodereport", "node1") or {"status": {"conditions": []}}
+        return next((item["message"] for item in found["status"]["conditions"] if item["reason"] == "LayoutImpossible"), "")
+
+    message = wait_for("it is told", told, SECONDS)
+    assert message.startswith("needs 10 cores (exclusive 8 + shared 1 + infra 1), has 8; at most 7 can go to pools with a number")
+    assert guest.capacity() == (None, None)
