@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from timing import launch, row
+
 from cmk.agent.allocator import load_tasks
 from cmk.agent.options import Options
 from cmk.agent.pods import Pods
@@ -54,17 +56,6 @@ def serve(root: Path) -> None:
         service.stop()
 
     asyncio.run(run())
-
-
-def launch(command: list[str], environment: dict[str, str]) -> float:
-    """Microseconds from spawn to exit."""
-    start = time.perf_counter_ns()
-    pid = os.posix_spawnp(command[0], command, environment)
-    _, status = os.waitpid(pid, 0)
-    took = (time.perf_counter_ns() - start) / 1000
-    if status:
-        raise SystemExit(f"bench: {' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
-    return took
 
 
 def child(address: str, until_killed: bool) -> tuple[int, int]:
@@ -117,14 +108,6 @@ def agent_times(address: str, rounds: int) -> tuple[list[float], list[float]]:
             os.waitpid(pid, 0)
         time.sleep(0.002)
     return allocation, freed
-
-
-def row(name: str, times: list[float], bases: dict[str, list[float]]) -> str:
-    """Minimum, median, 99th percentile; median over that of each base."""
-    times = sorted(times)
-    middle = times[len(times) // 2]
-    ratios = "".join(f"{middle / sorted(base)[len(base) // 2]:12.2f}" for base in bases.values())
-    return f"{name:32}{times[0]:10.0f}{middle:10.0f}{times[int(len(times) * 0.99)]:10.0f}{ratios}"
 
 
 def main(root: Path, rounds: int) -> None:

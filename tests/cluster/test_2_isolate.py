@@ -130,7 +130,7 @@ def test_the_examples_run(cluster: Cluster, path: object) -> None:
         pod.delete()
 
 
-def container(*, image: str, mount: str = "", **more: Any) -> dict[str, Any]:
+def container(*, image: str, mount: str = "", **more: Any) -> dict[str, Any]:  # noqa: ANN401
     """Containers and volumes of a pod as they were written for the programs before us."""
     volumes = [{"name": "v", "hostPath": {"path": mount}}] if mount else []
     mounts = [{"name": "v", "mountPath": mount}] if mount else []

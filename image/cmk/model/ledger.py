@@ -190,8 +190,9 @@ class Ledger:
         return [item for item in self.layout.pools[task.pool].lists if item.name in task.lists]
 
     def _by_its_new_name(self, request: Request) -> Request:
-        pool = self.pool(request.pool)
-        return msgspec.structs.replace(request, pool=pool.name) if pool else request
+        if request.pool in self.layout.pools or request.pool not in OLD_NAMES:
+            return request
+        return msgspec.structs.replace(request, pool=OLD_NAMES[request.pool])
 
     def _choose(self, request: Request) -> list[CpuList]:
         pool = self.layout.pools.get(request.pool)
