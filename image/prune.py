@@ -55,7 +55,9 @@ def main(root: Path) -> None:
         elif KUBERNETES[name] is not None:
             path.write_text(KUBERNETES[name])
     # PyYAML reads what little we give it without libyaml's 2.5 MB.
-    for path in [*(root / "yaml").glob("_yaml*.so"), *root.rglob("__pycache__"), *root.rglob("tests"), *root.rglob("*.pyi"), *root.rglob("py.typed")]:
+    for path in (root / "yaml").glob("_yaml*.so"):
+        remove(path)
+    for path in [*root.rglob("__pycache__"), *root.rglob("tests"), *root.rglob("*.pyi"), *root.rglob("py.typed")]:
         remove(path)
     # Unchecked hashes: no time stamps in the files, so the same input gives the same image, and no look at the source at start.
     compileall.compile_dir(root, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, stripdir=str(root))

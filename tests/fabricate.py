@@ -40,7 +40,8 @@ def fabricate(
             (topology / "core_siblings").write_text(lists[package][1] + "\n")
             (topology / "core_id").write_text(f"{number}\n")
             (topology / "physical_package_id").write_text(f"{package}\n")
-    (root / "proc").mkdir()
+    (root / "proc/sys/kernel/random").mkdir(parents=True)
+    (root / "proc/sys/kernel/random/boot_id").write_text("00000000-0000-0000-0000-000000000000\n")
     # lscpu looks at no topology of a CPU whose model it does not learn here
     about = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 85\nmodel name\t: Test\nstepping\t: 7\n"
     (root / "proc/cpuinfo").write_text("".join(f"processor\t: {cpu}\n{about}\n" for cpu in sorted(everything)))

@@ -1,4 +1,4 @@
-"""``cmk isolate`` on one host without an agent: the agent's bookkeeping on its own kind of files, under a lock.
+"""``cmk isolate`` on one host without an agent: the agent's bookkeeping in one file, under a lock.
 
 Imports builtin modules, fcntl and json only, for it runs before every workload; what it decides is held against the ledger by a test.
 """
@@ -10,7 +10,7 @@ from time import monotonic, sleep
 
 from cmk.launch import LATER, NEVER, Failure
 
-LAYOUT, TASKS, LOCK = "layout.json", "tasks.json", "lock"
+STATE, LOCK = "pools.json", "lock"
 _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.1
 _OLD_NAMES = {"dataplane": "exclusive", "controlplane": "shared"}
 
@@ -57,7 +57,11 @@ class Lock:
 
 def serves(directory: str) -> bool:
     """Whether there is direct mode's state in a directory."""
-    return _exists(f"{directory}/{LAYOUT}")
+    try:
+        posix.stat(f"{directory}/{STATE}")
+    except OSError:
+        return False
+    return True
 
 
 def isolate(directory: str, pool: str, cores: int, socket: int, *, pin: bool, seconds: float, procfs: str) -> dict[str, str]:
@@ -76,24 +80,35 @@ def isolate(directory: str, pool: str, cores: int, socket: int, *, pin: bool, se
 
 
 def _isolate(directory: str, pool: str, cores: int, socket: int, *, pin: bool, procfs: str) -> dict[str, str]:
-    pools = _read(f"{directory}/{LAYOUT}")["layout"]["pools"]
+    state = _read(f"{directory}/{STATE}")
+    pools = state["saved"]["layout"]["pools"]
     boot = _text(f"{procfs}/sys/kernel/random/boot_id").strip()
-    found = _read(f"{directory}/{TASKS}") if _exists(f"{directory}/{TASKS}") else {}
     stat = _text(f"{procfs}/self/stat")
     me = {"pid": int(stat.split(" ", 1)[0]), "start": _start(stat)}
-    tasks = [task for task in found.get("tasks", []) if found["boot"] == boot and _lives(procfs, task["process"])]
+    tasks = [task for task in state["tasks"] if state["boot"] == boot and _lives(procfs, task["process"])]
+    moving = {pid: names for pid, names in state["moving"].items() if any(str(task["process"]["pid"]) == pid for task in tasks)}
     tasks = [task for task in tasks if task["process"] != me]
-    name, lists = choose(pools, tasks, pool, cores, socket)
+    name, lists = choose(pools, tasks, pool, cores, socket, _cpus_of(moving))
     if pin:
         _pin({cpu for item in lists for cpu in item["cpus"]})
     names = [comma_list(item["cpus"]) for item in lists]
     tasks.append({"process": me, "pool": name, "lists": names, "cores": cores, "socket": socket})
-    _write(directory, json.dumps({"boot": boot, "tasks": tasks, "pods": []}))
+    _write(directory, json.dumps({**state, "boot": boot, "tasks": tasks, "moving": moving}))
     return environment(pools, lists)
 
 
-def choose(pools: dict, tasks: list, pool: str, cores: int, socket: int) -> tuple[str, list]:  # type: ignore[type-arg]
-    """Name of the pool and lists for a request, by the ledger's rules for a process outside every pod; raises Failure."""
+def choose(  # type: ignore[no-untyped-def]
+    pools: dict,  # type: ignore[type-arg]
+    tasks: list,  # type: ignore[type-arg]
+    pool: str,
+    cores: int,
+    socket: int,
+    moving=frozenset(),  # noqa: ANN001
+) -> tuple[str, list]:  # type: ignore[type-arg]
+    """Name of the pool and lists for a request, by the ledger's rules for a process outside every pod; raises Failure.
+
+    ``moving`` are CPUs to which an interrupted change was about to move somebody.
+    """
     name = pool if pool in pools else _OLD_NAMES.get(pool, pool)
     if name not in pools:
         raise Failure(NEVER, f"Requested pool {pool} does not exist; this node has {', '.join(sorted(pools))}")
@@ -115,7 +130,7 @@ def choose(pools: dict, tasks: list, pool: str, cores: int, socket: int) -> tupl
     where = "" if socket == -1 else f" on socket {socket}"
     if cores > len(lists):
         raise Failure(NEVER, f"Not enough cpu lists in pool {name}: {cores} asked, {len(lists)} exist{where}")
-    free = [item for item in lists if not users.get(comma_list(item["cpus"]))]
+    free = [item for item in lists if not users.get(comma_list(item["cpus"])) and moving.isdisjoint(item["cpus"])]
     if cores > len(free):
         raise Failure(LATER, f"Not enough free cpu lists in pool {name}: {cores} asked, {len(free)} of {len(lists)} free")
     return name, free[:cores]
@@ -169,12 +184,8 @@ def _start(stat: str) -> int:
     return int(stat[stat.rindex(")") + 2 :].split()[19])
 
 
-def _exists(path: str) -> bool:
-    try:
-        posix.stat(path)
-    except OSError:
-        return False
-    return True
+def _cpus_of(moving: dict) -> frozenset:  # type: ignore[type-arg]
+    return frozenset(int(cpu) for names in moving.values() for name in names for cpu in name.split(","))
 
 
 def _text(path: str) -> str:
@@ -202,9 +213,9 @@ def _read(path: str) -> dict:  # type: ignore[type-arg]
 
 
 def _write(directory: str, text: str) -> None:
-    """Replace the task file: a kill at any moment leaves the old or the new one."""
-    path = f"{directory}/{TASKS}"
-    temporary = f"{directory}/.{TASKS}.new"
+    """Replace the state: a kill at any moment leaves the old or the new one."""
+    path = f"{directory}/{STATE}"
+    temporary = f"{directory}/.{STATE}.new"
     try:
         fd = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o644)
         try:

@@ -178,7 +178,7 @@ def _is_direct(options: dict[str, str]) -> bool:
     if _variable("CMK_SOCKET"):
         return False
     try:
-        posix.stat(f"{conf_dir}/layout.json")
+        posix.stat(f"{conf_dir}/pools.json")
     except OSError:
         return False
     return not agent_at(conf_dir)

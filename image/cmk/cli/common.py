@@ -125,7 +125,10 @@ def conf_dir(chosen: Path | None) -> Path:
 
 def procfs() -> Procfs:
     """The host's procfs."""
-    return Procfs(Path(os.environ.get("CMK_PROC_FS") or os.environ.get("KCM_PROC_FS") or "/proc"))
+    root = Path(os.environ.get("CMK_PROC_FS") or os.environ.get("KCM_PROC_FS") or "/proc")
+    if not (root / "sys/kernel/random/boot_id").is_file():
+        fail(f"CMK_PROC_FS={root} is no procfs: name where the host's /proc is mounted, or leave it out")
+    return Procfs(root)
 
 
 def topology() -> Topology:

@@ -119,8 +119,7 @@ def reconfigure(
             saved = state.saved()
             if saved is None:
                 common.fail(f"the pools of {directory} have just been removed")
-            ledger, _ = state.ledger(saved)
-            moved = state.move(ledger, wanted)
+            moved = state.move(state.recover(saved), saved, wanted)
         _tell(wanted.layout)
         for before, after in moved:
             typer.echo(
@@ -144,7 +143,7 @@ def reaffinitize(
             saved = state.saved()
             if saved is None:
                 common.fail(f"the pools of {directory} have just been removed")
-            ledger, _ = state.ledger(saved)
+            ledger = state.recover(saved)
             for task in ledger.tasks.values():
                 affinity.pin(common.procfs(), task.process.pid, ledger.cpus_of(task))
                 common.note(f"process {task.process.pid}: {task.pool} {' '.join(task.lists)}")
@@ -247,9 +246,10 @@ def _reconcile(directory: Path) -> dict[str, Any]:
         saved = state.saved()
         if saved is None:
             common.fail(f"the pools of {directory} have just been removed")
-        ledger, dead = state.ledger(saved)
+        _, dead = state.ledger(saved)
+        ledger = state.recover(saved)
         if dead:
-            state.keep(ledger)
+            state.keep(saved, ledger)
     return {
         "reclaimedCpuLists": [
             {"pid": task.process.pid, "pool": task.pool, "cpus": name}

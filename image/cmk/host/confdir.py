@@ -1,4 +1,4 @@
-"""Direct mode's state: layout and tasks of one host in one directory, read and changed under its lock. ``cmk.direct`` allocates in it."""
+"""Direct mode's state: layout and tasks of one host, read and changed under a lock. ``cmk.direct`` allocates in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from cmk.host.procfs import Procfs
 from cmk.model import cpuset
 from cmk.model.adoption import TakenOver
 from cmk.model.layout import Layout, SavedLayout
-from cmk.model.ledger import Ledger, Refused, Request, Task, TasksFile
+from cmk.model.ledger import Ledger, Refused, Request, Task
+
+
+class State(msgspec.Struct, frozen=True):
+    """Everything in one file, so that a change is one rename. ``moving`` maps pids to lists that a change was about to give them."""
+
+    saved: SavedLayout
+    boot: str
+    tasks: list[Task] = []
+    moving: dict[str, tuple[str, ...]] = {}
 
 
 class ConfDir:
@@ -22,16 +31,16 @@ class ConfDir:
     def __init__(self, path: Path, procfs: Procfs) -> None:
         self.path = path
         self._procfs = procfs
-        self._layout_file = path / direct.LAYOUT
-        self._tasks_file = path / direct.TASKS
+        self._file = path / direct.STATE
 
     def saved(self) -> SavedLayout | None:
         """The layout, or None before ``cmk init``."""
-        return state.read(self._layout_file, SavedLayout)
+        found = state.read(self._file, State)
+        return found.saved if found else None
 
     def ledger(self, saved: SavedLayout) -> tuple[Ledger, list[Task]]:
         """Living tasks on the layout, and those that are dead."""
-        found = state.read(self._tasks_file, TasksFile)
+        found = state.read(self._file, State)
         ledger = Ledger(saved.layout, require_grant=False)
         dead = []
         for task in found.tasks if found else []:
@@ -40,59 +49,69 @@ class ConfDir:
                 dead.append(task)
         return ledger, dead
 
-    def keep(self, ledger: Ledger) -> None:
-        """Write the tasks."""
-        state.write(self._tasks_file, TasksFile(self._procfs.boot_id(), list(ledger.tasks.values())), durable=False, mode=0o644)
+    def keep(self, saved: SavedLayout, ledger: Ledger, moving: dict[str, tuple[str, ...]] | None = None) -> None:
+        """Write layout and tasks."""
+        whole = State(saved, self._procfs.boot_id(), list(ledger.tasks.values()), moving or {})
+        state.write(self._file, whole, durable=True, mode=0o644)
 
     def start(self, saved: SavedLayout) -> None:
-        """Write a layout."""
-        state.write(self._layout_file, saved, durable=True, mode=0o644)
+        """Write a layout that nobody is on yet."""
+        self.keep(saved, Ledger(saved.layout))
 
     def take_over(self, found: TakenOver, saved: SavedLayout) -> tuple[Ledger, list[str], Path | None]:
-        """Make an old layout and its living tasks ours; returns ledger, dropped tasks, and where an old tree is set aside now.
-
-        Tasks first, then the layout, then the tree: killed in between, the next one starts over.
-        """
+        """Make an old layout and its living tasks ours; returns ledger, dropped tasks, and where an old tree is set aside now."""
         tasks, dropped = oldtree.living_tasks(found, self._procfs)
         ledger = Ledger(saved.layout, require_grant=False)
         for task in tasks:
             if not ledger.restore(task):
                 dropped.append(f"process {task.process.pid} of pool {task.pool}: its list has another owner")
-        self.keep(ledger)
-        self.start(saved)
+        self.keep(saved, ledger)
         try:
             return ledger, dropped, oldtree.set_aside(self.path) if oldtree.exists(self.path) else None
         except OSError as error:
             raise state.StateError(f"cannot set {self.path / oldtree.POOLS} aside: {error.strerror}") from error
 
-    def move(self, ledger: Ledger, saved: SavedLayout) -> list[tuple[Task, Task]]:
+    def recover(self, saved: SavedLayout) -> Ledger:
+        """The living tasks; had a change been interrupted, each is put back where the ledger has it."""
+        found = state.read(self._file, State)
+        ledger, _ = self.ledger(saved)
+        if found and found.moving:
+            for task in ledger.tasks.values():
+                if str(task.process.pid) in found.moving:
+                    self._put_back(task, ledger.cpus_of(task))
+            self.keep(saved, ledger)
+        return ledger
+
+    def move(self, ledger: Ledger, now: SavedLayout, saved: SavedLayout) -> list[tuple[Task, Task]]:
         """Put the tasks of a ledger onto another layout: each keeps its lists when they are still there, else gets others of its socket, or
         any; every thread is pinned and read back. Returns (before, after) of those that moved; raises Refused or AffinityError with
-        everything as it was.
+        everything as it was. Killed on the way, old and new lists of whoever moves stay taken until ``recover``.
         """
         planned = rehouse(ledger, saved.layout)
-        moved: list[tuple[Task, Task]] = []
-        try:
-            for before, after in planned:
-                old, new = ledger.cpus_of(before), _cpus(saved.layout, after)
-                mask = frozenset(os.sched_getaffinity(before.process.pid))
-                moved.append((before, after))
-                if old != new and mask <= old:  # --no-affinity: it places itself
-                    affinity.pin(self._procfs, before.process.pid, new)
-        except (affinity.AffinityError, ProcessLookupError, PermissionError) as error:
-            for before, _ in moved:
-                self._put_back(before, ledger.cpus_of(before))
-            raise affinity.AffinityError(
-                f"process {moved[-1][0].process.pid} cannot be moved: {error}; nothing was changed"
-            ) from error
+        changes = [(before, after) for before, after in planned if before != after]
+        self.keep(now, ledger, {str(before.process.pid): after.lists for before, after in changes})
         fresh = Ledger(saved.layout, (after for _, after in planned), require_grant=False)
-        self.start(saved)
-        self.keep(fresh)
-        return [(before, after) for before, after in moved if before != after]
+        moved: list[Task] = []
+        try:
+            for before, after in changes:
+                old = ledger.cpus_of(before)
+                moved.append(before)
+                # A mask that is not within the old lists is the task's own doing (--no-affinity).
+                if frozenset(os.sched_getaffinity(before.process.pid)) <= old:
+                    affinity.pin(self._procfs, before.process.pid, fresh.cpus_of(after))
+        except (affinity.AffinityError, ProcessLookupError, PermissionError) as error:
+            for before in moved:
+                self._put_back(before, ledger.cpus_of(before))
+            self.keep(now, ledger)
+            raise affinity.AffinityError(
+                f"process {moved[-1].process.pid} cannot be moved: {error}; nothing was changed"
+            ) from error
+        self.keep(saved, fresh)
+        return changes
 
     def remove(self) -> None:
         """Take everything of ours away; the directory itself only when nothing else is in it."""
-        for name in (direct.LAYOUT, direct.TASKS, direct.LOCK):
+        for name in (direct.STATE, direct.LOCK):
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
@@ -127,7 +146,3 @@ def rehouse(ledger: Ledger, layout: Layout) -> list[tuple[Task, Task]]:
 
 def _renewed(before: Task, after: Task) -> Task:
     return msgspec.structs.replace(before, lists=after.lists)
-
-
-def _cpus(layout: Layout, task: Task) -> cpuset.CpuSet:
-    return Ledger(layout).cpus_of(task)

@@ -78,7 +78,7 @@ def test_warnings_are_told_at_their_level(tmp_path: Path) -> None:
     line = ("init", f"--conf-dir={tmp_path}/x", "--num-exclusive-cores=1", "--num-shared-cores=0", "--reserved-cpus=99")
     variables = {"CMK_DEV_LSCPU_SYSFS": f"{tmp_path}/root"}
     assert "reserved CPUs 99 are not online" in run(*line, **variables, CMK_LOG_LEVEL="WARNING").stderr
-    (tmp_path / "x/layout.json").unlink()
+    (tmp_path / "x/pools.json").unlink()
     assert run(*line, **variables, CMK_LOG_LEVEL="ERROR").stderr == ""
 
 

@@ -102,7 +102,7 @@ def test_what_contradicts_the_machine_is_refused_and_left_alone(
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert message in done.stderr
     assert (host.directory / "pools").is_dir()
-    assert not (host.directory / "layout.json").exists()
+    assert not (host.directory / "pools.json").exists()
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_multi_core_task_stays_one(tmp_path: Path) -> None:
         )
         host = Host(tmp_path / "conf", tmp_path / "root")
         host.ok("init")
-        (task,) = json.loads((tmp_path / "conf/tasks.json").read_text())["tasks"]
+        (task,) = json.loads((tmp_path / "conf/pools.json").read_text())["tasks"]
         process.kill()
     assert (task["process"]["pid"], task["cores"], task["lists"]) == (process.pid, 2, [str(cpu) for cpu in cpus])
 

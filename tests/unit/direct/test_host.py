@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,16 @@ def machine(tmp_path: Path) -> Host:
 
 def lists(host: Host) -> dict[str, list[str]]:
     return {name: list(pool["cpuLists"]) for name, pool in json.loads(host.ok("describe"))["pools"].items()}
+
+
+def state(host: Host) -> dict[str, Any]:
+    return dict(json.loads((host.directory / "pools.json").read_text()))
+
+
+def essence(host: Host) -> object:
+    """Layout, and who holds what."""
+    found = state(host)
+    return found["saved"], [(task["process"], task["pool"], task["lists"]) for task in found["tasks"]], found["moving"]
 
 
 def test_init_splits_the_cores(machine: Host) -> None:
@@ -100,6 +111,11 @@ def test_isolcpus_is_read_from_the_named_procfs(tmp_path: Path) -> None:
     assert lists(host)["exclusive"] == ["1,5"]
 
 
+def test_what_is_no_procfs_is_told(tmp_path: Path) -> None:
+    done = Host(tmp_path / "conf").run("init", CMK_PROC_FS=str(tmp_path))
+    assert (done.returncode, done.stderr.startswith(f"cmk: CMK_PROC_FS={tmp_path} is no procfs: ")) == (1, True)
+
+
 def test_a_table_for_people(machine: Host) -> None:
     machine.ok("init", "--num-exclusive-cores=3")
     assert machine.ok("describe", "--output=table").splitlines() == [
@@ -128,9 +144,9 @@ def test_the_node_report_has_topology_and_checks(machine: Host) -> None:
 
 def test_the_node_report_names_contradictions(machine: Host, tmp_path: Path) -> None:
     machine.ok("init", "--num-exclusive-cores=3")
-    path = machine.directory / "layout.json"
+    path = machine.directory / "pools.json"
     saved = json.loads(path.read_text())
-    saved["layout"]["pools"]["shared"]["lists"][0]["cpus"] = [3, 99]
+    saved["saved"]["layout"]["pools"]["shared"]["lists"][0]["cpus"] = [3, 99]
     path.write_text(json.dumps(saved))
     assert json.loads(machine.ok("node-report"))["checks"]["configDirectory"] == {
         "errors": [
@@ -195,15 +211,15 @@ def test_reconfigure_keeps_an_exclusive_task_on_its_core(host: Host) -> None:
 
 
 def test_reconfigure_refuses_to_take_a_core_from_its_owner(host: Host) -> None:
-    before = (host.directory / "layout.json").read_bytes()
     with host.isolated("--pool=exclusive") as process:
+        before = essence(host)
         done = host.run("reconfigure", "--num-exclusive-cores=0", "--num-shared-cores=0")
         assert done.returncode == 1
         assert (
             f"process {process.pid} holds 0 of pool exclusive and would have no place: Requested pool exclusive does not"
             in done.stderr
         )
-    assert (host.directory / "layout.json").read_bytes() == before
+        assert essence(host) == before
 
 
 def test_uninstall_waits_for_nobody_but_takes_from_nobody(host: Host, tmp_path: Path) -> None:
@@ -212,7 +228,7 @@ def test_uninstall_waits_for_nobody_but_takes_from_nobody(host: Host, tmp_path: 
     with host.isolated("--pool=infra") as process:
         done = host.run("uninstall", f"--install-dir={tmp_path}/bin")
         assert (done.returncode, str(process.pid) in done.stderr) == (1, True)
-        assert (host.directory / "layout.json").exists()
+        assert (host.directory / "pools.json").exists()
     host.ok("uninstall", f"--install-dir={tmp_path}/bin")
     assert not host.directory.exists()
     assert not (tmp_path / "bin/cmk").exists()
@@ -276,3 +292,46 @@ def test_install_puts_the_launcher_in_place(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert (tmp_path / "opt/bin/cmk").read_text() == "static"
     assert (tmp_path / "opt/bin/cmk").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_change_that_the_kernel_refuses_changes_nothing(tmp_path: Path) -> None:
+    first = min(os.sched_getaffinity(0))
+    fabricate(tmp_path / "root", {str(cpu): 0 for cpu in (first, 7000, 7001)})
+    host = Host(tmp_path / "conf", tmp_path / "root")
+    host.ok("init", "--num-exclusive-cores=1", "--num-shared-cores=0")
+    with host.isolated("--pool=exclusive") as process:
+        before = essence(host)
+        done = host.run("reconfigure", "--num-exclusive-cores=1", "--num-shared-cores=0", f"--reserved-cpus={first}")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert f"process {process.pid} cannot be moved: CPUs 7000 refused by the kernel" in done.stderr
+        assert done.stderr.endswith("nothing was changed\n")
+        assert essence(host) == before
+        assert os.sched_getaffinity(process.pid) == {first}
+
+
+def test_a_change_that_was_killed_leaves_old_and_new_list_to_its_owner(tmp_path: Path) -> None:
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    fabricate(tmp_path / "root", {str(first): 0, str(second): 0, "7000": 0})
+    host = Host(tmp_path / "conf", tmp_path / "root")
+    host.ok("init", "--num-exclusive-cores=2", "--num-shared-cores=0")
+    with host.isolated("--pool=exclusive") as process:
+        # Killed between the two writes: the process is on its way from the first core to the second.
+        (host.directory / "pools.json").write_text(json.dumps({**state(host), "moving": {str(process.pid): [str(second)]}}))
+        os.sched_setaffinity(process.pid, {second})
+        done = host.run("isolate", "--pool=exclusive", "true")
+        assert (done.returncode, done.stderr) == (75, "cmk: Not enough free cpu lists in pool exclusive: 1 asked, 0 of 2 free\n")
+        host.ok("reaffinitize")
+        assert os.sched_getaffinity(process.pid) == {first}
+        assert state(host)["moving"] == {}
+        assert host.run("isolate", "--pool=exclusive", "true").returncode == 0
+
+
+def test_the_end_of_its_owner_ends_an_interrupted_change(tmp_path: Path) -> None:
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    fabricate(tmp_path / "root", {str(first): 0, str(second): 0, "7000": 0})
+    host = Host(tmp_path / "conf", tmp_path / "root")
+    host.ok("init", "--num-exclusive-cores=2", "--num-shared-cores=0")
+    with host.isolated("--pool=exclusive") as process:
+        (host.directory / "pools.json").write_text(json.dumps({**state(host), "moving": {str(process.pid): [str(second)]}}))
+    assert host.run("isolate", "--pool=exclusive", "true", CMK_NUM_CORES="2").returncode == 0
+    assert state(host)["moving"] == {}

@@ -132,7 +132,7 @@ def test_a_held_lock_names_its_holder(host: Host) -> None:
 
 
 def rewrite(host: Host, change: dict[str, object]) -> None:
-    path = host.directory / direct.TASKS
+    path = host.directory / direct.STATE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
 
@@ -144,14 +144,14 @@ def test_tasks_of_another_boot_are_void(host: Host) -> None:
 
 def test_a_pid_that_was_used_again_is_another_process(host: Host) -> None:
     with host.isolated("--pool=exclusive"):
-        (task,) = json.loads((host.directory / direct.TASKS).read_text())["tasks"]
+        (task,) = json.loads((host.directory / direct.STATE).read_text())["tasks"]
         task["process"]["start"] += 1
         rewrite(host, {"tasks": [task]})
         assert host.run("isolate", "--pool=exclusive", "true").returncode == 0
 
 
 def test_a_damaged_task_file_starts_nothing(host: Host) -> None:
-    (host.directory / direct.TASKS).write_text("{")
+    (host.directory / direct.STATE).write_text("{")
     done = host.run("isolate", "--pool=infra", "true")
     assert done.returncode == 78
     assert "move it away to start afresh" in done.stderr
