@@ -72,6 +72,9 @@ def isolate(directory: str, pool: str, cores: int, socket: int, *, pin: bool, se
         with Lock(directory, deadline):
             try:
                 return _isolate(directory, pool, cores, socket, pin=pin, procfs=procfs)
+            except (KeyError, TypeError) as error:
+                text = f"cannot use {directory}/{STATE}: it lacks {error}; move it away to start afresh"
+                raise Failure(NEVER, text) from None
             except Failure as failure:
                 if failure.code != LATER or monotonic() >= deadline:
                     raise

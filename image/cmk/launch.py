@@ -139,15 +139,16 @@ def _isolate(argv: list[str], *, kcm: bool) -> int:
     if "--wait" in options and (status := _stay_as_parent()) is not None:
         return status
     environment = _workload_environment()
+    conf_dir = options.get("--conf-dir", "/etc/kcm" if kcm else "/etc/cmk")
     text = _variable("CMK_NUM_CORES") or "1"
     if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= 65536:
         raise Failure(NEVER, f'Requested numbers of cores must be positive integer, CMK_NUM_CORES is "{text[:40]}"')
-    if _is_direct(options):
+    if _is_direct(conf_dir):
         from cmk import direct  # noqa: PLC0415  # json costs what the agent's clients need not pay
 
         socket = _socket_number(options.get("--socket-id", "-1"))
         assigned = direct.isolate(
-            options.get("--conf-dir", "/etc/cmk"),
+            conf_dir,
             options["--pool"],
             int(text),
             socket,
@@ -160,7 +161,7 @@ def _isolate(argv: list[str], *, kcm: bool) -> int:
         f"cmk/1 isolate\npool={options['--pool']}\ncores={int(text)}\nsocket={_socket_number(options.get('--socket-id', '-1'))}"
         f"\naffinity={0 if '--no-affinity' in options else 1}"
     )
-    reply = next(_ask(request, options.get("--conf-dir", "/etc/cmk")))
+    reply = next(_ask(request, conf_dir))
     lines = (line.partition("=") for line in _body(reply).split("\n"))
     assigned = {name: value for name, joined, value in lines if joined and name.startswith("CMK_")}
     return _exec(command, environment | _variables(assigned, kcm))
@@ -172,9 +173,8 @@ def _variables(assigned: dict[str, str], kcm: bool) -> dict[bytes, bytes]:
     return {name.encode(): value.encode() for name, value in assigned.items()}
 
 
-def _is_direct(options: dict[str, str]) -> bool:
-    """Whether the directory that was named holds the state of direct mode, and no agent serves this host."""
-    conf_dir = options.get("--conf-dir", "/etc/cmk")
+def _is_direct(conf_dir: str) -> bool:
+    """Whether a directory holds the state of direct mode, and no agent serves this host."""
     if _variable("CMK_SOCKET"):
         return False
     try:

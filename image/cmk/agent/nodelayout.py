@@ -12,7 +12,7 @@ from cmk.model import cpuset, layout
 from cmk.model.adoption import TakenOver, as_config
 from cmk.model.config import AUTO, ConfigError, Section, with_preference
 from cmk.model.cpuset import CpuSet
-from cmk.model.layout import LayoutError, SavedLayout
+from cmk.model.layout import Layout, LayoutError, SavedLayout
 from cmk.model.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class NodeLayout:
             return None
         section = seen.chosen.section
         try:
-            made = layout.compute(self.topology, with_preference(section.pools, seen.labels), self._reserved(section))
+            made = self._compute(section, seen)
         except ConfigError as error:
             self._refuse("ConfigInvalid", str(error))
             return None
@@ -69,6 +69,9 @@ class NodeLayout:
         for warning in made.warnings:
             self._tell("LayoutWarning", warning)
         return self.saved
+
+    def _compute(self, section: Section, seen: Seen) -> Layout:
+        return layout.compute(self.topology, with_preference(section.pools, seen.labels), self._reserved(section))
 
     def _reserved(self, section: Section) -> CpuSet:
         if section.reserved != AUTO:
@@ -85,8 +88,8 @@ class NodeLayout:
             return None
         section = seen.chosen.section
         try:
-            same = layout.compute(self.topology, section.pools, self._reserved(section)).pools == found.layout.pools
-        except LayoutError:
+            same = self._compute(section, seen).pools == found.layout.pools
+        except (ConfigError, LayoutError):
             same = False
         if not same:
             section = Section(as_config(found.layout), "adopted", taint=section.taint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import yaml
 
@@ -32,7 +33,7 @@ class Predecessor:
         self._options = options
         self._view = view
         self._topology = topology
-        self._directory = next((path for path in options.service_dirs if oldtree.exists(path)), None)
+        self._directory: Path | None = None
         self._kept = ""
         self.looked = False
         self.reason = ""
@@ -87,6 +88,7 @@ class Predecessor:
         return commands
 
     async def _read(self) -> None:
+        self._directory = next((path for path in self._options.service_dirs if oldtree.exists(path)), None)
         for namespace in self._options.adopt_namespaces:
             name = f"cmk-config-{self._options.node}"
             found = await self._get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from cmk.host.procfs import MixedCgroupsError, Procfs
@@ -11,6 +12,7 @@ from cmk.model.adoption import AdoptionError, OldPool, OldTask, TakenOver, parse
 from cmk.model.ledger import Task
 
 POOLS = "pools"
+_MOST_BYTES = 1 << 16
 
 
 def exists(directory: Path) -> bool:
@@ -23,20 +25,34 @@ def read(directory: Path) -> dict[str, OldPool]:
     pools = {}
     try:
         for pool in sorted((directory / POOLS).iterdir()):
-            exclusive = (pool / "exclusive").read_text().strip()
+            exclusive = _plain_text(pool / "exclusive").strip()
             if exclusive not in {"0", "1"}:
-                raise AdoptionError(f"{pool}/exclusive says {exclusive[:20]!r}, neither 0 nor 1")
+                raise AdoptionError(f"{pool}/exclusive says neither 0 nor 1")
             lists = {}
             for path in sorted(pool.rglob("tasks")):
                 depth = len(path.relative_to(pool).parts)
                 if depth in {2, 3}:  # with or without the socket
-                    lists[path.parent.name] = parse_tasks(str(path), path.read_text())
+                    lists[path.parent.name] = parse_tasks(str(path), _plain_text(path))
             pools[pool.name] = OldPool(exclusive == "1", lists)
     except OSError as error:
         raise AdoptionError(f"cannot read {error.filename}: {error.strerror}") from error
     if not pools:
         raise AdoptionError(f"{directory / POOLS} is empty")
     return pools
+
+
+def _plain_text(path: Path) -> str:
+    """A small regular file: old manifests let pods write here, so a link, a pipe or a flood is refused, not followed."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise AdoptionError(f"{path} is no regular file")
+        data = os.read(fd, _MOST_BYTES + 1)
+    finally:
+        os.close(fd)
+    if len(data) > _MOST_BYTES:
+        raise AdoptionError(f"{path} is longer than {_MOST_BYTES} bytes")
+    return data.decode(errors="replace")
 
 
 def set_aside(directory: Path) -> Path:

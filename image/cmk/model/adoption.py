@@ -131,5 +131,5 @@ def _pool(name: str, exclusive: bool, lists: list[CpuSet], topology: Topology) -
 def _pids(place: str, words: list[str]) -> tuple[int, ...]:
     for word in words:
         if not word.strip().isdigit():
-            raise AdoptionError(f"{place}: {word.strip()[:20]!r} is no pid")
+            raise AdoptionError(f"{place} holds something that is no pid")
     return tuple(int(word) for word in words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -135,3 +136,25 @@ def test_a_configmap_is_taken_over_and_kept(tmp_path: Path) -> None:
 def test_a_configmap_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
     before = look(tmp_path, *NOTHING, (200, {"data": {"config": text}}), namespaces=("a",))
     assert before.reason == "AdoptionRefused"
+
+
+def test_a_refused_directory_that_is_taken_away_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path / "etc", {"exclusive": ("1", {"0/3": ""}), "infra": ("0", {"0/0": ""})})
+    monkeypatch.setattr("cmk.agent.predecessor.SECONDS_BETWEEN_LOOKS", 0.01)
+
+    async def run() -> Predecessor:
+        async def list_pods() -> list[dict[str, Any]]:
+            return []
+
+        def changed() -> None:
+            if before.problem:
+                shutil.rmtree(tmp_path / "etc/pools")
+
+        view = cast("ClusterView", SimpleNamespace(list_pods=list_pods))
+        before = Predecessor(server.api, options(tmp_path), view, machine())
+        await asyncio.wait_for(before.look(changed), 20)
+        return before
+
+    with serving(*NOTHING, *NOTHING) as server:
+        before = asyncio.run(run())
+    assert (before.problem, before.found) == ("", None)

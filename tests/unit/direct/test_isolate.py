@@ -150,8 +150,9 @@ def test_a_pid_that_was_used_again_is_another_process(host: Host) -> None:
         assert host.run("isolate", "--pool=exclusive", "true").returncode == 0
 
 
-def test_a_damaged_task_file_starts_nothing(host: Host) -> None:
-    (host.directory / direct.STATE).write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"saved": 1}'])
+def test_a_damaged_state_starts_nothing(host: Host, text: str) -> None:
+    (host.directory / direct.STATE).write_text(text)
     done = host.run("isolate", "--pool=infra", "true")
     assert done.returncode == 78
     assert "move it away to start afresh" in done.stderr
