@@ -45,6 +45,17 @@ def test_spread_and_packed_may_be_mixed(guest: Guest) -> None:
         assert guest.mask(pid) == "8-9"
 
 
+def test_cpus_that_pods_may_not_use_are_reserved_by_themselves(guest: Guest) -> None:
+    cpus = "/sys/fs/cgroup/kubepods/cpuset.cpus"
+    guest.on_node(1, f"echo 0-13 >{cpus}")
+    try:
+        report = guest.lay_out("reserved.cpus=auto,pools.exclusive.cores=-1")
+        assert guest.lists() == {"exclusive": ["0,1", "2,3", "4,5", "6,7", "8,9"], "shared": ["10,11"], "infra": ["12,13"]}
+        assert "node1: reserved.cpus=auto from values" in report["status"]["values"]
+    finally:
+        guest.on_node(1, f"echo 0-15 >{cpus}")
+
+
 def test_a_layout_that_this_machine_cannot_have_says_what_would_fit(guest: Guest) -> None:
     guest.kubectl("label", "node", "node1", "cmk-node-")
     wait_for("the node has left", lambda: guest.find("cmk-nodereport", "node1") is None, SECONDS)
