@@ -1,6 +1,7 @@
 """What holds of every layout, whatever the machine and the request."""
 
 from itertools import combinations
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,15 +115,16 @@ def test_the_rest_is_every_cpu_in_no_other_pool(topology: Topology, count: int, 
     assert frozenset().union(*(pool.cpus for pool in layout.pools.values())) == topology.cpus - reserved
 
 
-@given(machines(), requests(), st.randoms(use_true_random=False))
-def test_the_order_of_the_request_does_not_matter(topology: Topology, asked: dict[str, PoolConfig], random: object) -> None:
-    names = list(asked)
-    random.shuffle(names)  # type: ignore[attr-defined]
+@given(machines(), requests(), RESERVED, st.randoms(use_true_random=False))
+def test_no_order_matters(topology: Topology, asked: dict[str, PoolConfig], reserved: frozenset[int], random: Random) -> None:
+    names, cores = list(asked), list(topology.cores)
+    random.shuffle(names)
+    random.shuffle(cores)
     try:
-        expected = compute(topology, asked)
+        expected = compute(topology, asked, reserved)
     except LayoutError:
         return
-    assert compute(topology, {name: asked[name] for name in names}) == expected
+    assert compute(Topology(tuple(cores)), {name: asked[name] for name in names}, reserved) == expected
 
 
 @given(machines(), st.integers(0, 6), st.integers(0, 4), MODES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -191,7 +191,7 @@ def uninstall(
                 common.fail(f"processes {pids} still run on the pools of {directory}: end them first")
             state.remove()
         program = install_dir / common.program()
-        if program.is_file() and shutil.which(common.program()) != str(program):
+        if program.is_file() and program.resolve() != Path(sys.argv[0]).resolve():  # not the one that runs
             program.unlink()
             common.note(f"removed {program}")
         common.note(f"removed the pools of {directory}")
