@@ -14,7 +14,7 @@ import yaml
 
 from cmk.cli import common
 from cmk.model.config import PoolConfig
-from cmk.model.flags import values_of
+from cmk.model.flags import PoolFlags, values_of
 
 _CHART = "charts/cmk"
 _COMMANDS = ("init", "discover", "install", "reconcile", "nodereport")
@@ -34,7 +34,9 @@ PullPolicyOption = Annotated[PullPolicy, typer.Option("--cmk-img-pol", help="Pul
 AccountOption = Annotated[str, typer.Option("--saname", help="Accepted: the chart has accounts of its own.")]
 
 
+@common.takes_pool_flags
 def cluster_init(
+    asked: PoolFlags,
     host_list: Annotated[str, typer.Option(help="Nodes to prepare, separated by commas.")] = "",
     all_hosts: Annotated[bool, typer.Option("--all-hosts", help="Prepare every node.")] = False,
     cmk_cmd_list: Annotated[str, typer.Option(help="Accepted: the agent does all of them.")] = ",".join(_COMMANDS),
@@ -42,14 +44,9 @@ def cluster_init(
     cmk_img_pol: PullPolicyOption = PullPolicy.IF_NOT_PRESENT,
     install_dir: common.InstallDirOption = Path("/opt/bin"),
     conf_dir: common.ConfDirOption = None,
-    num_exclusive_cores: common.ExclusiveOption = 4,
-    num_shared_cores: common.SharedOption = 1,
     pull_secret: Annotated[str, typer.Option(help="Secret to pull the image with.")] = "",
     saname: AccountOption = "cmk-serviceaccount",
-    shared_mode: common.SharedModeOption = common.Mode.PACKED,
-    exclusive_mode: common.ExclusiveModeOption = common.Mode.PACKED,
     namespace: common.NamespaceOption = "default",
-    excl_non_isolcpus: common.ExclNonIsolcpusOption = "-1",
     cafile: Annotated[str, typer.Option(help="Accepted: there is no webhook to authenticate to.")] = "",
     insecure: Annotated[str, typer.Option(help="Accepted: there is no webhook to authenticate to.")] = "False",
     no_taint: Annotated[bool, typer.Option("--no-taint", help="Do not taint the nodes.")] = False,
@@ -64,13 +61,7 @@ def cluster_init(
             common.fail(f"--cmk-cmd-list={cmk_cmd_list}: {unknown[0]!r} is none of {', '.join(_COMMANDS)}", 2)
         if "init" in words and words[0] != "init":
             common.fail(f"--cmk-cmd-list={cmk_cmd_list}: init has to come first", 2)
-        pools = common.flags(
-            exclusive=num_exclusive_cores,
-            shared=num_shared_cores,
-            exclusive_mode=exclusive_mode,
-            shared_mode=shared_mode,
-            excl_non_isolcpus=excl_non_isolcpus,
-        ).pools()
+        pools = asked.pools()
         values: dict[str, Any] = {"nodes": {"all": True} if all_hosts else {"names": hosts}}
         if all_hosts or no_taint:
             values["taint"] = not no_taint
@@ -82,12 +73,9 @@ def cluster_init(
         _print(values, f"helm upgrade --install cmk {_CHART} --namespace {namespace} --create-namespace -f values.yaml")
 
 
+@common.takes_pool_flags
 def reconfigure_setup(
-    num_exclusive_cores: common.ExclusiveOption = 4,
-    num_shared_cores: common.SharedOption = 1,
-    excl_non_isolcpus: common.ExclNonIsolcpusOption = "-1",
-    exclusive_mode: common.ExclusiveModeOption = common.Mode.PACKED,
-    shared_mode: common.SharedModeOption = common.Mode.PACKED,
+    asked: PoolFlags,
     cmk_img: ImageOption = "",
     cmk_img_pol: PullPolicyOption = PullPolicy.IF_NOT_PRESENT,
     install_dir: common.InstallDirOption = Path("/opt/bin"),
@@ -97,13 +85,7 @@ def reconfigure_setup(
 ) -> None:
     """Print the helm upgrade that changes the pools of every node."""
     with common.one_line_errors():
-        pools = common.flags(
-            exclusive=num_exclusive_cores,
-            shared=num_shared_cores,
-            exclusive_mode=exclusive_mode,
-            shared_mode=shared_mode,
-            excl_non_isolcpus=excl_non_isolcpus,
-        ).pools()
+        pools = asked.pools()
         print_upgrade(pools, "", namespace, _image(cmk_img, cmk_img_pol, ""))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -66,6 +68,9 @@ ExclNonIsolcpusOption = Annotated[
 ]
 SocketOption = Annotated[int, typer.Option("--socket-id", help="Take the cores from this socket; -1 is any.")]
 PreferOption = Annotated[Prefer | None, typer.Option("--prefer", help="Cores that SST distinguishes come first.")]
+ReservedOption = Annotated[
+    str, typer.Option("--reserved-cpus", help="CPUs in no pool, as in 0,32; auto is what the own cpuset lacks.")
+]
 PublishOption = Annotated[bool, typer.Option("--publish", help="Accepted: the agent of a cluster publishes by itself.")]
 IntervalOption = Annotated[int, typer.Option("--interval", min=0, help="Seconds between runs; 0 runs once.")]
 InstallDirOption = Annotated[Path, typer.Option("--install-dir", help="Directory of the cmk executable.")]
@@ -151,15 +156,33 @@ def locked(directory: Path) -> Iterator[ConfDir]:
         yield ConfDir(directory, procfs())
 
 
-def flags(
-    exclusive: int,
-    shared: int,
-    exclusive_mode: Mode,
-    shared_mode: Mode,
-    excl_non_isolcpus: str,
-    socket: int = -1,
-    prefer: Prefer | None = None,
+def pool_flags(
+    num_exclusive_cores: ExclusiveOption = 4,
+    num_shared_cores: SharedOption = 1,
+    shared_mode: SharedModeOption = Mode.PACKED,
+    exclusive_mode: ExclusiveModeOption = Mode.PACKED,
+    excl_non_isolcpus: ExclNonIsolcpusOption = "-1",
+    socket_id: SocketOption = -1,
+    prefer: PreferOption = None,
 ) -> PoolFlags:
-    """Pool flags out of typer's enums."""
+    """The flags that ask for pools, out of typer's enums."""
     how: Preference | None = prefer.value if prefer else None
-    return PoolFlags(exclusive, shared, exclusive_mode.value, shared_mode.value, excl_non_isolcpus, socket, how)
+    return PoolFlags(
+        num_exclusive_cores, num_shared_cores, exclusive_mode.value, shared_mode.value, excl_non_isolcpus, socket_id, how
+    )
+
+
+def takes_pool_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of ``pool_flags``; it gets what they say as ``asked``. typer reads signatures, so one is made."""
+    flags = inspect.signature(pool_flags, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def run(**given: object) -> None:
+        asked = pool_flags(**{name: given.pop(name) for name in flags})  # type: ignore[arg-type]
+        command(asked=asked, **given)
+
+    parameters = [*flags.values(), *(parameter for name, parameter in own.items() if name != "asked")]
+    run.__signature__ = inspect.Signature([each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters])  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run

@@ -22,6 +22,7 @@ from cmk.host.confdir import ConfDir
 from cmk.model import adoption, cpuset, layout
 from cmk.model.config import AUTO, PoolConfig, Section
 from cmk.model.cpuset import CpuSet
+from cmk.model.flags import PoolFlags
 from cmk.model.layout import Layout, SavedLayout
 from cmk.model.ledger import Task
 from cmk.model.topology import Topology
@@ -29,16 +30,11 @@ from cmk.model.topology import Topology
 _SCOPE = "cmk init"
 
 
+@common.takes_pool_flags
 def init(
+    asked: PoolFlags,
     conf_dir: common.ConfDirOption = None,
-    num_exclusive_cores: common.ExclusiveOption = 4,
-    num_shared_cores: common.SharedOption = 1,
-    socket_id: common.SocketOption = -1,
-    shared_mode: common.SharedModeOption = common.Mode.PACKED,
-    exclusive_mode: common.ExclusiveModeOption = common.Mode.PACKED,
-    excl_non_isolcpus: common.ExclNonIsolcpusOption = "-1",
-    prefer: common.PreferOption = None,
-    reserved_cpus: Annotated[str, typer.Option(help="CPUs in no pool, as in 0,32; auto is what the own cpuset lacks.")] = "",
+    reserved_cpus: common.ReservedOption = "",
     from_configmap: Annotated[
         Path | None, typer.Option(help="Take over what CMK 1.5 kept: kubectl get configmap cmk-config-NODE -o yaml, in a file.")
     ] = None,
@@ -47,15 +43,7 @@ def init(
     directory = common.conf_dir(conf_dir)
     with common.one_line_errors():
         common.refuse_beside_agent(directory, "its pools come from the chart's values")
-        pools = common.flags(
-            exclusive=num_exclusive_cores,
-            shared=num_shared_cores,
-            exclusive_mode=exclusive_mode,
-            shared_mode=shared_mode,
-            excl_non_isolcpus=excl_non_isolcpus,
-            socket=socket_id,
-            prefer=prefer,
-        ).pools()
+        pools = asked.pools()
         machine = common.topology()
         if from_configmap is not None:
             old = adoption.parse_configmap(_configmap(from_configmap))
@@ -84,16 +72,11 @@ def init(
         _tell(wanted.layout)
 
 
+@common.takes_pool_flags
 def reconfigure(
+    asked: PoolFlags,
     conf_dir: common.ConfDirOption = None,
-    num_exclusive_cores: common.ExclusiveOption = 4,
-    num_shared_cores: common.SharedOption = 1,
-    socket_id: common.SocketOption = -1,
-    shared_mode: common.SharedModeOption = common.Mode.PACKED,
-    exclusive_mode: common.ExclusiveModeOption = common.Mode.PACKED,
-    excl_non_isolcpus: common.ExclNonIsolcpusOption = "-1",
-    prefer: common.PreferOption = None,
-    reserved_cpus: Annotated[str, typer.Option(help="CPUs in no pool, as in 0,32; auto is what the own cpuset lacks.")] = "",
+    reserved_cpus: common.ReservedOption = "",
     node_name: Annotated[str, typer.Option(help="In a cluster: the node meant [default: all].")] = "",
     install_dir: common.InstallDirOption = Path("/opt/bin"),
     namespace: common.NamespaceOption = "cmk",
@@ -101,15 +84,7 @@ def reconfigure(
     """Change the pools under running tasks. Without pools in --conf-dir: print the helm upgrade that does it in a cluster."""
     directory = common.conf_dir(conf_dir)
     with common.one_line_errors():
-        pools = common.flags(
-            exclusive=num_exclusive_cores,
-            shared=num_shared_cores,
-            exclusive_mode=exclusive_mode,
-            shared_mode=shared_mode,
-            excl_non_isolcpus=excl_non_isolcpus,
-            socket=socket_id,
-            prefer=prefer,
-        ).pools()
+        pools = asked.pools()
         if not direct.serves(str(directory)):
             chart.print_upgrade(pools, node_name, namespace)
             return
