@@ -119,3 +119,61 @@ def test_an_old_cmk_keeps_the_agent_from_serving_until_it_is_gone(cluster: Clust
     assert cluster.get("cmk-nodereport", "node2")["status"]["scope"] == "hosts.node2"
     assert cluster.on_node(2, "ls -d /etc/cmk/pools.old /etc/cmk/pools", check=False) == "/etc/cmk/pools.old\n"
     cluster.on_node(2, "rm -r /etc/cmk/pools.old")
+
+
+def test_a_label_of_starlingx_makes_a_group(cluster: Cluster) -> None:
+    override = {
+        "label": {"key": "kind", "values": ["dpdk", "sriov"]},
+        "conf": {"cmk": {"NUM_EXCLUSIVE_CORES": 0, "NUM_SHARED_CORES": 1}},
+    }
+    cluster.kubectl("label", "node", "node1", "kind=sriov")
+    try:
+        upgrade(cluster, "--set-json", f"conf.overrides.cpu-manager-k8s_cmk.labels={json.dumps([override])}")
+        wait_for("node1 sees it", lambda: condition(cluster, "node1", "ConfigApplied").get("status") == "False")
+        message = condition(cluster, "node1", "ConfigApplied")["message"]
+        assert "of conf.overrides.cpu-manager-k8s_cmk.labels[0] asks for other pools" in message
+        assert condition(cluster, "node2", "ConfigApplied")["status"] == "True"
+        cluster.kubectl("label", "node", "node1", "kind=other", "--overwrite")
+        wait_for("node1 is in no group", lambda: condition(cluster, "node1", "ConfigApplied").get("status") == "True")
+    finally:
+        cluster.kubectl("label", "node", "node1", "kind-")
+        upgrade(cluster)
+
+
+def test_pools_and_tasks_of_a_configmap_are_taken_over(cluster: Cluster) -> None:
+    cluster.kubectl("label", "node", "node2", "cmk-node-")
+    wait_for("node2 has left", lambda: cluster.find("cmk-nodereport", "node2") is None)
+    pid = int(
+        cluster.on_node(
+            2, "setsid taskset -c 1 sleep 4321 >/dev/null 2>&1 </dev/null & sleep 0.3; pgrep -f 'sleep 4321$' | head -1"
+        )
+    )
+    old = f"exclusive: {{0: {{'1': ['{pid}']}}}}\nshared: {{0: {{}}}}\ninfra: {{0: {{'0': ['4194303']}}}}\n"
+    cluster.kubectl("create", "configmap", "cmk-config-node2", f"--from-literal=config={old}")
+    upgrade(cluster, "--set", "compat.adoptNamespaces={default}")
+    try:
+        cluster.kubectl("label", "node", "node2", "cmk-node=enabled")
+        wait_for(
+            "node2 serves",
+            lambda: cluster.find("cmk-nodereport", "node2") and condition(cluster, "node2", "Ready").get("status") == "True",
+        )
+        status = cluster.get("cmk-nodereport", "node2")["status"]
+        assert status["scope"] == "adopted from ConfigMap default/cmk-config-node2 of CMK 1.5"
+        assert condition(cluster, "node2", "ConfigApplied")["reason"] == "LayoutKept"
+        assert cluster.tasks("exclusive", 2) == [pid]
+        assert cluster.capacity("node2") == ("1", "1")
+        cluster.on_node(2, f"kill {pid}")
+        wait_for("its core is free", lambda: cluster.tasks("exclusive", 2) == [])
+        assert "'4194303'" in cluster.on_node(2, "cat /var/lib/cmk/cmk-config.yaml.old")
+    finally:
+        cluster.on_node(2, f"kill {pid}", check=False)
+        cluster.kubectl("delete", "configmap", "cmk-config-node2")
+        cluster.kubectl("label", "node", "node2", "cmk-node-")
+        wait_for("node2 has left", lambda: cluster.find("cmk-nodereport", "node2") is None)
+        cluster.on_node(2, "rm -f /var/lib/cmk/cmk-config.yaml.old")
+        upgrade(cluster)
+        cluster.kubectl("label", "node", "node2", "cmk-node=enabled")
+        wait_for(
+            "node2 is back",
+            lambda: cluster.find("cmk-nodereport", "node2") and condition(cluster, "node2", "Ready").get("status") == "True",
+        )
