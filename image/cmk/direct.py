@@ -8,9 +8,11 @@ import json
 import posix
 from time import monotonic, sleep
 
-from cmk.launch import LATER, NEVER, Failure
+from cmk.launch import LATER, NEVER, STATE, Failure, serves
 
-STATE, LOCK = "pools.json", "lock"
+__all__ = ["LOCK", "STATE", "Lock", "choose", "comma_list", "environment", "isolate", "serves"]
+
+LOCK = "lock"
 _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.1
 _OLD_NAMES = {"dataplane": "exclusive", "controlplane": "shared"}
 
@@ -24,6 +26,17 @@ class Lock:
         self._fd = -1
 
     def __enter__(self) -> "Lock":
+        while not self._take():
+            posix.close(self._fd)
+        try:
+            posix.ftruncate(self._fd, 0)
+            posix.pwrite(self._fd, f"{posix.getpid()}\n".encode(), 0)
+        except OSError:
+            pass  # a full disk: the lock holds all the same, only its holder stays unnamed
+        return self
+
+    def _take(self) -> bool:
+        """Wait for the lock; False when ``cmk uninstall`` has removed the very file that was waited for."""
         try:
             self._fd = posix.open(self._path, posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -44,24 +57,10 @@ class Lock:
                 raise Failure(NEVER, f"cannot lock {self._path}: {error.strerror}") from None
             sleep(max(min(pause, self._deadline - monotonic()), 0))
             pause = min(pause * 2, _LAST_PAUSE)
-        try:
-            posix.ftruncate(self._fd, 0)
-            posix.pwrite(self._fd, f"{posix.getpid()}\n".encode(), 0)
-        except OSError:
-            pass  # a full disk: the lock holds all the same, only its holder stays unnamed
-        return self
+        return posix.fstat(self._fd).st_nlink > 0
 
     def __exit__(self, *_: object) -> None:
         posix.close(self._fd)
-
-
-def serves(directory: str) -> bool:
-    """Whether there is direct mode's state in a directory."""
-    try:
-        posix.stat(f"{directory}/{STATE}")
-    except OSError:
-        return False
-    return True
 
 
 def isolate(directory: str, pool: str, cores: int, socket: int, *, pin: bool, seconds: float, procfs: str) -> dict[str, str]:

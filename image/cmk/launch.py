@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from cmk import __version__
 
 LATER, NEVER = 75, 78
+STATE = "pools.json"  # of direct mode
 _SEE = "; see cmk isolate --help"
 _OPTIONS = {
     "--pool": True,
@@ -175,13 +176,16 @@ def _variables(assigned: dict[str, str], kcm: bool) -> dict[bytes, bytes]:
 
 def _is_direct(conf_dir: str) -> bool:
     """Whether a directory holds the state of direct mode, and no agent serves this host."""
-    if _variable("CMK_SOCKET"):
-        return False
+    return not _variable("CMK_SOCKET") and serves(conf_dir) and not agent_at(conf_dir)
+
+
+def serves(directory: str) -> bool:
+    """Whether there is direct mode's state in a directory."""
     try:
-        posix.stat(f"{conf_dir}/pools.json")
+        posix.stat(f"{directory}/{STATE}")
     except OSError:
         return False
-    return not agent_at(conf_dir)
+    return True
 
 
 def agent_at(conf_dir: str) -> str:

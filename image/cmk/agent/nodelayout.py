@@ -51,17 +51,17 @@ class NodeLayout:
         Raises StateError when it cannot be kept.
         """
         if seen.error:
-            self._refuse("ConfigInvalid", seen.error)
+            self.refuse("ConfigInvalid", seen.error)
         if seen.chosen is None:
             return None
         section = seen.chosen.section
         try:
             made = self._compute(section, seen)
         except ConfigError as error:
-            self._refuse("ConfigInvalid", str(error))
+            self.refuse("ConfigInvalid", str(error))
             return None
         except LayoutError as error:
-            self._refuse("LayoutImpossible", f"{error}; set hosts.{self.name}.pools in the chart's values")
+            self.refuse("LayoutImpossible", f"{error}; set hosts.{self.name}.pools in the chart's values")
             return None
         self.saved = SavedLayout(made, section, seen.chosen.scope, self.topology)
         state.write(self._path, self.saved, durable=True)
@@ -100,15 +100,12 @@ class NodeLayout:
         log.info("took over the pools of %s", source)
         return self.saved
 
-    def refuse(self, reason: str, problem: str) -> None:
-        """Something else keeps this node from being served."""
-        self._refuse(reason, problem)
-
     def forget(self) -> None:
         """The node is ours no longer."""
         self._path.unlink(missing_ok=True)
 
-    def _refuse(self, reason: str, problem: str) -> None:
+    def refuse(self, reason: str, problem: str) -> None:
+        """Nobody is served, or the layout stays as it is, for this reason; told once."""
         if problem != self.problem:
             log.error("%s: %s", reason, problem)
             self._tell(reason, problem)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from cmk.cli import common
 from cmk.model.config import PoolConfig
@@ -147,17 +146,6 @@ def _image(name: str, policy: PullPolicy, secret: str) -> dict[str, Any]:
 def _print(values: Mapping[str, Any], command: str, *notes: str) -> None:
     for note in (*notes, f"Save this as values.yaml and run: {command}"):
         typer.echo(f"# {note}")
-    typer.echo(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False), nl=False)
+    from cmk.cli import yamltext  # noqa: PLC0415  # every start of the agent would pay for it
 
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what Helm's reader takes for a boolean or a number and PyYAML does not: y, n, 1e3."""
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style='"' if text[:1].isdigit() or text.lower() in {"y", "n"} else None
-    )
-
-
-_Dumper.add_representer(str, _text)
+    typer.echo(yamltext.dump(values), nl=False)

@@ -7,13 +7,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
-import yaml
 
 from cmk import direct, launch
 from cmk.cli import chart, common
@@ -90,16 +90,11 @@ def reconfigure(
             return
         common.refuse_beside_agent(directory, "change the chart's values")
         wanted = _saved(pools, reserved_cpus, common.topology())
-        with common.locked(directory) as state:
-            saved = state.saved()
-            if saved is None:
-                common.fail(f"the pools of {directory} have just been removed")
+        with _pools_of(directory) as (state, saved):
             moved = state.move(state.recover(saved), saved, wanted)
         _tell(wanted.layout)
         for before, after in moved:
-            typer.echo(
-                f"process {before.process.pid}: {before.pool} {' '.join(before.lists)} -> {' '.join(after.lists)}", err=True
-            )
+            common.note(f"process {before.process.pid}: {before.pool} {' '.join(before.lists)} -> {' '.join(after.lists)}")
 
 
 def reaffinitize(
@@ -114,10 +109,7 @@ def reaffinitize(
             typer.echo("The agent pins a task when it starts; whoever moves it later does so on purpose. Nothing to run here.")
             return
         common.refuse_beside_agent(directory, "its tasks are the agent's")
-        with common.locked(directory) as state:
-            saved = state.saved()
-            if saved is None:
-                common.fail(f"the pools of {directory} have just been removed")
+        with _pools_of(directory) as (state, saved):
             ledger = state.recover(saved)
             for task in ledger.tasks.values():
                 affinity.pin(common.procfs(), task.process.pid, ledger.cpus_of(task))
@@ -134,9 +126,7 @@ def reconcile(
     while True:
         with common.one_line_errors():
             if path := launch.agent_at(str(directory)):
-                typer.echo(
-                    f"{common.program()}: the agent at {path} takes lists back as soon as a task ends: nothing to do", err=True
-                )
+                common.note(f"{common.program()}: the agent at {path} takes lists back as soon as a task ends: nothing to do")
                 return
             if not direct.serves(str(directory)):
                 common.fail(f"no pools in {directory}: run {common.program()} init first")
@@ -158,11 +148,9 @@ def uninstall(
             chart.print_uninstall(namespace)
             return
         common.refuse_beside_agent(directory, "uninstall the chart")
-        with common.locked(directory) as state:
-            saved = state.saved()
-            ledger = state.ledger(saved)[0] if saved else None
-            if ledger is not None and ledger.tasks:
-                pids = ", ".join(str(process.pid) for process in sorted(ledger.tasks))
+        with _pools_of(directory) as (state, saved):
+            if tasks := state.ledger(saved)[0].tasks:
+                pids = ", ".join(str(process.pid) for process in sorted(tasks))
                 common.fail(f"processes {pids} still run on the pools of {directory}: end them first")
             state.remove()
         program = install_dir / common.program()
@@ -186,6 +174,16 @@ def install_launcher(
         common.note(f"installed {install_dir / common.program()}")
 
 
+@contextmanager
+def _pools_of(directory: Path) -> Iterator[tuple[ConfDir, SavedLayout]]:
+    """Pools that are there already, ours alone for the length of the block."""
+    with common.locked(directory) as state:
+        saved = state.saved()
+        if saved is None:
+            common.fail(f"the pools of {directory} have just been removed")
+        yield state, saved
+
+
 def _saved(pools: dict[str, PoolConfig], reserved: str, machine: Topology) -> SavedLayout:
     digest = hashlib.sha256(msgspec.json.encode([pools, reserved])).hexdigest()[:16]
     section = Section(pools, digest, reserved=reserved)
@@ -197,6 +195,8 @@ def _reserved(text: str, machine: Topology) -> CpuSet:
 
 
 def _configmap(path: Path) -> object:
+    import yaml  # noqa: PLC0415  # every start of the agent would pay for it
+
     try:
         found = yaml.safe_load(path.read_text())
         if isinstance(found, dict) and found.get("kind") == "ConfigMap":
@@ -217,10 +217,7 @@ def _take_over(state: ConfDir, old: Mapping[str, adoption.OldPool], machine: Top
 
 
 def _reconcile(directory: Path) -> dict[str, Any]:
-    with common.locked(directory) as state:
-        saved = state.saved()
-        if saved is None:
-            common.fail(f"the pools of {directory} have just been removed")
+    with _pools_of(directory) as (state, saved):
         _, dead = state.ledger(saved)
         ledger = state.recover(saved)
         if dead:

@@ -111,8 +111,7 @@ def _take_named(cores: Cores, name: str, pool: PoolConfig) -> None:
 
 def _take_counted(cores: Cores, asked: Mapping[str, PoolConfig]) -> None:
     """Pools that ask for a number of cores, or for all that remain, out of one of the two kinds of cores."""
-    has_isolated = any(core.isolated for core in cores.topology.cores)
-    for isolated in (True, False) if has_isolated else (None,):
+    for isolated in (True, False) if cores.topology.has_isolated else (None,):
         here = {name: pool for name, pool in asked.items() if isolated in (None, name not in _NOT_ISOLATED)}
         wanted = {name: count for name, pool in here.items() if (count := pool.count) is not None}
         remaining = [name for name, pool in here.items() if pool.cores == REMAINING]
@@ -139,7 +138,7 @@ def _take_rest(cores: Cores, asked: Mapping[str, PoolConfig]) -> None:
         raise LayoutError(f"pools {' and '.join(sorted(rest))} both ask for the rest: give one of them a number")
     for name in rest:
         left = cores.left
-        if name == INFRA and any(core.isolated for core in cores.topology.cores):
+        if name == INFRA and cores.topology.has_isolated:
             left = frozenset().union(*(core.cpus for core in cores.topology.cores if not core.isolated)) & left
         if asked[name].exclusive:
             left = frozenset().union(*(core.cpus for core in cores.topology.cores if core.cpus <= left))
@@ -198,4 +197,6 @@ def _warnings(topology: Topology, cores: Cores, asked: Mapping[str, PoolConfig],
             bare = [core for core in topology.cores if core.cpus <= taken and not core.isolated]
             if bare:
                 yield f"pool {name} has CPUs {cpus_in(bare)}, which are not isolated"
+        if pool.exclusive and topology.nohz_full and (ticking := taken - topology.nohz_full):
+            yield f"pool {name} has CPUs {cpuset.kernel_list(ticking)} with a periodic tick: nohz_full= leaves them out"
     yield from cores.notes

@@ -8,8 +8,7 @@ from typing import Any
 
 WEBHOOK = "cmk-webhook-config"
 CRDS = ("cmk-nodereports.intel.com", "cmk-reconcilereports.intel.com")
-_PROGRAM = re.compile(r"(?:^|[\s/])(?:cmk|kcm)(?:\.py)?\s")
-_DAEMON = re.compile(r"\b(?:reconcile|node-report|nodereport)\b")
+_LOOP = re.compile(r"(?:^|[\s/])(?:cmk|kcm)(?:\.py)?\s+(?:--\s+)?(?:reconcile|node-report)\b")
 
 
 def removal_of_daemons(pods: Iterable[dict[str, Any]]) -> list[str]:
@@ -27,4 +26,4 @@ def removal_of_daemons(pods: Iterable[dict[str, Any]]) -> list[str]:
 
 def _runs_loop(pod: dict[str, Any]) -> bool:
     lines = (" ".join([*(item.get("command") or []), *(item.get("args") or [])]) for item in pod["spec"]["containers"])
-    return any(_PROGRAM.search(line) and _DAEMON.search(line) for line in lines)
+    return any(_LOOP.search(line) for line in lines)

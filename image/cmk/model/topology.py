@@ -44,6 +44,11 @@ class Topology(msgspec.Struct, frozen=True):
     nohz_full: CpuSet = frozenset()
 
     @property
+    def has_isolated(self) -> bool:
+        """Whether any core is isolated, which decides where pools take theirs from."""
+        return any(core.isolated for core in self.cores)
+
+    @property
     def cpus(self) -> CpuSet:
         """Every online logical CPU."""
         return frozenset().union(*(core.cpus for core in self.cores))

@@ -46,6 +46,7 @@ RECONCILE = "/cmk/cmk.py isolate --pool=infra /cmk/cmk.py -- reconcile --interva
         (pod("/opt/bin/kcm reconcile --conf-dir=/etc/kcm", name="older"), ["kubectl -n ns delete pod older"]),
         (pod(RECONCILE, phase="Succeeded"), []),
         (pod("/opt/bin/cmk isolate --pool=exclusive reconciler"), []),
+        (pod("/opt/bin/cmk isolate --pool=exclusive app -- reconcile"), []),
         (pod("/opt/bin/cmk isolate --pool=exclusive testpmd"), []),
         (pod("reconcile"), []),
     ],

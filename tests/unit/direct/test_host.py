@@ -309,11 +309,18 @@ def test_a_change_that_the_kernel_refuses_changes_nothing(tmp_path: Path) -> Non
         assert os.sched_getaffinity(process.pid) == {first}
 
 
-def test_a_change_that_was_killed_leaves_old_and_new_list_to_its_owner(tmp_path: Path) -> None:
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Host, int, int]:
+    """Two exclusive cores, both of this machine."""
     first, second = sorted(os.sched_getaffinity(0))[:2]
     fabricate(tmp_path / "root", {str(first): 0, str(second): 0, "7000": 0})
     host = Host(tmp_path / "conf", tmp_path / "root")
     host.ok("init", "--num-exclusive-cores=2", "--num-shared-cores=0")
+    return host, first, second
+
+
+def test_a_change_that_was_killed_leaves_old_and_new_list_to_its_owner(pair: tuple[Host, int, int]) -> None:
+    host, first, second = pair
     with host.isolated("--pool=exclusive") as process:
         # Killed between the two writes: the process is on its way from the first core to the second.
         (host.directory / "pools.json").write_text(json.dumps({**state(host), "moving": {str(process.pid): [str(second)]}}))
@@ -326,11 +333,8 @@ def test_a_change_that_was_killed_leaves_old_and_new_list_to_its_owner(tmp_path:
         assert host.run("isolate", "--pool=exclusive", "true").returncode == 0
 
 
-def test_the_end_of_its_owner_ends_an_interrupted_change(tmp_path: Path) -> None:
-    first, second = sorted(os.sched_getaffinity(0))[:2]
-    fabricate(tmp_path / "root", {str(first): 0, str(second): 0, "7000": 0})
-    host = Host(tmp_path / "conf", tmp_path / "root")
-    host.ok("init", "--num-exclusive-cores=2", "--num-shared-cores=0")
+def test_the_end_of_its_owner_ends_an_interrupted_change(pair: tuple[Host, int, int]) -> None:
+    host, _, second = pair
     with host.isolated("--pool=exclusive") as process:
         (host.directory / "pools.json").write_text(json.dumps({**state(host), "moving": {str(process.pid): [str(second)]}}))
     assert host.run("isolate", "--pool=exclusive", "true", CMK_NUM_CORES="2").returncode == 0

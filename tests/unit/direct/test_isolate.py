@@ -131,6 +131,26 @@ def test_a_held_lock_names_its_holder(host: Host) -> None:
     assert done.stderr == f"cmk: {lock} is held by process {os.getpid()}; gave up at CMK_LOCK_TIMEOUT\n"
 
 
+def test_a_lock_that_was_removed_while_one_waited_for_it_lets_nobody_in(host: Host) -> None:
+    """uninstall and init in between: whoever waited goes on to the lock that is there now."""
+    lock = host.directory / direct.LOCK
+    with lock.open("r+") as old:
+        fcntl.flock(old, fcntl.LOCK_EX)
+        waiting = subprocess.Popen(
+            host.command("isolate", "--pool=infra", "true"),
+            env=host.environment(CMK_LOCK_TIMEOUT="1.5"),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(0.3)
+        lock.unlink()
+        with lock.open("w") as new:
+            fcntl.flock(new, fcntl.LOCK_EX)
+            fcntl.flock(old, fcntl.LOCK_UN)
+            _, said = waiting.communicate(timeout=60)
+    assert (waiting.returncode, "is held by another process" in said) == (75, True)
+
+
 def rewrite(host: Host, change: dict[str, object]) -> None:
     path = host.directory / direct.STATE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

@@ -198,6 +198,12 @@ def test_a_shared_pool_without_load_balancing_is_told() -> None:
     assert any("pool shared has CPUs 4-7,12-15 that isolcpus took out of scheduling" in warning for warning in warnings)
 
 
+def test_exclusive_cpus_that_nohz_full_leaves_out_are_told() -> None:
+    topology = structs.replace(machine(isolated=ISOLATED), nohz_full=frozenset({4, 12}))
+    warnings = compute(topology, {"exclusive": exclusive(2), "shared": PoolConfig(2), "infra": PoolConfig("rest")}).warnings
+    assert warnings == ("pool exclusive has CPUs 5,13 with a periodic tick: nohz_full= leaves them out",)
+
+
 def test_an_exclusive_pool_on_named_cores_that_are_not_isolated_is_told() -> None:
     warnings = compute(machine(isolated=ISOLATED), {"gold": exclusive("3-7"), "infra": PoolConfig("rest")}).warnings
     assert "pool gold has CPUs 3,11, which are not isolated" in warnings
