@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-# Top-level packages that stay, as imported by cmk, kubernetes' transport and typer.
+# Top-level packages that stay, as imported by cmk, kubernetes' transport, typer and cryptography.
 KEEP = {
     "cmk",
     "kubernetes",
@@ -23,6 +23,11 @@ KEEP = {
     "shellingham",
     "annotated_doc",
     "yaml",
+    "uvicorn",
+    "httptools",
+    "prometheus_client",
+    "cryptography",
+    "_cffi_backend",
 }
 KUBERNETES = {
     "__init__.py": "",
@@ -43,7 +48,7 @@ KUBERNETES = {
 def main(root: Path) -> None:
     """Prune, compile, report."""
     for path in root.iterdir():
-        if path.name not in KEEP:
+        if path.name.split(".cpython")[0] not in KEEP:
             remove(path)
     for path in sorted((root / "kubernetes").rglob("*"), reverse=True):
         name = str(path.relative_to(root / "kubernetes"))

@@ -23,3 +23,57 @@ origins: {}
 {{- end -}}
 {{- dict "all" ($nodes.all | default false) "names" $names "selector" $selector | toJson -}}
 {{- end -}}
+
+{{/* Defaults of what came after the first release, for the same reason. */}}
+{{- define "cmk.webhook.defaults" -}}
+enabled: true
+replicas: 2
+failurePolicy: Fail
+timeoutSeconds: 5
+mutations: {}
+clientCA: {}
+namespaceSelector: {}
+port: 8443
+healthPort: 8087
+logLevel: INFO
+logFormat: text
+priorityClassName: system-cluster-critical
+nodeSelector: {}
+# The webhook must run where only our own taint, or only control planes, are left.
+tolerations:
+  - {key: cmk, operator: Exists, effect: NoSchedule}
+  - {key: node-role.kubernetes.io/control-plane, operator: Exists, effect: NoSchedule}
+  - {key: node-role.kubernetes.io/master, operator: Exists, effect: NoSchedule}
+resources:
+  requests: {cpu: 50m, memory: 64Mi}
+  limits: {memory: 256Mi}
+keeperResources:
+  requests: {cpu: 10m, memory: 48Mi}
+  limits: {memory: 128Mi}
+podLabels: {}
+podAnnotations: {}
+pdb: {enabled: true}
+certificates: {mode: hooks, lifetimeHours: 2160, secretName: "", issuerRef: {}}
+{{- end -}}
+{{- define "cmk.workloads.defaults" -}}
+requireRequest: enforce
+mountPath: /opt/bin
+unsupportedRuntimeClasses: []
+cpuRequests: "off"
+{{- end -}}
+
+{{/* Values over their defaults, key by key; what a map that has no keys of its own says is one value. Call with (list defaults values). */}}
+{{- define "cmk.over" -}}
+{{- $result := index . 0 -}}
+{{- range $key, $value := index . 1 | default dict -}}
+{{- if kindIs "invalid" $value -}}
+{{- else if has $key (list "pdb" "certificates") -}}
+{{- $_ := set $result $key (include "cmk.over" (list (index $result $key) $value) | fromJson) -}}
+{{- else -}}
+{{- $_ := set $result $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- $result | toJson -}}
+{{- end -}}
+{{- define "cmk.webhook" -}}{{ include "cmk.over" (list (include "cmk.webhook.defaults" . | fromYaml) .Values.webhook) }}{{- end -}}
+{{- define "cmk.workloads" -}}{{ include "cmk.over" (list (include "cmk.workloads.defaults" . | fromYaml) .Values.workloads) }}{{- end -}}

@@ -39,3 +39,37 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ $repository }}:{{ default .Chart.AppVersion $image.tag }}
 {{- end -}}
 {{- end -}}
+
+{{- define "cmk.webhook.name" -}}{{ include "cmk.fullname" . }}-webhook{{- end -}}
+{{- define "cmk.webhook.secret" -}}
+{{- (include "cmk.webhook" . | fromJson).certificates.secretName | default (printf "%s-cert" (include "cmk.webhook.name" .)) -}}
+{{- end -}}
+
+{{/* The pull secrets of a pod, of whichever kind of object. */}}
+{{- define "cmk.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* What every container has that does not work on a node. */}}
+{{- define "cmk.lockedDown" -}}
+runAsUser: 65532
+runAsGroup: 65532
+runAsNonRoot: true
+privileged: false
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+seccompProfile: {type: RuntimeDefault}
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Where the webhook's objects are, for cmk certs. */}}
+{{- define "cmk.certs.args" -}}
+- --namespace={{ .Release.Namespace }}
+- --secret={{ include "cmk.webhook.secret" . }}
+- --service={{ include "cmk.webhook.name" . }}
+- --configuration={{ include "cmk.webhook.name" . }}
+- --owner={{ include "cmk.webhook.name" . }}
+{{- end -}}

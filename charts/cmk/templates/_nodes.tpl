@@ -92,3 +92,29 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{- end -}}
 {{- dict "group" ($host.group | default "") "alone" ($host.alone | default false) "scope" $host.scope "sections" $sections | toJson -}}
 {{- end -}}
+
+{{/* Every section of every scope, by where it comes from: JSON. */}}
+{{- define "cmk.sections" -}}
+{{- $scopes := include "cmk.scopes" . | fromJson -}}
+{{- $sections := dict "the default" $scopes.default -}}
+{{- range $name, $group := (include "cmk.config" . | fromJson).groups -}}
+{{- $_ := set $sections (ternary $name (printf "groups.%s" $name) (hasPrefix "conf." $name)) $group.section -}}
+{{- end -}}
+{{- range $name, $host := $scopes.hosts -}}
+{{- range $group, $section := (include "cmk.host" (dict "scopes" $scopes "host" $host) | fromJson).sections -}}
+{{- $_ := set $sections (ternary (printf "%s in group %s" $host.scope $group) $host.scope (ne $group "")) $section -}}
+{{- end -}}
+{{- end -}}
+{{- $sections | toJson -}}
+{{- end -}}
+
+{{/* Names of the exclusive pools that any node has: JSON of {names}. */}}
+{{- define "cmk.exclusivePools" -}}
+{{- $names := list -}}
+{{- range $place, $section := include "cmk.sections" . | fromJson -}}
+{{- range $name, $pool := $section.pools -}}
+{{- if and $pool.exclusive (ne (toString $pool.cores) "0") }}{{ $names = append $names $name }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- dict "names" (uniq $names | sortAlpha) | toJson -}}
+{{- end -}}

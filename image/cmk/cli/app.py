@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cmk import __version__, launch
-from cmk.cli import agent, chart, common, host, show
+from cmk.cli import agent, certs, chart, common, host, show, webhook
 
 app = typer.Typer(
     name="cmk",
@@ -31,10 +31,11 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "cluster-init": chart.cluster_init,
     "discover": chart.discover,
     "reconfigure_setup": chart.reconfigure_setup,
-    "webhook": chart.webhook,
+    "webhook": webhook.run,
 }
 for name, command in _COMMANDS.items():
     app.command(name)(command)
+app.add_typer(certs.app, name="certs")
 
 
 @app.command("isolate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -46,8 +46,8 @@ def cluster_init(
     pull_secret: Annotated[str, typer.Option(help="Secret to pull the image with.")] = "",
     saname: AccountOption = "cmk-serviceaccount",
     namespace: common.NamespaceOption = "default",
-    cafile: Annotated[str, typer.Option(help="Accepted: there is no webhook to authenticate to.")] = "",
-    insecure: Annotated[str, typer.Option(help="Accepted: there is no webhook to authenticate to.")] = "False",
+    cafile: Annotated[str, typer.Option(help="Accepted: the chart's word for it is webhook.clientCA.")] = "",
+    insecure: Annotated[str, typer.Option(help="Accepted: the chart's word for it is webhook.clientCA.")] = "False",
     no_taint: Annotated[bool, typer.Option("--no-taint", help="Do not taint the nodes.")] = False,
 ) -> None:
     """Print the values.yaml that prepares these nodes, and the helm command that applies it."""
@@ -98,17 +98,6 @@ def discover(
     if no_taint:
         values["taint"] = False
     _print(values, f"helm upgrade --install cmk {_CHART} --namespace {namespace} --create-namespace -f values.yaml")
-
-
-def webhook(
-    conf_file: Annotated[str, typer.Option(help="Configuration of the webhook.")] = "",
-    cafile: Annotated[str, typer.Option(help="CA of the API server.")] = "",
-    insecure: Annotated[str, typer.Option(help="Whether to go without mutual TLS.")] = "False",
-) -> None:
-    """Not in this version: pods mount the install directory themselves."""
-    common.fail(
-        "this version has no webhook: mount /opt/cmk and tolerate the taint in the pod's spec, as examples/exclusive.yaml does", 2
-    )
 
 
 def print_upgrade(pools: Mapping[str, PoolConfig], node: str, namespace: str, more: Mapping[str, Any] | None = None) -> None:

@@ -20,6 +20,7 @@ from kubernetes.config.incluster_config import load_incluster_config
 from cmk import __version__
 
 Json = dict[str, Any]
+Body = Json | list[Json] | None
 CONNECT_SECONDS = 5.0
 WATCH_GRACE_SECONDS = 30.0
 READ_SECONDS = 10.0
@@ -27,6 +28,8 @@ READ_SECONDS = 10.0
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+APPLY = "application/apply-patch+yaml"
 
 
 class ApiError(RuntimeError):
@@ -76,6 +79,14 @@ class Api:
         """PATCH with one of the content types above."""
         return self._json("PATCH", path, {}, body, kind)
 
+    def json_patch(self, path: str, operations: list[Json]) -> Json:
+        """PATCH with a JSON patch (RFC 6902)."""
+        return self._json("PATCH", path, {}, operations, JSON_PATCH)
+
+    def apply(self, path: str, body: Json, manager: str) -> Json:
+        """Server-side apply, which creates what is not there, in the name of a field manager."""
+        return self._json("PATCH", path, {"fieldManager": manager}, body, APPLY)
+
     def delete(self, path: str) -> None:
         """DELETE an object; one that is gone already does not matter."""
         try:
@@ -95,7 +106,7 @@ class Api:
         finally:
             response.close()
 
-    def _json(self, method: str, path: str, params: Mapping[str, str], body: Json | None = None, kind: str = JSON) -> Json:
+    def _json(self, method: str, path: str, params: Mapping[str, str], body: Body = None, kind: str = JSON) -> Json:
         response = self._request(method, path, params, body, kind)
         try:
             return dict(json.loads(response.data))
@@ -109,7 +120,7 @@ class Api:
         method: str,
         path: str,
         params: Mapping[str, str],
-        body: Json | None,
+        body: Body,
         kind: str,
         read_seconds: float = READ_SECONDS,
     ) -> urllib3.HTTPResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cmk.model import quantity
 from cmk.model.ledger import RESOURCE_PREFIX, Pod
 
 CONFIG_HASH = "kubernetes.io/config.hash"
@@ -53,7 +54,7 @@ def _requests(container: Mapping[str, Any]) -> dict[str, int]:
     resources = container.get("resources") or {}
     # The API server copies limits of extended resources into requests; both are read for objects that have not passed it.
     merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    return {name: int(str(count)) for name, count in merged.items() if name.startswith(RESOURCE_PREFIX)}
+    return {name: quantity.whole(str(count)) for name, count in merged.items() if name.startswith(RESOURCE_PREFIX)}
 
 
 def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -106,12 +106,6 @@ def test_reaffinitize_in_a_cluster_has_nothing_to_do() -> None:
     assert (done.exit_code, "Nothing to run here" in done.stdout) == (0, True)
 
 
-def test_the_webhook_is_refused_with_what_to_do_instead() -> None:
-    done = CliRunner().invoke(app, ["webhook", "--conf-file=/etc/webhook/server.yaml", "--cafile=/ca", "--insecure=True"])
-    assert done.exit_code == 2
-    assert "this version has no webhook: mount /opt/cmk and tolerate the taint" in done.output
-
-
 def test_isolate_is_listed_but_goes_its_own_way() -> None:
     done = CliRunner().invoke(app, ["isolate", "--pool=infra"])
     assert done.exit_code == 78

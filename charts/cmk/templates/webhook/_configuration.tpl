@@ -1,0 +1,80 @@
+{{/*
+The MutatingWebhookConfiguration, for Helm and for the keeper that puts it back. The caBundle is never part of it: hooks and keeper write
+it, and neither Helm takes away what it did not set. One webhook per object, whose name never changes: both are what that rests on.
+*/}}
+{{- define "cmk.webhook.configuration" -}}
+{{- $webhook := include "cmk.webhook" . | fromJson -}}
+{{- $selector := $webhook.namespaceSelector -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata:
+  name: {{ include "cmk.webhook.name" . }}
+  labels:
+    {{- include "cmk.labels" (dict "root" . "component" "webhook") | nindent 4 }}
+  {{- if eq $webhook.certificates.mode "certManager" }}
+  annotations:
+    cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/{{ include "cmk.webhook.name" . }}
+  {{- end }}
+webhooks:
+  - name: pods.cmk.intel.com
+    admissionReviewVersions: [v1]
+    clientConfig:
+      service: {name: {{ include "cmk.webhook.name" . }}, namespace: {{ .Release.Namespace }}, path: /mutate, port: 443}
+    failurePolicy: {{ $webhook.failurePolicy }}
+    matchPolicy: Equivalent
+    # Other webhooks may add containers after us.
+    reinvocationPolicy: IfNeeded
+    sideEffects: None
+    timeoutSeconds: {{ $webhook.timeoutSeconds }}
+    rules:
+      - {apiGroups: [""], apiVersions: [v1], resources: [pods], operations: [CREATE], scope: Namespaced}
+    namespaceSelector:
+      {{- with $selector.matchLabels }}
+      matchLabels:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      matchExpressions:
+        # Our own pods, and what a cluster needs to heal, must start without us.
+        - {key: kubernetes.io/metadata.name, operator: NotIn, values: {{ uniq (list "kube-system" .Release.Namespace) | toJson }}}
+        {{- with $selector.matchExpressions }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+    objectSelector: {}
+    # No other pod is sent: none waits for us, and none fails when we are away.
+    matchConditions:
+      - name: asks-for-cores
+        expression: >-
+          {{- include "cmk.webhook.asks" . | nindent 10 }}
+      - name: is-no-mirror-pod
+        expression: "!(has(object.metadata.annotations) && 'kubernetes.io/config.mirror' in object.metadata.annotations)"
+{{- end -}}
+
+{{/* CEL: a container of either kind requests or limits cores by a name of ours or of CMK's and kcm's first days, or the pod says so itself. */}}
+{{- define "cmk.webhook.asks" -}}
+{{- $name := "(n.startsWith('cmk.intel.com/') && n.endsWith('-cores')) || n in ['pod.alpha.kubernetes.io/opaque-int-resource-cmk', 'pod.alpha.kubernetes.io/opaque-int-resource-kcm']" -}}
+{{- $resources := printf "has(c.resources) && ((has(c.resources.requests) && c.resources.requests.exists(n, %s)) || (has(c.resources.limits) && c.resources.limits.exists(n, %s)))" $name $name -}}
+(has(object.metadata.annotations) && 'cmk.intel.com/mutate' in object.metadata.annotations && object.metadata.annotations['cmk.intel.com/mutate'] in ['true', 'True', '1'])
+|| object.spec.containers.exists(c, {{ $resources }})
+|| (has(object.spec.initContainers) && object.spec.initContainers.exists(c, {{ $resources }}))
+{{- end -}}
+
+{{/* The files of cmk webhook. A change of them restarts its pods, so that none of them goes by the old one once helm is done. */}}
+{{- define "cmk.webhook.files" -}}
+{{- $webhook := include "cmk.webhook" . | fromJson -}}
+{{- $workloads := include "cmk.workloads" . | fromJson -}}
+server.yaml: |
+  server:
+    binding-address: "::"
+    port: {{ $webhook.port }}
+    cert: /etc/webhook-certificate/tls.crt
+    key: /etc/webhook-certificate/tls.key
+    mutations: /etc/webhook/mutations.yaml
+    workloads:
+      install-dir: {{ .Values.installDir | quote }}
+      mount-path: {{ $workloads.mountPath | quote }}
+      unsupported-runtime-classes: {{ $workloads.unsupportedRuntimeClasses | toJson }}
+      cpu-requests: {{ eq (toString $workloads.cpuRequests) "inject" }}
+      pools: {{ (include "cmk.exclusivePools" . | fromJson).names | toJson }}
+mutations.yaml: |
+  {{- dict "mutations" $webhook.mutations | toYaml | nindent 2 }}
+{{- end -}}

@@ -1,0 +1,130 @@
+"""``cmk certs``: the webhook's certificate, as the chart's hooks and the webhook's pods run it."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cmk.cli import common, logs
+from cmk.kube.client import ApiError, in_cluster
+
+if TYPE_CHECKING:
+    from cmk.hooks.certs import Certs, Place
+
+app = typer.Typer(help="Make, put in place and look after the webhook's certificate.", no_args_is_help=True)
+
+NamespaceOption = Annotated[str, typer.Option(help="Namespace of the release.")]
+SecretOption = Annotated[str, typer.Option(help="Secret with tls.crt, tls.key and ca.crt.")]
+ServiceOption = Annotated[str, typer.Option(help="Service of the webhook: what the certificate is for.")]
+ConfigurationOption = Annotated[str, typer.Option(help="MutatingWebhookConfiguration.")]
+OwnerOption = Annotated[str, typer.Option(help="Deployment, and ClusterRole, of the webhook.")]
+LifetimeOption = Annotated[int, typer.Option(min=1, help="Hours that a certificate is valid; it is renewed at two thirds.")]
+FormatOption = Annotated[logs.Format, typer.Option(help="Text or one JSON object per line.")]
+LevelOption = Annotated[str, typer.Option(envvar="CMK_LOG_LEVEL", help="CRITICAL, ERROR, WARNING, INFO or DEBUG.")]
+
+
+@app.command("create")
+def create(
+    namespace: NamespaceOption,
+    secret: SecretOption,
+    service: ServiceOption,
+    configuration: ConfigurationOption,
+    owner: OwnerOption,
+    lifetime_hours: LifetimeOption = 2160,
+    renew: Annotated[bool, typer.Option("--renew", help="Make a new one even if the old one is good.")] = False,
+    log_level: LevelOption = "INFO",
+    log_format: FormatOption = logs.Format.TEXT,
+) -> None:
+    """Make the Secret, unless it holds a certificate that is good for a while."""
+    logs.configure(log_level, log_format)
+    with _one_line():
+        _, certs = _certs(namespace, secret, service, configuration, owner, lifetime_hours)
+        certs.ensure(renew=renew)
+
+
+@app.command("patch")
+def patch(
+    namespace: NamespaceOption,
+    secret: SecretOption,
+    service: ServiceOption,
+    configuration: ConfigurationOption,
+    owner: OwnerOption,
+    never_fail: Annotated[
+        bool, typer.Option("--never-fail", help="Exit 0 whatever happens: the webhook's pods go on trying.")
+    ] = False,
+    log_level: LevelOption = "INFO",
+    log_format: FormatOption = logs.Format.TEXT,
+) -> None:
+    """Have the API server trust the certificate's CA."""
+    logs.configure(log_level, log_format)
+    try:
+        with _one_line():
+            _, certs = _certs(namespace, secret, service, configuration, owner, 1)
+            if not certs.trust():
+                common.fail(f"certs patch: there is no MutatingWebhookConfiguration {configuration}")
+    except typer.Exit:
+        if not never_fail:
+            raise
+
+
+@app.command("keep")
+def keep(
+    namespace: NamespaceOption,
+    secret: SecretOption,
+    service: ServiceOption,
+    configuration: ConfigurationOption,
+    owner: OwnerOption,
+    lease: Annotated[str, typer.Option(help="Lease that tells which of several works.")],
+    mode: Annotated[str, typer.Option(help="hooks: the certificate is ours; certManager or secret: it is not.")] = "hooks",
+    manifest: Annotated[Path, typer.Option(help="The MutatingWebhookConfiguration, for when somebody deletes it.")] = Path(
+        "/etc/webhook/webhook.json"
+    ),
+    files: Annotated[Path, typer.Option(help="The Secret as mounted.")] = Path("/etc/webhook-certificate"),
+    lifetime_hours: LifetimeOption = 2160,
+    log_level: LevelOption = "INFO",
+    log_format: FormatOption = logs.Format.TEXT,
+) -> None:
+    """Renew the certificate in time and put back what is deleted, until stopped."""
+    logs.configure(log_level, log_format)
+    from cmk.hooks.keeper import Keeper, Mode  # noqa: PLC0415  # brings cryptography
+    from cmk.kube.lease import Lease  # noqa: PLC0415
+
+    if mode not in set(Mode):
+        common.fail(f"--mode={mode}: there is {', '.join(Mode)}", 2)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with _one_line():
+        place, certs = _certs(namespace, secret, service, configuration, owner, lifetime_hours)
+        api = in_cluster()
+        Keeper(api, certs, Lease(api, namespace, lease, platform.node(), certs.owner), place, Mode(mode), manifest, files).run(
+            stop
+        )
+
+
+def _certs(namespace: str, secret: str, service: str, configuration: str, owner: str, hours: int) -> tuple[Place, Certs]:
+    from cmk.hooks.certs import Certs, Place  # noqa: PLC0415  # brings cryptography
+
+    place = Place(namespace, secret, service, configuration, owner)
+    return place, Certs(in_cluster(), place, timedelta(hours=hours))
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """The last line is the cause, also where Kubernetes shows why a container ended."""
+    from cmk.hooks.certs import CertsError  # noqa: PLC0415  # brings cryptography
+
+    try:
+        yield
+    except (ApiError, CertsError) as error:
+        with suppress(OSError):  # there is none outside a container
+            Path("/dev/termination-log").write_text(f"{error}\n")
+        common.fail(f"certs: {error}")

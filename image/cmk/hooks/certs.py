@@ -1,0 +1,199 @@
+"""The webhook's certificate on the API: its Secret, and the CA that the API server is told to trust.
+
+A change loses no call because its order is: trust the new CA besides the old one, then show the new certificate. Who reads the Secret late
+goes on showing the old one, and is still trusted.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from time import sleep
+
+import msgspec
+
+from cmk.kube.client import Api, ApiError, Json
+from cmk.model import certificates
+from cmk.model.certificates import Issued
+
+log = logging.getLogger(__name__)
+
+WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+WEBHOOK = "pods.cmk.intel.com"
+# For every API server's watch to have told it of a new CA, before a server may show a certificate from it.
+SETTLE_SECONDS = 2.0
+_NOT_FOUND, _CONFLICT = 404, 409
+_ATTEMPTS = 5
+_TYPE = "kubernetes.io/tls"
+
+
+class CertsError(RuntimeError):
+    """The certificate cannot be made or put in place; the text says what to do."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where things are. ``owner`` is the Deployment that Secret and Lease go with."""
+
+    namespace: str
+    secret: str
+    service: str
+    configuration: str
+    owner: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the API server calls the service."""
+        return (f"{self.service}.{self.namespace}.svc", f"{self.service}.{self.namespace}", self.service)
+
+    @property
+    def secret_path(self) -> str:
+        """The Secret."""
+        return f"/api/v1/namespaces/{self.namespace}/secrets/{self.secret}"
+
+    @property
+    def owner_path(self) -> str:
+        """The Deployment."""
+        return f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.owner}"
+
+    @property
+    def configuration_path(self) -> str:
+        """The MutatingWebhookConfiguration."""
+        return f"{WEBHOOKS}/{self.configuration}"
+
+
+class Certs:
+    """The certificate of one release."""
+
+    def __init__(
+        self,
+        api: Api,
+        place: Place,
+        lifetime: timedelta,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        settle: Callable[[float], None] = sleep,
+    ) -> None:
+        self._api, self._place, self._lifetime, self._now, self._settle = api, place, lifetime, now, settle
+
+    def ensure(self, *, renew: bool = False, spare: Issued | None = None) -> None:
+        """Make the Secret hold a certificate that serves these names for a good while. Raises ApiError or CertsError.
+
+        ``renew`` makes a new one whatever is there. ``spare`` is what a running server holds, for a Secret that somebody deleted.
+        """
+        for _ in range(_ATTEMPTS):
+            secret = find(self._api, self._place.secret_path)
+            if secret is not None and self._is_leaving(secret):
+                self._api.delete(self._place.secret_path)
+                secret = None
+            have = _issued(secret) if secret else spare
+            why = self._reason(have) if not renew else "asked for"
+            if secret and not why:
+                return
+            try:
+                self._write(have if have and not why else self._new(have, why), secret)
+            except ApiError as error:
+                if error.status not in (_CONFLICT, _NOT_FOUND):
+                    raise
+                continue  # somebody else wrote it meanwhile: see what
+            return
+        raise CertsError(f"Secret {self._place.namespace}/{self._place.secret} keeps changing under us: who else writes it?")
+
+    def trust(self) -> bool:
+        """Have the API server trust the CA of the Secret; False when there is no webhook configuration. Raises ApiError or CertsError."""
+        secret = find(self._api, self._place.secret_path)
+        if secret is None:
+            raise CertsError(f"there is no Secret {self._place.namespace}/{self._place.secret}")
+        ca = _issued(secret).ca
+        if not certificates.is_trusted(ca, ca):
+            raise CertsError(
+                f"Secret {self._place.namespace}/{self._place.secret} has no CA in ca.crt: put the one there that signed tls.crt"
+            )
+        return self._trust(ca, only=False)
+
+    def adopt(self) -> None:
+        """Have the Secret go when the Deployment goes. Raises ApiError."""
+        secret = find(self._api, self._place.secret_path)
+        owner = self.owner()
+        if secret is not None and owner is not None and secret["metadata"].get("ownerReferences") != [owner]:
+            secret["metadata"]["ownerReferences"] = [owner]
+            self._api.replace(self._place.secret_path, secret)
+
+    def owner(self) -> Json | None:
+        """Reference to the Deployment, if there is one. Raises ApiError."""
+        return reference(find(self._api, self._place.owner_path), "apps/v1", "Deployment")
+
+    def _is_leaving(self, secret: Json) -> bool:
+        """Whether the Secret belongs to a Deployment that is gone, so that it will be collected at any moment."""
+        owners = secret["metadata"].get("ownerReferences") or []
+        return bool(owners) and self.owner() not in owners
+
+    def _reason(self, have: Issued | None) -> str:
+        if have is None:
+            return "there is none"
+        if fault := certificates.fault(have, self._place.names, self._now()):
+            return fault
+        return "two thirds of its life are over" if certificates.is_due(have, self._now()) else ""
+
+    def _new(self, before: Issued | None, why: str) -> Issued:
+        issued = certificates.issue(self._place.names, self._now(), self._lifetime, before.ca if before else b"")
+        log.info("new certificate until %s: %s", f"{certificates.ends(issued.cert):%Y-%m-%d %H:%M} UTC", why)
+        if self._trust(issued.ca, only=True):
+            self._settle(SETTLE_SECONDS)
+        return issued
+
+    def _write(self, issued: Issued, secret: Json | None) -> None:
+        parts = {"tls.crt": issued.cert, "tls.key": issued.key, "ca.crt": issued.ca}
+        body: Json = {
+            **(secret or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self._place.secret}, "type": _TYPE}),
+            "data": {name: base64.b64encode(part).decode() for name, part in parts.items()},
+        }
+        if secret is None:
+            # Applied, not posted: of a POST, RBAC cannot know whether it makes our Secret or another.
+            self._api.apply(self._place.secret_path, body, "cmk-certs")
+        else:
+            self._api.replace(self._place.secret_path, body)
+        log.info("wrote Secret %s/%s", self._place.namespace, self._place.secret)
+
+    def _trust(self, ca: bytes, *, only: bool) -> bool:
+        """Put CAs into the webhook configuration; ``only`` these, or unless they are among those there. False: there is none."""
+        configuration = find(self._api, self._place.configuration_path)
+        if configuration is None:
+            return False
+        for index, webhook in enumerate(configuration.get("webhooks") or []):
+            if webhook["name"] != WEBHOOK:
+                continue
+            have = base64.b64decode(webhook["clientConfig"].get("caBundle") or "")
+            if not (have == ca if only else certificates.is_trusted(ca, have)):
+                self._api.json_patch(
+                    self._place.configuration_path,
+                    [
+                        {"op": "test", "path": f"/webhooks/{index}/name", "value": WEBHOOK},
+                        {"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle", "value": base64.b64encode(ca).decode()},
+                    ],
+                )
+                log.info("wrote caBundle of MutatingWebhookConfiguration %s", self._place.configuration)
+        return True
+
+
+def find(api: Api, path: str) -> Json | None:
+    """An object, or None. Raises ApiError."""
+    try:
+        return api.get(path)
+    except ApiError as error:
+        if error.status != _NOT_FOUND:
+            raise
+        return None
+
+
+def reference(obj: Json | None, version: str, kind: str) -> Json | None:
+    """What an object is called in the ``ownerReferences`` of another."""
+    if obj is None:
+        return None
+    return {"apiVersion": version, "kind": kind, "name": obj["metadata"]["name"], "uid": obj["metadata"]["uid"]}
+
+
+def _issued(secret: Json) -> Issued:
+    data = secret.get("data") or {}
+    cert, key, ca = (base64.b64decode(data.get(name) or "") for name in ("tls.crt", "tls.key", "ca.crt"))
+    return Issued(cert, key, ca)

@@ -1,0 +1,1 @@
+"""The admission webhook: gives a pod that asks for cores what it needs to use them."""

@@ -1,0 +1,191 @@
+"""What a pod that asks for cores gets: launcher, ``CMK_NUM_CORES``, toleration, annotation. Pure: a pod in, a JSON patch out.
+
+What is asked for is read from the pod as it is, never from our own annotation, which anybody can write; so a second call finds nothing
+left to do, and a container that another webhook added in between gets what the others have.
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+import msgspec
+
+from cmk.model import quantity
+from cmk.model.ledger import RESOURCE_PREFIX, resource_of
+from cmk.webhook.draft import Draft, Json, Path
+from cmk.webhook.merge import CONTAINERS, merge
+from cmk.webhook.rules import Rules
+
+ASK = "cmk.intel.com/mutate"
+DONE = "cmk.intel.com/resources-injected"
+MIRROR = "kubernetes.io/config.mirror"
+VOLUME = "cmk-install-dir"
+NUM_CORES = "CMK_NUM_CORES"
+TOLERATION = {"key": "cmk", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+# Opaque integer resources, which Kubernetes dropped in 1.9: what kcm and the first CMK advertised.
+OLD_RESOURCES = dict.fromkeys(
+    ("pod.alpha.kubernetes.io/opaque-int-resource-cmk", "pod.alpha.kubernetes.io/opaque-int-resource-kcm"),
+    resource_of("exclusive"),
+)
+_TRUE = ("true", "True", "1")
+# As Intel CMK looked at them, should a container ask for cores of two pools.
+_FIRST = (resource_of("exclusive"), resource_of("exclusive-non-isolcpus"))
+_MAX_WARNINGS = 8
+_NO_CPU = "leave requests and limits of cpu out: the request for cores takes their place"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """JSON patch (empty: leave it alone), warnings for whoever creates the pod, and why it is refused (empty: it is not)."""
+
+    patch: list[Json] = []
+    warnings: list[str] = []
+    refusal: str = ""
+
+
+class _Refused(Exception):
+    """The reason."""
+
+
+def mutate(pod: Json, rules: Rules) -> Outcome:
+    """Patch for a v1 Pod that has the shape of one (see ``review.Pod``); changes ``pod`` along."""
+    if MIRROR in _annotations(pod):
+        return Outcome()  # a static pod's shadow: its containers run already
+    draft = Draft(pod)
+    try:
+        asked = _asked(draft, rules)
+        if not any(asked.values()) and _annotations(pod).get(ASK) not in _TRUE:
+            return Outcome(draft.operations)
+        runtime = pod["spec"].get("runtimeClassName")
+        if runtime in rules.unsupported_runtime_classes:
+            raise _Refused(
+                f"runtimeClassName {runtime}: its containers run on a kernel of their own, which cannot be given CPUs of the node; "
+                "leave it out, or leave the request for cores out"
+            )
+        merge(draft, (), rules.mutations.per_pod)
+        for path in _containers(pod):
+            merge(draft, path, rules.mutations.per_container)
+        asked = _asked(draft, rules)
+    except _Refused as refused:
+        return Outcome(refusal=str(refused))
+    for path, cores in asked.items():
+        _mount(draft, path, rules)
+        if cores:
+            _announce(draft, path, cores, rules)
+    if not any(_tolerates(item) for item in draft.at(("spec", "tolerations")) or []):
+        draft.append(("spec", "tolerations"), TOLERATION)
+    draft.put(("metadata", "annotations", DONE), "true")
+    warnings = [line for path, cores in asked.items() if cores for line in _warnings(draft, path, cores)]
+    if len(warnings) > _MAX_WARNINGS:
+        warnings[_MAX_WARNINGS:] = [f"and {len(warnings) - _MAX_WARNINGS} more warnings of this kind"]
+    return Outcome(draft.operations, warnings)
+
+
+def _annotations(pod: Json) -> Json:
+    return (pod.get("metadata") or {}).get("annotations") or {}
+
+
+def _containers(pod: Json) -> list[Path]:
+    return [("spec", kind, index) for kind in CONTAINERS for index in range(len(pod["spec"].get(kind) or []))]
+
+
+def _asked(draft: Draft, rules: Rules) -> dict[Path, dict[str, int]]:
+    """What each container asks for, in today's words. Raises _Refused."""
+    for path in _containers(draft.document):
+        _modernise(draft, path)
+    return {path: _cores(draft, path, rules) for path in _containers(draft.document)}
+
+
+def _modernise(draft: Draft, path: Path) -> None:
+    """Today's names for yesterday's resources, and the limit that an extended resource must have."""
+    for kind in ("requests", "limits"):
+        for old, new in OLD_RESOURCES.items():
+            if (count := draft.at((*path, "resources", kind, old))) is not None:
+                draft.drop((*path, "resources", kind, old))
+                if draft.at((*path, "resources", kind, new)) is None:
+                    draft.put((*path, "resources", kind, new), str(count))
+    for name, count in list((draft.at((*path, "resources", "requests")) or {}).items()):
+        if _is_cores(name) and count is not None and draft.at((*path, "resources", "limits", name)) is None:
+            draft.put((*path, "resources", "limits", name), count)
+
+
+def _is_cores(name: str) -> bool:
+    return name.startswith(RESOURCE_PREFIX) and name.endswith("-cores")
+
+
+def _cores(draft: Draft, path: Path, rules: Rules) -> dict[str, int]:
+    """Resource name → cores that a container asks for; none of 0. Raises _Refused."""
+    resources = draft.at((*path, "resources")) or {}
+    merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    found = {}
+    for name in filter(_is_cores, merged):
+        where = f"container {draft.at((*path, 'name'))} asks for {name}"
+        try:
+            count = quantity.whole(str(merged[name]))
+        except ValueError as error:
+            raise _Refused(f"{where}: {error}; a core has one owner") from error
+        pool = name.removeprefix(RESOURCE_PREFIX).removesuffix("-cores")
+        if rules.pools is not None and pool not in rules.pools:
+            there = ", ".join(sorted(rules.pools)) or "none"
+            raise _Refused(f"{where}: there is no exclusive pool {pool}; there are: {there}. A shared pool needs no request")
+        if count:
+            found[name] = count
+    return dict(sorted(found.items(), key=lambda item: (_FIRST.index(item[0]) if item[0] in _FIRST else len(_FIRST), item[0])))
+
+
+def _mount(draft: Draft, path: Path, rules: Rules) -> None:
+    """The install directory at the mount path, unless the container has it, or has something else of its own there."""
+    volumes = draft.at(("spec", "volumes")) or []
+    ours = {item.get("name") for item in volumes if (item.get("hostPath") or {}).get("path") == rules.install_dir}
+    for mount in draft.at((*path, "volumeMounts")) or []:
+        place = posixpath.normpath(mount.get("mountPath") or "/")
+        if mount.get("name") in ours or f"{place}/".startswith(f"{rules.mount_path}/"):
+            return
+    if ours:
+        name = min(ours, key=str)
+    else:
+        taken = {item.get("name") for item in volumes}
+        names = (VOLUME, *(f"{VOLUME}-{number}" for number in range(2, len(taken) + 3)))
+        name = next(item for item in names if item not in taken)
+        draft.append(("spec", "volumes"), {"name": name, "hostPath": {"path": rules.install_dir, "type": "Directory"}})
+    draft.append((*path, "volumeMounts"), {"name": name, "mountPath": rules.mount_path, "readOnly": True})
+
+
+def _announce(draft: Draft, path: Path, cores: dict[str, int], rules: Rules) -> None:
+    """Tell ``cmk isolate``, and if wanted the scheduler, how many."""
+    if not any(entry.get("name") == NUM_CORES for entry in draft.at((*path, "env")) or []):
+        draft.append((*path, "env"), {"name": NUM_CORES, "value": str(next(iter(cores.values())))})
+    resources = draft.at((*path, "resources"))
+    if rules.cpu_requests and not any("cpu" in (resources.get(kind) or {}) for kind in ("requests", "limits")):
+        draft.put((*path, "resources", "requests", "cpu"), str(sum(cores.values())))
+
+
+def _tolerates(toleration: Json) -> bool:
+    key, operator = toleration.get("key") or "", toleration.get("operator") or "Equal"
+    if (toleration.get("effect") or "NoSchedule") != "NoSchedule" or key not in ("", "cmk"):
+        return False
+    return operator == "Exists" or (key == "cmk" and toleration.get("value") == "true")
+
+
+def _warnings(draft: Draft, path: Path, cores: dict[str, int]) -> list[str]:
+    container, name = draft.at(path), draft.at((*path, "name"))
+    found = []
+    resources = container["resources"]
+    limit, request = ((resources.get(kind) or {}).get("cpu") for kind in ("limits", "requests"))
+    if limit is not None:
+        found.append(f"container {name} has limits.cpu {limit}: the kernel throttles it on its own cores; {_NO_CPU}")
+    elif request is not None and not _equals(str(request), sum(cores.values())):
+        found.append(f"container {name} has requests.cpu {request} beside its {sum(cores.values())} exclusive cores; {_NO_CPU}")
+    if len(set(cores.values())) > 1 and any(
+        entry == {"name": NUM_CORES, "value": str(next(iter(cores.values())))} for entry in container["env"]
+    ):
+        found.append(
+            f"container {name} asks for cores of several pools: {NUM_CORES} is that of {next(iter(cores))}; set it at each cmk isolate"
+        )
+    return found
+
+
+def _equals(text: str, count: int) -> bool:
+    try:
+        return quantity.parse(text) == count
+    except ValueError:
+        return False  # the API server says so itself
