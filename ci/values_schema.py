@@ -83,6 +83,9 @@ class Workloads(Strict):
     """How workloads are treated."""
 
     requireRequest: Literal["enforce", "warn"] | UnsetType = UNSET
+    mountPath: Directory | Literal[""] | UnsetType = UNSET
+    unsupportedRuntimeClasses: list[str] | UnsetType = UNSET
+    cpuRequests: Literal["off", "inject", "", False] | UnsetType = UNSET  # YAML reads a bare off as false
 
 
 class Image(Strict):
@@ -109,6 +112,76 @@ class Agent(Strict):
     podLabels: Labels | UnsetType = UNSET
     daemonSetName: str | UnsetType = UNSET
     podAnnotations: Labels | UnsetType = UNSET
+
+
+class Certificates(Strict):
+    """Where the webhook's certificate comes from."""
+
+    mode: Literal["hooks", "certManager", "secret", ""] | UnsetType = UNSET
+    lifetimeHours: Annotated[int, Meta(ge=1, le=87600)] | None = None
+    secretName: str | UnsetType = UNSET
+    issuerRef: Kubernetes | UnsetType = UNSET
+
+
+class ClientCA(Strict):
+    """A ConfigMap with the CA of the API server's client certificate."""
+
+    configMap: str | UnsetType = UNSET
+    key: str | UnsetType = UNSET
+
+
+class LabelSelector(Strict):
+    """As Kubernetes has it."""
+
+    matchLabels: Labels | UnsetType = UNSET
+    matchExpressions: list[Kubernetes] | UnsetType = UNSET
+
+
+class Mutations(Strict):
+    """Parts of a pod and of a container."""
+
+    perPod: Kubernetes | UnsetType = UNSET
+    perContainer: Kubernetes | UnsetType = UNSET
+
+
+class Pdb(Strict):
+    """The PodDisruptionBudget."""
+
+    enabled: bool | None = None
+
+
+class Webhook(Strict):
+    """The admission webhook."""
+
+    enabled: bool | None = None
+    replicas: Annotated[int, Meta(ge=1)] | None = None
+    failurePolicy: Literal["Fail", "Ignore", ""] | UnsetType = UNSET
+    timeoutSeconds: Annotated[int, Meta(ge=1, le=30)] | None = None
+    mutations: Mutations | UnsetType = UNSET
+    clientCA: ClientCA | UnsetType = UNSET
+    namespaceSelector: LabelSelector | UnsetType = UNSET
+    certificates: Certificates | UnsetType = UNSET
+    port: Annotated[int, Meta(ge=1024, le=65535)] | None = None
+    healthPort: Annotated[int, Meta(ge=1024, le=65535)] | None = None
+    logLevel: Level | Literal[""] | UnsetType = UNSET
+    logFormat: Literal["text", "json", ""] | UnsetType = UNSET
+    priorityClassName: str | UnsetType = UNSET
+    nodeSelector: Labels | UnsetType = UNSET
+    tolerations: list[Kubernetes] | None = None
+    resources: Kubernetes | None = None
+    keeperResources: Kubernetes | None = None
+    deploymentName: str | UnsetType = UNSET
+    podLabels: Labels | UnsetType = UNSET
+    podAnnotations: Labels | UnsetType = UNSET
+    pdb: Pdb | UnsetType = UNSET
+
+
+class NetworkPolicy(Strict, rename={"from_": "from"}):
+    """Who may talk to whom."""
+
+    enabled: bool | UnsetType = UNSET
+    from_: list[Kubernetes] | UnsetType = UNSET
+    apiServerPorts: list[int] | UnsetType = UNSET
 
 
 class StarlingxConf(msgspec.Struct):
@@ -139,6 +212,8 @@ class Values(Scope, rename={"global_": "global"}):
     workloads: Workloads | UnsetType = UNSET
     image: Image | UnsetType = UNSET
     agent: Agent | UnsetType = UNSET
+    webhook: Webhook | UnsetType = UNSET
+    networkPolicy: NetworkPolicy | UnsetType = UNSET
     crds: Crds | UnsetType = UNSET
     nameOverride: str | UnsetType = UNSET
     fullnameOverride: str | UnsetType = UNSET

@@ -50,6 +50,7 @@ resources:
 keeperResources:
   requests: {cpu: 10m, memory: 48Mi}
   limits: {memory: 128Mi}
+deploymentName: ""
 podLabels: {}
 podAnnotations: {}
 pdb: {enabled: true}
@@ -62,11 +63,11 @@ unsupportedRuntimeClasses: []
 cpuRequests: "off"
 {{- end -}}
 
-{{/* Values over their defaults, key by key; what a map that has no keys of its own says is one value. Call with (list defaults values). */}}
+{{/* Values over their defaults, key by key; null and "" leave the default. Call with (list defaults values). */}}
 {{- define "cmk.over" -}}
 {{- $result := index . 0 -}}
 {{- range $key, $value := index . 1 | default dict -}}
-{{- if kindIs "invalid" $value -}}
+{{- if or (kindIs "invalid" $value) (eq (toString $value) "") -}}
 {{- else if has $key (list "pdb" "certificates") -}}
 {{- $_ := set $result $key (include "cmk.over" (list (index $result $key) $value) | fromJson) -}}
 {{- else -}}

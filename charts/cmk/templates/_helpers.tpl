@@ -41,6 +41,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 
 {{- define "cmk.webhook.name" -}}{{ include "cmk.fullname" . }}-webhook{{- end -}}
+{{- define "cmk.webhook.deployment" -}}
+{{- (include "cmk.webhook" . | fromJson).deploymentName | default (include "cmk.webhook.name" .) -}}
+{{- end -}}
 {{- define "cmk.webhook.secret" -}}
 {{- (include "cmk.webhook" . | fromJson).certificates.secretName | default (printf "%s-cert" (include "cmk.webhook.name" .)) -}}
 {{- end -}}
@@ -71,5 +74,5 @@ capabilities: {drop: [ALL]}
 - --secret={{ include "cmk.webhook.secret" . }}
 - --service={{ include "cmk.webhook.name" . }}
 - --configuration={{ include "cmk.webhook.name" . }}
-- --owner={{ include "cmk.webhook.name" . }}
+- --owner={{ include "cmk.webhook.deployment" . }}
 {{- end -}}

@@ -34,7 +34,7 @@ class CertsError(RuntimeError):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where things are. ``owner`` is the Deployment that Secret and Lease go with."""
+    """Where things are. ``owner`` is the Deployment that Secret and Lease go with; the ClusterRole is named as the configuration is."""
 
     namespace: str
     secret: str

@@ -78,7 +78,7 @@ class Keeper:
         It belongs to the ClusterRole of the release: should the release be on its way out, this goes with it.
         """
         body: Json = json.loads(self._manifest.read_bytes())
-        owner = reference(find(self._api, f"{_ROLES}/{self._place.owner}"), "rbac.authorization.k8s.io/v1", "ClusterRole")
+        owner = reference(find(self._api, f"{_ROLES}/{self._place.configuration}"), "rbac.authorization.k8s.io/v1", "ClusterRole")
         if owner is None:
             return
         body["metadata"]["ownerReferences"] = [owner]
