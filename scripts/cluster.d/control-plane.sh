@@ -34,6 +34,7 @@ control_plane() {
   openssl req -x509 -new -key "$RUN/ca.key" -subj /CN=cmk-ca -days 3650 -out "$RUN/ca.crt"
   certificate apiserver /CN=kube-apiserver "IP:$CP,IP:10.96.0.1,IP:127.0.0.1,DNS:kubernetes.default.svc"
   certificate kubelet-client /O=system:masters/CN=apiserver-kubelet DNS:apiserver
+  certificate webhook-client /CN=kube-apiserver DNS:apiserver
   openssl genrsa -out "$RUN/sa.key" 2048 2>/dev/null
   TOKEN=$(openssl rand -hex 16)
   {
@@ -55,7 +56,24 @@ control_plane() {
   daemon scheduler nsenter -t "$(cat "$RUN/net.pid")" -n "$TOOLS/kube-scheduler" --kubeconfig "$RUN/scheduler.kubeconfig" --leader-elect=false
 }
 
+# What the API server shows to webhooks that ask who calls.
+admission() {
+  cat >"$RUN/webhooks.kubeconfig" <<Y
+apiVersion: v1
+kind: Config
+users: [{name: "*", user: {client-certificate: $RUN/webhook-client.crt, client-key: $RUN/webhook-client.key}}]
+Y
+  cat >"$RUN/admission.yaml" <<Y
+apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+  - name: MutatingAdmissionWebhook
+    configuration: {apiVersion: apiserver.config.k8s.io/v1, kind: WebhookAdmissionConfiguration, kubeConfigFile: $RUN/webhooks.kubeconfig}
+Y
+}
+
 api_server() {
+  admission
   # The API server dials webhook endpoints itself (aggregator routing): there is no kube-proxy beside it.
   daemon apiserver nsenter -t "$(cat "$RUN/net.pid")" -n "$TOOLS/kube-apiserver" --etcd-servers http://127.0.0.1:2379 \
     --bind-address $CP --advertise-address $CP --tls-cert-file "$RUN/apiserver.crt" --tls-private-key-file "$RUN/apiserver.key" \
@@ -63,5 +81,6 @@ api_server() {
     --service-account-key-file "$RUN/sa.key" --service-account-signing-key-file "$RUN/sa.key" --authorization-mode Node,RBAC \
     --enable-admission-plugins NodeRestriction --service-cluster-ip-range 10.96.0.0/16 --allow-privileged \
     --kubelet-client-certificate "$RUN/kubelet-client.crt" --kubelet-client-key "$RUN/kubelet-client.key" \
-    --kubelet-preferred-address-types InternalIP --enable-aggregator-routing=true
+    --kubelet-preferred-address-types InternalIP --enable-aggregator-routing=true \
+    --admission-control-config-file "$RUN/admission.yaml"
 }

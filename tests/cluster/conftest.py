@@ -30,7 +30,7 @@ def bare() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def installed(bare: Cluster) -> Cluster:
     """The chart is installed and no node selected."""
-    bare.helm("install", "cmk", str(REPO / "charts/cmk"), "--namespace", NAMESPACE, "--create-namespace", "-f", str(VALUES))
+    bare.helm("install", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--create-namespace", "-f", str(VALUES), "--wait")
     return bare
 
 
