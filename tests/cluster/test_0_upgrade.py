@@ -14,6 +14,7 @@ PREVIOUS = Path(__file__).parent / "previous-chart.tgz"
 CHART = REPO / "charts/cmk"
 OVERRIDES = CHART / "tests/values/worker-0-cmk-overrides.yml"
 NAMESPACE = "kube-system"
+IMAGE = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never"  # hooks run it
 RELEASE = "cpu-manager"
 
 
@@ -32,7 +33,7 @@ def test_starlingx_overrides_apply_as_documented(bare: Cluster, helm: str, flag:
     def run(*args: str) -> str:
         return bare.script("run", helm, *args, "-n", NAMESPACE).stdout
 
-    run("install", RELEASE, str(PREVIOUS), "--set", "hosts.worker-1.taint=false,agent.logLevel=DEBUG")
+    run("install", RELEASE, str(PREVIOUS), "--set", f"{IMAGE},hosts.worker-1.taint=false,agent.logLevel=DEBUG")
     try:
         run("upgrade", RELEASE, str(CHART), flag, "-f", str(OVERRIDES))
         default = data(bare, "config", "config.json")["default"]

@@ -10,6 +10,9 @@ from tests.cluster.cluster import NAMESPACE, REPO, Cluster, Json, wait_for
 
 SECONDS = 120  # everything takes its time on an emulated machine
 
+# These tests are about layouts; hooks and webhook, which tests/cluster sees, take their time here.
+SETTINGS = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never,webhook.enabled=false"
+
 
 class Guest(Cluster):
     """Its one node is laid out anew as each test asks."""
@@ -18,10 +21,10 @@ class Guest(Cluster):
         """Take the node out of the selection, change the values, put it back; its report once it serves."""
         self.kubectl("label", "node", "node1", "cmk-node-")
         wait_for("the node has left", lambda: self.find("cmk-nodereport", "node1") is None, SECONDS)
-        image = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never"
         line = ["upgrade", "--install", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--create-namespace", "--reset-values"]
         self.helm(
-            *line, *(word for setting in (image, *settings) for word in ("--set-json" if "={" in setting else "--set", setting))
+            *line,
+            *(word for setting in (SETTINGS, *settings) for word in ("--set-json" if "={" in setting else "--set", setting)),
         )
         self.kubectl("label", "node", "node1", "cmk-node=enabled")
         return wait_for("the node is ready", self._ready, SECONDS)
@@ -47,8 +50,7 @@ def started(isolcpus: str) -> Iterator[Guest]:
     guest = Guest("cmk-guest-test", "guest")
     guest.script("up", *([isolcpus] if isolcpus else []))
     try:
-        image = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never"
-        guest.helm("install", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--create-namespace", "--set", image)
+        guest.helm("install", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--create-namespace", "--set", SETTINGS)
         yield guest
     finally:
         if "CMK_KEEP" not in os.environ:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.cluster import isolate, wait_for
-from tests.guest.conftest import SECONDS, Guest, started
+from tests.guest.conftest import SECONDS, SETTINGS, Guest, started
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_cpus_that_pods_may_not_use_are_reserved_by_themselves(guest: Guest) -> 
 def test_a_layout_that_this_machine_cannot_have_says_what_would_fit(guest: Guest) -> None:
     guest.kubectl("label", "node", "node1", "cmk-node-")
     wait_for("the node has left", lambda: guest.find("cmk-nodereport", "node1") is None, SECONDS)
-    settings = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never,pools.exclusive.cores=8"
+    settings = f"{SETTINGS},pools.exclusive.cores=8"
     guest.helm("upgrade", "cmk", "charts/cmk", "-n", "cmk", "--reset-values", "--set", settings)
     guest.kubectl("label", "node", "node1", "cmk-node=enabled")
 
