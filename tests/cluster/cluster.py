@@ -15,6 +15,7 @@ REPO = Path(__file__).parents[2]
 TINY = "localhost/tiny:1"
 NAMESPACE = "cmk"
 RESOURCE = "cmk.intel.com/exclusive-cores"
+AGENTS = "app.kubernetes.io/component=node"
 
 Json = dict[str, Any]
 _T = TypeVar("_T")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import NAMESPACE, REPO, Cluster, wait_for
+from tests.cluster.cluster import AGENTS, NAMESPACE, REPO, Cluster, wait_for
 
 VALUES = Path(__file__).parent / "values.yaml"
 
@@ -50,5 +50,5 @@ def prepare(cluster: Cluster, node: str) -> None:
 
 
 def _ready_agents(cluster: Cluster, node: str) -> int:
-    pods = cluster.get("pods", "-n", NAMESPACE, "--field-selector", f"spec.nodeName={node}")["items"]
+    pods = cluster.get("pods", "-n", NAMESPACE, "-l", AGENTS, "--field-selector", f"spec.nodeName={node}")["items"]
     return sum(all(status["ready"] for status in pod["status"].get("containerStatuses") or [{"ready": False}]) for pod in pods)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.cluster.cluster import NAMESPACE, REPO, Cluster, Json, wait_for
+from tests.cluster.cluster import AGENTS, NAMESPACE, REPO, Cluster, Json, wait_for
 from tests.cluster.conftest import VALUES
 
 
@@ -14,7 +14,7 @@ def upgrade(cluster: Cluster, *settings: str) -> None:
 
 
 def agent(cluster: Cluster, node: str) -> Json:
-    (pod,) = cluster.get("pods", "-n", NAMESPACE, "--field-selector", f"spec.nodeName={node}")["items"]
+    (pod,) = cluster.get("pods", "-n", NAMESPACE, "-l", AGENTS, "--field-selector", f"spec.nodeName={node}")["items"]
     return {"uid": pod["metadata"]["uid"], "restarts": pod["status"]["containerStatuses"][0]["restartCount"]}
 
 

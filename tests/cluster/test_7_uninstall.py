@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cluster.cluster import NAMESPACE, REPO, RESOURCE, Cluster
+from tests.cluster.cluster import NAMESPACE, REPO, RESOURCE, Cluster, wait_for
 
 
 def test_the_way_out_leaves_nothing_on_the_nodes(cluster: Cluster) -> None:
@@ -18,4 +18,8 @@ def test_the_way_out_leaves_nothing_on_the_nodes(cluster: Cluster) -> None:
         number = int(node["metadata"]["name"].removeprefix("node"))
         assert cluster.on_node(number, "ls -A /opt/cmk /opt/bin /etc/cmk | grep -v :$ | grep .", check=False) == ""
     assert cluster.get("clusterroles", "-l", "app.kubernetes.io/name=cmk")["items"] == []
-    assert cluster.get("daemonsets", "-n", NAMESPACE)["items"] == []
+    for kind in ("daemonsets", "deployments", "jobs", "roles", "poddisruptionbudgets"):
+        assert cluster.get(kind, "-n", NAMESPACE)["items"] == []
+    assert cluster.get("mutatingwebhookconfigurations")["items"] == []
+    # What hooks and keeper made goes with the Deployment.
+    wait_for("Secret and Lease are collected", lambda: not cluster.get("secrets,leases", "-n", NAMESPACE)["items"])

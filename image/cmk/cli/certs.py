@@ -57,22 +57,15 @@ def patch(
     service: ServiceOption,
     configuration: ConfigurationOption,
     owner: OwnerOption,
-    never_fail: Annotated[
-        bool, typer.Option("--never-fail", help="Exit 0 whatever happens: the webhook's pods go on trying.")
-    ] = False,
     log_level: LevelOption = "INFO",
     log_format: FormatOption = logs.Format.TEXT,
 ) -> None:
     """Have the API server trust the certificate's CA."""
     logs.configure(log_level, log_format)
-    try:
-        with _one_line():
-            _, certs = _certs(namespace, secret, service, configuration, owner, 1)
-            if not certs.trust():
-                common.fail(f"certs patch: there is no MutatingWebhookConfiguration {configuration}")
-    except typer.Exit:
-        if not never_fail:
-            raise
+    with _one_line():
+        _, certs = _certs(namespace, secret, service, configuration, owner, 1)
+        if not certs.trust():
+            raise ApiError(f"there is no MutatingWebhookConfiguration {configuration}", 404)
 
 
 @app.command("keep")

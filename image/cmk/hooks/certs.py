@@ -76,57 +76,48 @@ class Certs:
     ) -> None:
         self._api, self._place, self._lifetime, self._now, self._settle = api, place, lifetime, now, settle
 
-    def ensure(self, *, renew: bool = False, spare: Issued | None = None) -> None:
-        """Make the Secret hold a certificate that serves these names for a good while. Raises ApiError or CertsError.
+    def ensure(self, *, renew: bool = False, spare: Issued | None = None) -> Json:
+        """Have the Secret hold a certificate that serves these names for a good while, and go when the Deployment goes; returns it.
 
-        ``renew`` makes a new one whatever is there. ``spare`` is what a running server holds, for a Secret that somebody deleted.
+        ``renew`` makes a new one whatever is there. ``spare`` is what a running server holds, for a Secret that somebody deleted. Raises
+        ApiError or CertsError.
         """
         for _ in range(_ATTEMPTS):
+            owner = self.owner()
+            owners = [owner] if owner else []
             secret = find(self._api, self._place.secret_path)
-            if secret is not None and self._is_leaving(secret):
+            # Belongs to a Deployment that is gone: it will be collected at any moment.
+            if secret is not None and (belongs := secret["metadata"].get("ownerReferences")) and belongs != owners:
                 self._api.delete(self._place.secret_path)
                 secret = None
             have = _issued(secret) if secret else spare
-            why = self._reason(have) if not renew else "asked for"
-            if secret and not why:
-                return
+            why = "asked for" if renew else self._reason(have)
+            if secret and not why and (secret["metadata"].get("ownerReferences") or []) == owners:
+                return secret
             try:
-                self._write(have if have and not why else self._new(have, why), secret)
+                return self._write(have if have and not why else self._new(have, why), secret, owners)
             except ApiError as error:
                 if error.status not in (_CONFLICT, _NOT_FOUND):
-                    raise
-                continue  # somebody else wrote it meanwhile: see what
-            return
+                    raise  # otherwise somebody else wrote it meanwhile: see what
         raise CertsError(f"Secret {self._place.namespace}/{self._place.secret} keeps changing under us: who else writes it?")
 
-    def trust(self) -> bool:
-        """Have the API server trust the CA of the Secret; False when there is no webhook configuration. Raises ApiError or CertsError."""
-        secret = find(self._api, self._place.secret_path)
+    def trust(self, secret: Json | None = None) -> bool:
+        """Have the API server trust the CA of the Secret (read when not given); False when there is no webhook configuration.
+
+        Raises ApiError or CertsError.
+        """
+        where = f"Secret {self._place.namespace}/{self._place.secret}"
+        secret = secret or find(self._api, self._place.secret_path)
         if secret is None:
-            raise CertsError(f"there is no Secret {self._place.namespace}/{self._place.secret}")
+            raise CertsError(f"there is no {where}")
         ca = _issued(secret).ca
         if not certificates.is_trusted(ca, ca):
-            raise CertsError(
-                f"Secret {self._place.namespace}/{self._place.secret} has no CA in ca.crt: put the one there that signed tls.crt"
-            )
+            raise CertsError(f"{where} has no CA in ca.crt: put the one there that signed tls.crt")
         return self._trust(ca, only=False)
-
-    def adopt(self) -> None:
-        """Have the Secret go when the Deployment goes. Raises ApiError."""
-        secret = find(self._api, self._place.secret_path)
-        owner = self.owner()
-        if secret is not None and owner is not None and secret["metadata"].get("ownerReferences") != [owner]:
-            secret["metadata"]["ownerReferences"] = [owner]
-            self._api.replace(self._place.secret_path, secret)
 
     def owner(self) -> Json | None:
         """Reference to the Deployment, if there is one. Raises ApiError."""
         return reference(find(self._api, self._place.owner_path), "apps/v1", "Deployment")
-
-    def _is_leaving(self, secret: Json) -> bool:
-        """Whether the Secret belongs to a Deployment that is gone, so that it will be collected at any moment."""
-        owners = secret["metadata"].get("ownerReferences") or []
-        return bool(owners) and self.owner() not in owners
 
     def _reason(self, have: Issued | None) -> str:
         if have is None:
@@ -142,18 +133,19 @@ class Certs:
             self._settle(SETTLE_SECONDS)
         return issued
 
-    def _write(self, issued: Issued, secret: Json | None) -> None:
+    def _write(self, issued: Issued, secret: Json | None, owners: list[Json]) -> Json:
         parts = {"tls.crt": issued.cert, "tls.key": issued.key, "ca.crt": issued.ca}
+        known = secret or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self._place.secret}, "type": _TYPE}
         body: Json = {
-            **(secret or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self._place.secret}, "type": _TYPE}),
+            **known,
+            "metadata": {**known["metadata"], "ownerReferences": owners},
             "data": {name: base64.b64encode(part).decode() for name, part in parts.items()},
         }
+        log.info("writing Secret %s/%s", self._place.namespace, self._place.secret)
         if secret is None:
             # Applied, not posted: of a POST, RBAC cannot know whether it makes our Secret or another.
-            self._api.apply(self._place.secret_path, body, "cmk-certs")
-        else:
-            self._api.replace(self._place.secret_path, body)
-        log.info("wrote Secret %s/%s", self._place.namespace, self._place.secret)
+            return self._api.apply(self._place.secret_path, body, "cmk-certs")
+        return self._api.replace(self._place.secret_path, body)
 
     def _trust(self, ca: bytes, *, only: bool) -> bool:
         """Put CAs into the webhook configuration; ``only`` these, or unless they are among those there. False: there is none."""

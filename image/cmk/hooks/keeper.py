@@ -64,26 +64,26 @@ class Keeper:
         self._problem = problem
 
     def _look(self) -> None:
-        if self._mode is Mode.HOOKS:
-            self._certs.ensure(spare=self._served())
-            self._certs.adopt()
-        if find(self._api, self._place.configuration_path) is None:
-            self._restore()
-        if self._mode is not Mode.CERT_MANAGER:
-            self._certs.trust()
+        secret = self._certs.ensure(spare=self._served()) if self._mode is Mode.HOOKS else None
+        if self._mode is Mode.CERT_MANAGER:
+            if find(self._api, self._place.configuration_path) is None:
+                self._restore()
+        elif not self._certs.trust(secret) and self._restore():
+            self._certs.trust(secret)
 
-    def _restore(self) -> None:
-        """Make the webhook configuration anew, as Helm would, so that Helm's next upgrade finds its own.
+    def _restore(self) -> bool:
+        """Make the webhook configuration anew, as Helm would, so that Helm's next upgrade finds its own; False when it must not be.
 
         It belongs to the ClusterRole of the release: should the release be on its way out, this goes with it.
         """
         body: Json = json.loads(self._manifest.read_bytes())
         owner = reference(find(self._api, f"{_ROLES}/{self._place.configuration}"), "rbac.authorization.k8s.io/v1", "ClusterRole")
         if owner is None:
-            return
+            return False
         body["metadata"]["ownerReferences"] = [owner]
         self._api.apply(self._place.configuration_path, body, "helm")
         log.warning("MutatingWebhookConfiguration %s was gone: made it anew", self._place.configuration)
+        return True
 
     def _served(self) -> Issued | None:
         try:

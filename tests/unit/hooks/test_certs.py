@@ -127,22 +127,24 @@ def test_a_spare_that_is_no_good_is_not_used() -> None:
 def test_a_secret_that_is_about_to_be_collected_with_a_release_before_is_not_relied_on() -> None:
     world = World()
     world.certs.ensure()
-    world.certs.adopt()
     world.api.store.pop(PLACE.owner_path)
     old = world.secret
     world.certs.ensure()
-    assert "ownerReferences" not in world.api.get(PLACE.secret_path)["metadata"]
+    assert world.api.get(PLACE.secret_path)["metadata"]["ownerReferences"] == []
     assert world.secret.cert != old.cert
 
 
-def test_it_goes_with_the_deployment() -> None:
-    world = World()
+def test_it_goes_with_the_deployment_once_there_is_one() -> None:
+    world = World(deployment=False)
     world.certs.ensure()
-    world.certs.adopt()
-    world.certs.adopt()
+    made = world.secret
+    world.api.put(PLACE.owner_path, {"metadata": {"name": "cmk-webhook"}})
+    for _ in range(2):
+        world.certs.ensure()
     uid = world.api.get(PLACE.owner_path)["metadata"]["uid"]
     owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "cmk-webhook", "uid": uid}
     assert world.api.get(PLACE.secret_path)["metadata"]["ownerReferences"] == [owner]
+    assert world.secret == made
     assert world.api.writes.count("replace secrets") == 1
 
 
