@@ -255,7 +255,7 @@ class TestNothingIsLost:
         with load(cluster, 20, 110) as finish:
             time.sleep(2)
             place = ("--namespace=cmk", f"--secret={SECRET}", f"--service={NAME}", f"--configuration={NAME}", f"--owner={NAME}")
-            command = ("/usr/bin/cmk", "certs", "create", "--renew", "--lifetime-hours=48", *place)
+            command = ("/usr/bin/cmk", "certs", *place, "create", "--renew", "--lifetime-hours=48")
             cluster.kubectl("exec", "-n", NAMESPACE, webhook_pods(cluster)[0], "-c", "keeper", "--", *command)
             new = secret(cluster)
             end = certificates.ends(new["tls.crt"]).timestamp()

@@ -20,61 +20,49 @@ if TYPE_CHECKING:
     from cmk.hooks.certs import Certs, Place
 
 app = typer.Typer(help="Make, put in place and look after the webhook's certificate.", no_args_is_help=True)
-
-NamespaceOption = Annotated[str, typer.Option(help="Namespace of the release.")]
-SecretOption = Annotated[str, typer.Option(help="Secret with tls.crt, tls.key and ca.crt.")]
-ServiceOption = Annotated[str, typer.Option(help="Service of the webhook: what the certificate is for.")]
-ConfigurationOption = Annotated[str, typer.Option(help="MutatingWebhookConfiguration, and the ClusterRole that it goes with.")]
-OwnerOption = Annotated[str, typer.Option(help="Deployment of the webhook.")]
 LifetimeOption = Annotated[int, typer.Option(min=1, help="Hours that a certificate is valid; it is renewed at two thirds.")]
-FormatOption = Annotated[logs.Format, typer.Option(help="Text or one JSON object per line.")]
-LevelOption = Annotated[str, typer.Option(envvar="CMK_LOG_LEVEL", help="CRITICAL, ERROR, WARNING, INFO or DEBUG.")]
+
+
+@app.callback()
+def where(
+    context: typer.Context,
+    namespace: Annotated[str, typer.Option(help="Namespace of the release.")],
+    secret: Annotated[str, typer.Option(help="Secret with tls.crt, tls.key and ca.crt.")],
+    service: Annotated[str, typer.Option(help="Service of the webhook: what the certificate is for.")],
+    configuration: Annotated[str, typer.Option(help="MutatingWebhookConfiguration, and the ClusterRole that it goes with.")],
+    owner: Annotated[str, typer.Option(help="Deployment of the webhook.")],
+    log_level: Annotated[str, typer.Option(envvar="CMK_LOG_LEVEL", help="CRITICAL, ERROR, WARNING, INFO or DEBUG.")] = "INFO",
+    log_format: Annotated[logs.Format, typer.Option(help="Text or one JSON object per line.")] = logs.Format.TEXT,
+) -> None:
+    """Where the webhook's objects are, before the command."""
+    logs.configure(log_level, log_format)
+    from cmk.hooks.certs import Place  # noqa: PLC0415  # brings cryptography, which no other command should pay for
+
+    context.obj = Place(namespace, secret, service, configuration, owner)
 
 
 @app.command("create")
 def create(
-    namespace: NamespaceOption,
-    secret: SecretOption,
-    service: ServiceOption,
-    configuration: ConfigurationOption,
-    owner: OwnerOption,
+    context: typer.Context,
     lifetime_hours: LifetimeOption = 2160,
     renew: Annotated[bool, typer.Option("--renew", help="Make a new one even if the old one is good.")] = False,
-    log_level: LevelOption = "INFO",
-    log_format: FormatOption = logs.Format.TEXT,
 ) -> None:
     """Make the Secret, unless it holds a certificate that is good for a while."""
-    logs.configure(log_level, log_format)
     with _one_line():
-        _, certs = _certs(namespace, secret, service, configuration, owner, lifetime_hours)
-        certs.ensure(renew=renew)
+        _certs(context.obj, lifetime_hours).ensure(renew=renew)
 
 
 @app.command("patch")
-def patch(
-    namespace: NamespaceOption,
-    secret: SecretOption,
-    service: ServiceOption,
-    configuration: ConfigurationOption,
-    owner: OwnerOption,
-    log_level: LevelOption = "INFO",
-    log_format: FormatOption = logs.Format.TEXT,
-) -> None:
+def patch(context: typer.Context) -> None:
     """Have the API server trust the certificate's CA."""
-    logs.configure(log_level, log_format)
     with _one_line():
-        _, certs = _certs(namespace, secret, service, configuration, owner, 1)
-        if not certs.trust():
-            raise ApiError(f"there is no MutatingWebhookConfiguration {configuration}", 404)
+        if not _certs(context.obj).trust():
+            raise ApiError(f"there is no MutatingWebhookConfiguration {context.obj.configuration}", 404)
 
 
 @app.command("keep")
 def keep(
-    namespace: NamespaceOption,
-    secret: SecretOption,
-    service: ServiceOption,
-    configuration: ConfigurationOption,
-    owner: OwnerOption,
+    context: typer.Context,
     lease: Annotated[str, typer.Option(help="Lease that tells which of several works.")],
     mode: Annotated[str, typer.Option(help="hooks: the certificate is ours; certManager or secret: it is not.")] = "hooks",
     manifest: Annotated[Path, typer.Option(help="The MutatingWebhookConfiguration, for when somebody deletes it.")] = Path(
@@ -82,12 +70,9 @@ def keep(
     ),
     files: Annotated[Path, typer.Option(help="The Secret as mounted.")] = Path("/etc/webhook-certificate"),
     lifetime_hours: LifetimeOption = 2160,
-    log_level: LevelOption = "INFO",
-    log_format: FormatOption = logs.Format.TEXT,
 ) -> None:
     """Renew the certificate in time and put back what is deleted, until stopped."""
-    logs.configure(log_level, log_format)
-    from cmk.hooks.keeper import Keeper, Mode  # noqa: PLC0415  # brings cryptography
+    from cmk.hooks.keeper import Keeper, Mode  # noqa: PLC0415
     from cmk.kube.lease import Lease  # noqa: PLC0415
 
     if mode not in set(Mode):
@@ -96,24 +81,22 @@ def keep(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with _one_line():
-        place, certs = _certs(namespace, secret, service, configuration, owner, lifetime_hours)
+        certs = _certs(context.obj, lifetime_hours)
         api = in_cluster()
-        Keeper(api, certs, Lease(api, namespace, lease, platform.node(), certs.owner), place, Mode(mode), manifest, files).run(
-            stop
-        )
+        claim = Lease(api, context.obj.namespace, lease, platform.node(), certs.owner)
+        Keeper(api, certs, claim, context.obj, Mode(mode), manifest, files).run(stop)
 
 
-def _certs(namespace: str, secret: str, service: str, configuration: str, owner: str, hours: int) -> tuple[Place, Certs]:
-    from cmk.hooks.certs import Certs, Place  # noqa: PLC0415  # brings cryptography
+def _certs(place: Place, hours: int = 1) -> Certs:
+    from cmk.hooks.certs import Certs  # noqa: PLC0415
 
-    place = Place(namespace, secret, service, configuration, owner)
-    return place, Certs(in_cluster(), place, timedelta(hours=hours))
+    return Certs(in_cluster(), place, timedelta(hours=hours))
 
 
 @contextmanager
 def _one_line() -> Iterator[None]:
     """The last line is the cause, also where Kubernetes shows why a container ended."""
-    from cmk.hooks.certs import CertsError  # noqa: PLC0415  # brings cryptography
+    from cmk.hooks.certs import CertsError  # noqa: PLC0415
 
     try:
         yield

@@ -38,7 +38,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def run(*words: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["certs", *words, *WHERE])
+    done = CliRunner().invoke(app, ["certs", *WHERE, *words])
     return done.exit_code, done.output
 
 
