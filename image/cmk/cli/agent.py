@@ -9,13 +9,10 @@ from typing import Annotated
 
 import typer
 
-from cmk.agent.main import Agent
-from cmk.agent.options import Options
 from cmk.cli import logs
 from cmk.host.install import InstallError
 from cmk.host.state import StateError
 from cmk.host.sysfs import TopologyError
-from cmk.kube.client import ApiError, in_cluster
 
 
 class RequireRequest(StrEnum):
@@ -51,6 +48,11 @@ def run(
 ) -> None:
     """Serve this node's pools: prepare the node, answer cmk isolate, keep label, taint, resource and report."""
     logs.configure(log_level, log_format)
+    # No other command should pay for a client of the API.
+    from cmk.agent.main import Agent  # noqa: PLC0415
+    from cmk.agent.options import Options  # noqa: PLC0415
+    from cmk.kube.client import ApiError, in_cluster  # noqa: PLC0415
+
     options = Options(
         node=node_name,
         namespace=namespace,

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmk.cli import common, logs
-from cmk.kube.client import ApiError, in_cluster
 
 if TYPE_CHECKING:
     from cmk.hooks.certs import Certs, Place
@@ -57,7 +56,7 @@ def patch(context: typer.Context) -> None:
     """Have the API server trust the certificate's CA."""
     with _one_line():
         if not _certs(context.obj).trust():
-            raise ApiError(f"there is no MutatingWebhookConfiguration {context.obj.configuration}", 404)
+            common.fail(f"certs: there is no MutatingWebhookConfiguration {context.obj.configuration}")
 
 
 @app.command("keep")
@@ -73,6 +72,7 @@ def keep(
 ) -> None:
     """Renew the certificate in time and put back what is deleted, until stopped."""
     from cmk.hooks.keeper import Keeper, Mode  # noqa: PLC0415
+    from cmk.kube import client  # noqa: PLC0415
     from cmk.kube.lease import Lease  # noqa: PLC0415
 
     if mode not in set(Mode):
@@ -82,21 +82,23 @@ def keep(
         signal.signal(number, lambda *_: stop.set())
     with _one_line():
         certs = _certs(context.obj, lifetime_hours)
-        api = in_cluster()
+        api = client.in_cluster()
         claim = Lease(api, context.obj.namespace, lease, platform.node(), certs.owner)
         Keeper(api, certs, claim, context.obj, Mode(mode), manifest, files).run(stop)
 
 
 def _certs(place: Place, hours: int = 1) -> Certs:
     from cmk.hooks.certs import Certs  # noqa: PLC0415
+    from cmk.kube import client  # noqa: PLC0415
 
-    return Certs(in_cluster(), place, timedelta(hours=hours))
+    return Certs(client.in_cluster(), place, timedelta(hours=hours))
 
 
 @contextmanager
 def _one_line() -> Iterator[None]:
     """The last line is the cause, also where Kubernetes shows why a container ended."""
     from cmk.hooks.certs import CertsError  # noqa: PLC0415
+    from cmk.kube.client import ApiError  # noqa: PLC0415
 
     try:
         yield

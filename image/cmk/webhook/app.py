@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
@@ -19,7 +18,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 # An object and the one before it, 3 MB each at most, and what surrounds them.
 MAX_BODY = 7 << 20
-SECONDS_FOR_BODY = 10.0
 _TEXT = b"text/plain; charset=utf-8"
 
 
@@ -58,10 +56,10 @@ class App:
             response, outcome = answer(body, self._settings.value.rules)
             self.metrics.seconds.observe(perf_counter() - start)
             what = "refused" if outcome.refusal else "mutated" if outcome.patch else "unchanged"
-            self.metrics.reviews.labels(what).inc()
+            self.metrics.reviews[what].inc()
             await self._send(send, 200, response, b"application/json")
         except BadReview as error:
-            self.metrics.reviews.labels("malformed").inc()
+            self.metrics.reviews["malformed"].inc()
             await self._send(send, 400, f"not a review of a pod: {error}".encode())
         except _Answer as error:
             await self._send(send, error.status, str(error).encode())
@@ -84,7 +82,7 @@ class App:
     async def _send(self, send: Send, status: int, body: bytes, kind: bytes = _TEXT) -> None:
         headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
         # What we did not read would be taken for the next request; and who talks to a server that leaves should go to another.
-        if self.draining or status in (408, 413):
+        if self.draining or status == 413:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -96,17 +94,13 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
         if name == b"content-length" and int(value) > MAX_BODY:
             raise too_large
     parts, length = [], 0
-    try:
-        async with asyncio.timeout(SECONDS_FOR_BODY):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise _Answer(400, "the request ended early")
-                parts.append(message["body"])
-                length += len(message["body"])
-                if length > MAX_BODY:
-                    raise too_large
-                if not message["more_body"]:
-                    return b"".join(parts)
-    except TimeoutError:
-        raise _Answer(408, f"no whole request within {SECONDS_FOR_BODY:.0f} s") from None
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise _Answer(400, "the request ended early")
+        parts.append(message["body"])
+        length += len(message["body"])
+        if length > MAX_BODY:
+            raise too_large
+        if not message["more_body"]:
+            return b"".join(parts)

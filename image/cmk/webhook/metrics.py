@@ -18,14 +18,13 @@ class Metrics:
         self, certificate_end: Callable[[], float | None], is_newest: Callable[[], bool], failures: Callable[[], int]
     ) -> None:
         self._registry = CollectorRegistry()
-        self.reviews = Counter(
+        reviews = Counter(
             "cmk_webhook_reviews",
             "Reviews answered, by what became of them: mutated, unchanged, refused, malformed.",
             ["outcome"],
             registry=self._registry,
         )
-        for outcome in ("mutated", "unchanged", "refused", "malformed"):
-            self.reviews.labels(outcome)
+        self.reviews = {outcome: reviews.labels(outcome) for outcome in ("mutated", "unchanged", "refused", "malformed")}
         self.seconds = Histogram(
             "cmk_webhook_review_seconds",
             "Time spent on a review, without TLS and HTTP.",

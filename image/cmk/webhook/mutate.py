@@ -14,7 +14,7 @@ from cmk.model import quantity
 from cmk.model.ledger import RESOURCE_PREFIX, resource_of
 from cmk.webhook.draft import Draft, Json, Path
 from cmk.webhook.merge import CONTAINERS, merge
-from cmk.webhook.rules import Rules
+from cmk.webhook.rules import Mutations, Rules
 
 ASK = "cmk.intel.com/mutate"
 DONE = "cmk.intel.com/resources-injected"
@@ -23,13 +23,12 @@ VOLUME = "cmk-install-dir"
 NUM_CORES = "CMK_NUM_CORES"
 TOLERATION = {"key": "cmk", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
 # Opaque integer resources, which Kubernetes dropped in 1.9: what kcm and the first CMK advertised.
-OLD_RESOURCES = dict.fromkeys(
-    ("pod.alpha.kubernetes.io/opaque-int-resource-cmk", "pod.alpha.kubernetes.io/opaque-int-resource-kcm"),
-    resource_of("exclusive"),
-)
+OLD_RESOURCES = {"pod.alpha.kubernetes.io/opaque-int-resource-cmk", "pod.alpha.kubernetes.io/opaque-int-resource-kcm"}
+_TODAYS = resource_of("exclusive")
 _TRUE = ("true", "True", "1")
 # As Intel CMK looked at them, should a container ask for cores of two pools.
-_FIRST = (resource_of("exclusive"), resource_of("exclusive-non-isolcpus"))
+_FIRST = (_TODAYS, resource_of("exclusive-non-isolcpus"))
+_NO_MUTATIONS = Mutations()
 _MAX_WARNINGS = 8
 _NO_CPU = "leave requests and limits of cpu out: the request for cores takes their place"
 
@@ -61,10 +60,11 @@ def mutate(pod: Json, rules: Rules) -> Outcome:
                 f"runtimeClassName {runtime}: its containers run on a kernel of their own, which cannot be given CPUs of the node; "
                 "leave it out, or leave the request for cores out"
             )
-        merge(draft, (), rules.mutations.per_pod)
-        for path in _containers(pod):
-            merge(draft, path, rules.mutations.per_container)
-        asked = _asked(draft, rules)
+        if rules.mutations != _NO_MUTATIONS:
+            merge(draft, (), rules.mutations.per_pod)
+            for path in _containers(pod):
+                merge(draft, path, rules.mutations.per_container)
+            asked = _asked(draft, rules)  # a mutation may add containers, and requests
     except _Refused as refused:
         return Outcome(refusal=str(refused))
     for path, cores in asked.items():
@@ -90,21 +90,29 @@ def _containers(pod: Json) -> list[Path]:
 
 def _asked(draft: Draft, rules: Rules) -> dict[Path, dict[str, int]]:
     """What each container asks for, in today's words. Raises _Refused."""
+    found = {}
     for path in _containers(draft.document):
-        _modernise(draft, path)
-    return {path: _cores(draft, path, rules) for path in _containers(draft.document)}
+        if draft.at((*path, "resources")):
+            _modernise(draft, path)
+            found[path] = _cores(draft, path, rules)
+        else:
+            found[path] = {}
+    return found
 
 
 def _modernise(draft: Draft, path: Path) -> None:
     """Today's names for yesterday's resources, and the limit that an extended resource must have."""
+    resources: Json = draft.at((*path, "resources"))
     for kind in ("requests", "limits"):
-        for old, new in OLD_RESOURCES.items():
-            if (count := draft.at((*path, "resources", kind, old))) is not None:
-                draft.drop((*path, "resources", kind, old))
-                if draft.at((*path, "resources", kind, new)) is None:
-                    draft.put((*path, "resources", kind, new), str(count))
-    for name, count in list((draft.at((*path, "resources", "requests")) or {}).items()):
-        if _is_cores(name) and count is not None and draft.at((*path, "resources", "limits", name)) is None:
+        asked = resources.get(kind) or {}
+        for old in OLD_RESOURCES & asked.keys():
+            count = asked[old]
+            draft.drop((*path, "resources", kind, old))
+            if count is not None and asked.get(_TODAYS) is None:
+                draft.put((*path, "resources", kind, _TODAYS), str(count))
+    limits = resources.get("limits") or {}
+    for name, count in (resources.get("requests") or {}).items():
+        if _is_cores(name) and count is not None and limits.get(name) is None:
             draft.put((*path, "resources", "limits", name), count)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cmk.cli import certs
 from cmk.cli.app import app
 from cmk.hooks import certs as hooks
+from cmk.kube import client
 from cmk.kube.client import ApiError
 from tests.unit.hooks.objects import Objects
 from tests.unit.hooks.test_certs import PLACE, World
@@ -32,7 +32,7 @@ WHERE = (
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     found = World()
-    monkeypatch.setattr(certs, "in_cluster", lambda: found.api)
+    monkeypatch.setattr(client, "in_cluster", lambda: found.api)
     monkeypatch.setattr(hooks, "SETTLE_SECONDS", 0)
     return found
 
@@ -71,7 +71,7 @@ def test_outside_a_pod_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> Objects:
         raise ApiError("not in a pod with a service account")
 
-    monkeypatch.setattr(certs, "in_cluster", refuse)
+    monkeypatch.setattr(client, "in_cluster", refuse)
     assert run("create") == (1, "cmk: certs: not in a pod with a service account\n")
 
 
