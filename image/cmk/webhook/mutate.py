@@ -105,7 +105,7 @@ def _modernise(draft: Draft, path: Path) -> None:
     resources: Json = draft.at((*path, "resources"))
     for kind in ("requests", "limits"):
         asked = resources.get(kind) or {}
-        for old in OLD_RESOURCES & asked.keys():
+        for old in sorted(OLD_RESOURCES & asked.keys()):
             count = asked[old]
             draft.drop((*path, "resources", kind, old))
             if count is not None and asked.get(_TODAYS) is None:

@@ -35,7 +35,10 @@ class Served(msgspec.Struct, frozen=True):
 
 
 def load(pair: Pair) -> Served:
-    """A context for a pair; raises OSError or ValueError."""
+    """A context for a pair; raises ValueError."""
+    for path, remedy in ((pair.cert, ""), (pair.key, ""), (pair.client_ca, "; --cafile names it, --insecure=true goes without")):
+        if path is not None:
+            _check(path, remedy)
     context = _context(pair)
     try:
         context.load_cert_chain(pair.cert, pair.key)
@@ -53,6 +56,14 @@ def base_context(pair: Pair, newest: Callable[[], ssl.SSLContext]) -> ssl.SSLCon
 
     context.sni_callback = choose  # called for clients that name no server as well
     return context
+
+
+def _check(path: Path, remedy: str) -> None:
+    # ssl's own errors name no file.
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}{remedy}") from error
 
 
 def _context(pair: Pair) -> ssl.SSLContext:

@@ -300,7 +300,7 @@ def test_it_leaves_without_losing_a_call(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        ("server: {cert: /nowhere, key: /nowhere, port: 0}", "webhook: [Errno 2] No such file or directory"),
+        ("server: {cert: /nowhere, key: /nowhere, port: 0}", "webhook: /nowhere: No such file or directory"),
         ("server: {cert: /nowhere}", "missing required field `key`"),
     ],
 )
@@ -309,3 +309,11 @@ def test_it_does_not_begin_without_what_it_needs(tmp_path: Path, content: str, l
     done = CliRunner().invoke(app, ["webhook", f"--conf-file={tmp_path}/server.yaml", "--insecure=True"])
     assert done.exit_code == 1
     assert line in done.output
+
+
+def test_without_the_api_servers_ca_it_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    write(tmp_path / "secret", issue())
+    done = CliRunner().invoke(app, ["webhook", f"--conf-file={configure(tmp_path)}", "--cafile=/nowhere"])
+    assert done.exit_code == 1
+    assert "webhook: /nowhere: No such file or directory; --cafile names it, --insecure=true goes without" in done.output
