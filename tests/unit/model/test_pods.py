@@ -30,6 +30,10 @@ def test_counts_as_the_scheduler_does(spec: dict[str, object], expected: int) ->
     assert pods.effective_requests(spec).get(NAME, 0) == expected
 
 
+def test_the_api_server_writes_a_thousand_in_its_own_way() -> None:
+    assert pods.effective_requests({"containers": [{"resources": {"limits": {NAME: "1k"}}}]}) == {NAME: 1000}
+
+
 def test_reads_a_pod() -> None:
     obj = {
         "metadata": {"uid": "u", "namespace": "n", "name": "p"},
