@@ -56,6 +56,15 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
+{{/* Egress of a NetworkPolicy that leads to the API server and nowhere else. */}}
+{{- define "cmk.apiServerEgress" -}}
+egress:
+  - ports:
+      {{- range .Values.networkPolicy.apiServerPorts | default (list 443 6443) }}
+      - {port: {{ . }}, protocol: TCP}
+      {{- end }}
+{{- end -}}
+
 {{/* What every container has that does not work on a node. */}}
 {{- define "cmk.lockedDown" -}}
 runAsUser: 65532

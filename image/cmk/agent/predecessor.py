@@ -18,7 +18,6 @@ from cmk.model.topology import Topology
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 10.0
-_NOT_FOUND = 404
 _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
@@ -100,12 +99,7 @@ class Predecessor:
             self.found = adoption.take_over(oldtree.read(self._directory), self._topology)
 
     async def _get(self, path: str) -> Json | None:
-        try:
-            return await asyncio.to_thread(self._api.get, path)
-        except ApiError as error:
-            if error.status == _NOT_FOUND:
-                return None
-            raise
+        return await asyncio.to_thread(self._api.find, path)
 
 
 def _yaml(text: str) -> object:

@@ -54,9 +54,11 @@ def create(
 @app.command("patch")
 def patch(context: typer.Context) -> None:
     """Have the API server trust the certificate's CA."""
+    from cmk.hooks.certs import CertsError  # noqa: PLC0415
+
     with _one_line():
         if not _certs(context.obj).trust():
-            common.fail(f"certs: there is no MutatingWebhookConfiguration {context.obj.configuration}")
+            raise CertsError(f"there is no MutatingWebhookConfiguration {context.obj.configuration}")
 
 
 @app.command("keep")

@@ -14,7 +14,7 @@ from time import sleep
 
 import msgspec
 
-from cmk.kube.client import Api, ApiError, Json
+from cmk.kube.client import CONFLICT, NOT_FOUND, Api, ApiError, Json
 from cmk.model import certificates
 from cmk.model.certificates import Issued
 
@@ -24,7 +24,6 @@ WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 WEBHOOK = "pods.cmk.intel.com"
 # For every API server's watch to have told it of a new CA, before a server may show a certificate from it.
 SETTLE_SECONDS = 2.0
-_NOT_FOUND, _CONFLICT = 404, 409
 _ATTEMPTS = 5
 _TYPE = "kubernetes.io/tls"
 
@@ -85,7 +84,7 @@ class Certs:
         for _ in range(_ATTEMPTS):
             owner = self.owner()
             owners = [owner] if owner else []
-            secret = find(self._api, self._place.secret_path)
+            secret = self._api.find(self._place.secret_path)
             # Belongs to a Deployment that is gone: it will be collected at any moment.
             if secret is not None and (belongs := secret["metadata"].get("ownerReferences")) and belongs != owners:
                 self._api.delete(self._place.secret_path)
@@ -97,7 +96,7 @@ class Certs:
             try:
                 return self._write(have if have and not why else self._new(have, why), secret, owners)
             except ApiError as error:
-                if error.status not in (_CONFLICT, _NOT_FOUND):
+                if error.status not in (CONFLICT, NOT_FOUND):
                     raise  # otherwise somebody else wrote it meanwhile: see what
         raise CertsError(f"Secret {self._place.namespace}/{self._place.secret} keeps changing under us: who else writes it?")
 
@@ -107,17 +106,17 @@ class Certs:
         Raises ApiError or CertsError.
         """
         where = f"Secret {self._place.namespace}/{self._place.secret}"
-        secret = secret or find(self._api, self._place.secret_path)
+        secret = secret or self._api.find(self._place.secret_path)
         if secret is None:
             raise CertsError(f"there is no {where}")
         ca = _issued(secret).ca
         if not certificates.is_trusted(ca, ca):
             raise CertsError(f"{where} has no CA in ca.crt: put the one there that signed tls.crt")
-        return self._trust(ca, only=False)
+        return self._trust(ca, besides=False)
 
     def owner(self) -> Json | None:
         """Reference to the Deployment, if there is one. Raises ApiError."""
-        return reference(find(self._api, self._place.owner_path), "apps/v1", "Deployment")
+        return reference(self._api.find(self._place.owner_path), "apps/v1", "Deployment")
 
     def _reason(self, have: Issued | None) -> str:
         if have is None:
@@ -129,7 +128,8 @@ class Certs:
     def _new(self, before: Issued | None, why: str) -> Issued:
         issued = certificates.issue(self._place.names, self._now(), self._lifetime, before.ca if before else b"")
         log.info("new certificate until %s: %s", f"{certificates.ends(issued.cert):%Y-%m-%d %H:%M} UTC", why)
-        if self._trust(issued.ca, only=True):
+        # Besides whatever is trusted now: a server may still show a certificate whose Secret is gone.
+        if self._trust(issued.ca, besides=True):
             self._settle(SETTLE_SECONDS)
         return issued
 
@@ -147,35 +147,30 @@ class Certs:
             return self._api.apply(self._place.secret_path, body, "cmk-certs")
         return self._api.replace(self._place.secret_path, body)
 
-    def _trust(self, ca: bytes, *, only: bool) -> bool:
-        """Put CAs into the webhook configuration; ``only`` these, or unless they are among those there. False: there is none."""
-        configuration = find(self._api, self._place.configuration_path)
+    def _trust(self, ca: bytes, *, besides: bool) -> bool:
+        """Put CAs into the webhook configuration unless they are there, ``besides`` those there or in their place. False: there is none."""
+        configuration = self._api.find(self._place.configuration_path)
         if configuration is None:
             return False
         for index, webhook in enumerate(configuration.get("webhooks") or []):
             if webhook["name"] != WEBHOOK:
                 continue
             have = base64.b64decode(webhook["clientConfig"].get("caBundle") or "")
-            if not (have == ca if only else certificates.is_trusted(ca, have)):
+            if not certificates.is_trusted(ca, have):
+                wanted = certificates.bundle(ca, have, now=self._now()) if besides else ca
                 self._api.json_patch(
                     self._place.configuration_path,
                     [
                         {"op": "test", "path": f"/webhooks/{index}/name", "value": WEBHOOK},
-                        {"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle", "value": base64.b64encode(ca).decode()},
+                        {
+                            "op": "add",
+                            "path": f"/webhooks/{index}/clientConfig/caBundle",
+                            "value": base64.b64encode(wanted).decode(),
+                        },
                     ],
                 )
                 log.info("wrote caBundle of MutatingWebhookConfiguration %s", self._place.configuration)
         return True
-
-
-def find(api: Api, path: str) -> Json | None:
-    """An object, or None. Raises ApiError."""
-    try:
-        return api.get(path)
-    except ApiError as error:
-        if error.status != _NOT_FOUND:
-            raise
-        return None
 
 
 def reference(obj: Json | None, version: str, kind: str) -> Json | None:

@@ -12,7 +12,7 @@ import threading
 from enum import StrEnum
 from pathlib import Path
 
-from cmk.hooks.certs import Certs, CertsError, Place, find, reference
+from cmk.hooks.certs import Certs, CertsError, Place, reference
 from cmk.kube.client import Api, ApiError, Json
 from cmk.kube.lease import Lease
 from cmk.model.certificates import Issued
@@ -66,7 +66,7 @@ class Keeper:
     def _look(self) -> None:
         secret = self._certs.ensure(spare=self._served()) if self._mode is Mode.HOOKS else None
         if self._mode is Mode.CERT_MANAGER:
-            if find(self._api, self._place.configuration_path) is None:
+            if self._api.find(self._place.configuration_path) is None:
                 self._restore()
         elif not self._certs.trust(secret) and self._restore():
             self._certs.trust(secret)
@@ -77,7 +77,7 @@ class Keeper:
         It belongs to the ClusterRole of the release: should the release be on its way out, this goes with it.
         """
         body: Json = json.loads(self._manifest.read_bytes())
-        owner = reference(find(self._api, f"{_ROLES}/{self._place.configuration}"), "rbac.authorization.k8s.io/v1", "ClusterRole")
+        owner = reference(self._api.find(f"{_ROLES}/{self._place.configuration}"), "rbac.authorization.k8s.io/v1", "ClusterRole")
         if owner is None:
             return False
         body["metadata"]["ownerReferences"] = [owner]

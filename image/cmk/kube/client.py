@@ -25,6 +25,7 @@ CONNECT_SECONDS = 5.0
 WATCH_GRACE_SECONDS = 30.0
 READ_SECONDS = 10.0
 
+NOT_FOUND, CONFLICT = 404, 409
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
@@ -67,6 +68,15 @@ class Api:
         """GET an object or a list."""
         return self._json("GET", path, params)
 
+    def find(self, path: str) -> Json | None:
+        """GET an object, or None when there is none."""
+        try:
+            return self.get(path)
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            return None
+
     def create(self, path: str, body: Json) -> Json:
         """POST a new object."""
         return self._json("POST", path, {}, body)
@@ -92,7 +102,7 @@ class Api:
         try:
             self._json("DELETE", path, {})
         except ApiError as error:
-            if error.status != 404:
+            if error.status != NOT_FOUND:
                 raise
 
     def watch(self, path: str, seconds: int, **params: str) -> Iterator[Json]:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic
 
-from cmk.kube.client import Api, ApiError, Json
+from cmk.kube.client import CONFLICT, Api, ApiError, Json
 
 DURATION_SECONDS = 15
-_CONFLICT, _NOT_FOUND = 409, 404
 
 
 class Lease:
@@ -34,11 +33,8 @@ class Lease:
 
     def hold(self) -> bool:
         """Take or renew the claim if nobody else has it; raises ApiError."""
-        try:
-            lease = self._api.get(self._path)
-        except ApiError as error:
-            if error.status != _NOT_FOUND:
-                raise
+        lease = self._api.find(self._path)
+        if lease is None:
             owners = [owner] if (owner := self._owner()) else []
             metadata = {"name": self._name, "ownerReferences": owners}
             fresh: Json = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
@@ -82,7 +78,7 @@ class Lease:
         try:
             write()
         except ApiError as error:
-            if error.status != _CONFLICT:
+            if error.status != CONFLICT:
                 raise
             return False  # somebody was quicker
         return True

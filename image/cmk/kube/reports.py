@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from cmk.kube.client import Api, ApiError, Json
+from cmk.kube.client import CONFLICT, NOT_FOUND, Api, ApiError, Json
 
 GROUP = "cmk.intel.com/v1"
 PATH = f"/apis/{GROUP}/cmk-nodereports"
-_NOT_FOUND, _CONFLICT = 404, 409
 
 
 def put(api: Api, name: str, body: Json, current: Json | None) -> Json:
@@ -19,10 +18,10 @@ def put(api: Api, name: str, body: Json, current: Json | None) -> Json:
             version = current["metadata"]["resourceVersion"]
             return api.replace(f"{PATH}/{name}", {**wanted, "metadata": {"name": name, "resourceVersion": version}})
         except ApiError as error:
-            if error.status not in (_NOT_FOUND, _CONFLICT):
+            if error.status not in (NOT_FOUND, CONFLICT):
                 raise
             current = _get(api, name)
-    raise ApiError(f"NodeReport {name} keeps changing under us", _CONFLICT)
+    raise ApiError(f"NodeReport {name} keeps changing under us", CONFLICT)
 
 
 def delete(api: Api, name: str) -> None:

@@ -114,6 +114,18 @@ def test_what_the_servers_still_show_comes_back_when_the_secret_is_deleted() -> 
     assert world.secret == spare
 
 
+def test_what_a_server_may_still_show_stays_trusted_when_the_secret_is_lost() -> None:
+    world = World()
+    world.certs.ensure()
+    world.certs.trust()
+    lost = world.secret
+    world.api.delete(PLACE.secret_path)
+    world.certs.ensure()
+    assert world.secret.cert != lost.cert
+    assert certificates.is_trusted(lost.ca, world.bundle)
+    assert certificates.is_trusted(world.secret.ca, world.bundle)
+
+
 def test_a_spare_that_is_no_good_is_not_used() -> None:
     world = World()
     world.certs.ensure()

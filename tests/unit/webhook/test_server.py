@@ -19,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cmk.cli.app import app
+from cmk.webhook import connections
 from cmk.webhook import server as webhook_server
 from tests.unit.webhook.serving import REVIEW, Server, configure, issue, serving, write, write_client
 
@@ -54,7 +55,7 @@ def test_many_over_one_connection(server: Server) -> None:
 
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
-    with webhook_server._listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+    with connections.listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -80,7 +81,7 @@ def test_what_is_no_review_gets_a_clear_no(server: Server, method: str, path: st
     assert server.ask()[0] == 200
 
 
-def test_only_http_1_1_and_tls_from_1_2_on(server: Server) -> None:
+def test_only_http_1_1_is_offered_over_tls_1_2_too(server: Server) -> None:
     context = server.context()
     context.set_alpn_protocols(["h2", "http/1.1"])
     connection = server.connect(context)
@@ -126,8 +127,8 @@ def test_the_largest_review_is_read(server: Server) -> None:
 
 
 def test_silent_and_slow_clients_delay_nobody_and_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook_server, "HANDSHAKE_SECONDS", 1.5)
-    monkeypatch.setattr(webhook_server, "REQUEST_SECONDS", 1.5)
+    monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 1.5)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 1.5)
     with serving(tmp_path) as server, ExitStack() as open_ones:
         silent = [open_ones.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(30)]
         slow = []
@@ -156,7 +157,7 @@ def _rest(connection: socket.socket) -> bytes:
 
 
 def test_a_second_request_must_come_whole_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook_server, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.5)
     with serving(tmp_path) as server:
         connection = server.connect()
         connection.request("POST", "/mutate", REVIEW)

@@ -6,8 +6,7 @@ Account and rights come before the Job, on the same events and with the same pol
 {{- $root := .root -}}
 {{- $name := printf "%s-%s" (include "cmk.fullname" $root) .name -}}
 {{- $labels := include "cmk.labels" (dict "root" $root "component" "hook") -}}
-{{- $deletePolicy := "before-hook-creation,hook-succeeded" -}}
-{{- $common := dict "labels" $labels "events" .events "policy" $deletePolicy -}}
+{{- $common := dict "labels" $labels "events" .events -}}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
@@ -93,7 +92,7 @@ labels:
 annotations:
   helm.sh/hook: {{ .events }}
   helm.sh/hook-weight: {{ .weight | quote }}
-  helm.sh/hook-delete-policy: {{ .policy }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
   helm.sh/hook-output-log-policy: hook-failed
 {{- end -}}
 
