@@ -14,9 +14,10 @@ from cmk.agent.lifetimes import Lifetimes
 from cmk.agent.pods import Pods
 from cmk.host import affinity, state
 from cmk.host.peer import Peer
-from cmk.host.procfs import MixedCgroupsError, Place, Procfs
+from cmk.host.procfs import Procfs
 from cmk.model.cpuset import CpuSet
 from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task, TasksFile
+from cmk.model.place import MixedCgroupsError, Place
 from cmk.model.wire import Isolate
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,10 @@ import msgspec
 
 from cmk.host.members import find_members
 from cmk.host.peer import has_ended
-from cmk.host.procfs import Place, Procfs
+from cmk.host.procfs import Procfs
 from cmk.model.cpuset import CpuSet
 from cmk.model.ledger import Process, Task
+from cmk.model.place import Place
 
 log = logging.getLogger(__name__)
 

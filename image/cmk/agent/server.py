@@ -14,10 +14,11 @@ from pathlib import Path
 from cmk.agent.allocator import Allocator
 from cmk.host.affinity import AffinityError
 from cmk.host.peer import Peer, peer_of
-from cmk.host.procfs import MixedCgroupsError, Procfs
+from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.model import wire
 from cmk.model.ledger import Refused
+from cmk.model.place import MixedCgroupsError
 
 log = logging.getLogger(__name__)
 

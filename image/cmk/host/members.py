@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from cmk.host.procfs import MixedCgroupsError, Place, Procfs
+from cmk.host.procfs import Procfs
 from cmk.model.cpuset import CpuSet
 from cmk.model.ledger import Process
+from cmk.model.place import MixedCgroupsError, Place
 
 _SCANS = 3
 

@@ -6,10 +6,11 @@ import os
 import stat
 from pathlib import Path
 
-from cmk.host.procfs import MixedCgroupsError, Procfs
+from cmk.host.procfs import Procfs
 from cmk.model import cpuset
 from cmk.model.adoption import AdoptionError, OldPool, OldTask, TakenOver, parse_tasks
 from cmk.model.ledger import Task
+from cmk.model.place import MixedCgroupsError
 
 POOLS = "pools"
 _MOST_BYTES = 1 << 16

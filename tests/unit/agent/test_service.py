@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cmk.agent import server
-from cmk.host.procfs import Place, Procfs
+from cmk.host.procfs import Procfs
+from cmk.model.place import Place
 from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, PLACE, POD, SHARED, Client, Node, is_client, on_node, text_of
 
 

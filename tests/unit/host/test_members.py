@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cmk.host.members import find_members
-from cmk.host.procfs import Place, Procfs
+from cmk.host.procfs import Procfs
+from cmk.model.place import Place
 
 ALL = frozenset(os.sched_getaffinity(0))
 ONE = frozenset({min(ALL)})
