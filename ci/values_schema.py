@@ -42,6 +42,17 @@ class Reserved(Strict):
     cpus: Cpus | Literal["", "auto"] | UnsetType = UNSET
 
 
+class Isolation(Strict):
+    """Layers of isolation. YAML reads a bare off as false and a bare on as true."""
+
+    pods: bool | UnsetType | None = UNSET
+    ownPod: bool | UnsetType | None = UNSET
+    host: Literal["off", "affinity", "slices", False] | UnsetType | None = UNSET
+    irqs: Literal["off", "on"] | bool | UnsetType | None = UNSET
+    partition: Literal["off", "auto", False] | UnsetType | None = UNSET
+    idle: Literal["reserved", "lend"] | UnsetType | None = UNSET
+
+
 class Scope(Strict):
     """What default, groups and hosts have in common."""
 
@@ -49,6 +60,7 @@ class Scope(Strict):
     taint: bool | None = None
     paused: bool | None = None
     reserved: Reserved | UnsetType = UNSET
+    isolation: Isolation | UnsetType | None = UNSET
 
 
 class Group(Scope):

@@ -4,7 +4,7 @@ Node configuration: scopes merged here and nowhere else, so that helm template s
 
 {{/*
 One scope over another, key by key; cores and cpus replace each other, and a map of cores by socket is one value. Call with
-(list base scope name); returns JSON of {pools, taint, paused, reserved, origins}.
+(list base scope name); returns JSON of {pools, taint, paused, reserved, isolation, origins}.
 */}}
 {{- define "cmk.merge" -}}
 {{- $merged := deepCopy (index . 0) -}}
@@ -19,6 +19,13 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{- if hasKey ($scope.reserved | default dict) "cpus" -}}
 {{- $_ := set $merged "reserved" (toString $scope.reserved.cpus) -}}
 {{- $_ := set $merged.origins "reserved.cpus" $name -}}
+{{- end -}}
+{{- range $layer, $value := $scope.isolation | default dict -}}
+{{- if not (kindIs "invalid" $value) -}}
+{{- /* YAML reads a bare off as false, and on as true */ -}}
+{{- $_ := set $merged.isolation $layer (ternary (ternary "on" "off" (eq (toString $value) "true")) $value (and (has $layer (list "host" "irqs" "partition")) (kindIs "bool" $value))) -}}
+{{- $_ := set $merged.origins (printf "isolation.%s" $layer) $name -}}
+{{- end -}}
 {{- end -}}
 {{- range $pool, $wanted := $scope.pools -}}
 {{- $settings := index $merged.pools $pool | default (dict "exclusive" (has $pool (list "exclusive" "exclusive-non-isolcpus"))) -}}
@@ -41,7 +48,7 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{/* Every scope in one shape, whatever it was written in: JSON of {default, groups, hosts}. */}}
 {{- define "cmk.scopes" -}}
 {{- $foreign := include "cmk.starlingx" . | fromJson -}}
-{{- $own := dict "pools" (.Values.pools | default dict) "taint" .Values.taint "paused" .Values.paused "reserved" (.Values.reserved | default dict) -}}
+{{- $own := dict "pools" (.Values.pools | default dict) "taint" .Values.taint "paused" .Values.paused "reserved" (.Values.reserved | default dict) "isolation" (.Values.isolation | default dict) -}}
 {{- $default := include "cmk.merge" (list (include "cmk.defaults" . | fromYaml) $own "values") | fromJson -}}
 {{- $default = include "cmk.merge" (list $default (dict "pools" $foreign.pools) "conf.cmk") | fromJson -}}
 {{- $groups := deepCopy $foreign.groups -}}
@@ -106,6 +113,18 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{- end -}}
 {{- end -}}
 {{- $sections | toJson -}}
+{{- end -}}
+
+{{/* Which isolation layers any node has: JSON of {LAYER: true} for those that need something of the host. */}}
+{{- define "cmk.layers" -}}
+{{- $found := dict -}}
+{{- range $place, $section := include "cmk.sections" . | fromJson -}}
+{{- if $section.isolation.pods }}{{ $_ := set $found "pods" true }}{{ end -}}
+{{- range $layer := list "host" "irqs" -}}
+{{- if ne (index $section.isolation $layer) "off" }}{{ $_ := set $found (printf "%s-%s" $layer (index $section.isolation $layer)) true }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $found | toJson -}}
 {{- end -}}
 
 {{/* Names of the exclusive pools that any node has: JSON of {names}. */}}

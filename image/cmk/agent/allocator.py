@@ -24,14 +24,26 @@ log = logging.getLogger(__name__)
 
 
 class Allocator:
-    """Serves ``cmk isolate`` requests one by one; ``changed`` is called after every change of the ledger."""
+    """Serves ``cmk isolate`` requests one by one; ``changed`` is called after every change of the ledger.
 
-    def __init__(self, ledger: Ledger, pods: Pods, procfs: Procfs, tasks_file: Path, changed: Callable[[], None]) -> None:
+    ``clear`` makes the cpusets of everybody fit what is booked: the owner's open, all others closed.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        pods: Pods,
+        procfs: Procfs,
+        tasks_file: Path,
+        changed: Callable[[], None],
+        clear: Callable[[], None] = lambda: None,
+    ) -> None:
         self.ledger = ledger
         self.pods = pods
         self._procfs = procfs
         self._file = tasks_file
         self._changed = changed
+        self._clear = clear
         self._boot = procfs.boot_id()
         self._freed = asyncio.Event()
         self._lifetimes = Lifetimes(procfs, self._on_released, ledger.cpus_of, self._others_in_container)
@@ -137,6 +149,7 @@ class Allocator:
         before = self.ledger.tasks.get(request.process)
         task = self.ledger.allocate(request)
         try:
+            self._clear()
             if asked.affinity:
                 affinity.pin(self._procfs, peer.pid, self.ledger.cpus_of(task))
             self._save()
@@ -144,6 +157,7 @@ class Allocator:
             self.ledger.release(request.process)
             if before:
                 self.ledger.restore(before)
+            self._clear()
             raise
         if self._lifetimes.is_watched(request.process):
             self._lifetimes.replace(task)

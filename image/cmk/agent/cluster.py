@@ -16,6 +16,7 @@ from cmk.kube.client import Api, Json
 from cmk.kube.node import labels
 from cmk.model import config
 from cmk.model.config import Chosen, ConfigError
+from cmk.model.managers import conflict_of, manager_of
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class ClusterView:
         self.report: Json | None = None
         self.report_known = False
         self.pods_known = False
+        self._managers: dict[str, str] = {}
         self.pods = Pods(self.list_pods, pods_changed)
 
     def start(self) -> None:
@@ -81,6 +83,11 @@ class ClusterView:
         for text in self._hosts_texts.values():
             hosts |= config.parse_hosts(text) if text else {}
         return config.choose(config.parse_cluster(self._cluster_text), hosts, self._options.node, labels(self.node))
+
+    @property
+    def conflict(self) -> str:
+        """Which other managers of CPUs run on the node, in words; empty when there are none."""
+        return conflict_of(self._managers.values())
 
     def took(self, node: Json) -> None:
         """A newer node object came with the answer to a patch."""
@@ -125,11 +132,14 @@ class ClusterView:
     def _on_pods(self, event: watch.Event) -> None:
         match event:
             case watch.Listed(items=items):
+                self._managers = {item["metadata"]["uid"]: manager_of(item) for item in items}
                 self.pods.listed(items)
                 self.pods_known = True
             case watch.Changed(item=item):
+                self._managers[item["metadata"]["uid"]] = manager_of(item)
                 self.pods.updated(item)
             case watch.Deleted(item=item):
+                self._managers.pop(item["metadata"]["uid"], None)
                 self.pods.deleted(item)
 
 

@@ -29,12 +29,15 @@ from cmk.model.ledger import TasksFile, resource_of
 
 log = logging.getLogger(__name__)
 
+UNAUTHORIZED, FORBIDDEN = 401, 403
+
 
 class Agent:
     """One node's agent; ``run`` returns when it was told to stop."""
 
     def __init__(self, options: Options, api: Api) -> None:
         self._options = options
+        self._api = api
         self._lock = state.NodeLock(options.lock_file)
         self._view = ClusterView(api, options, self._on_view, self._on_pods)
         self._publisher = Publisher(api, options.node, self._view, self._marks, self._report)
@@ -111,7 +114,16 @@ class Agent:
             return
         if self._service is None and (saved := self._first_layout()) is not None:
             self._serve(saved)
+        self._isolate()
         self._publisher.poke()
+
+    def _isolate(self) -> None:
+        """Isolation follows the configuration, also where pools do not (yet)."""
+        seen = see(self._view)
+        chosen = seen.chosen
+        self._layout.follow(seen)
+        if self._service is not None and chosen is not None and self._view.pods_known:
+            self._service.layers.apply(chosen.section.isolation, self._view.conflict)
 
     def _first_layout(self) -> SavedLayout | None:
         """What an older CMK left, or what the configuration asks for; nothing while an older CMK is at work."""
@@ -154,8 +166,9 @@ class Agent:
         return Marks(lists, taint=section.taint)
 
     def _report(self) -> Json | None:
-        ledger = self._service.ledger if self._service else None
-        return status.body(self._layout, ledger, see(self._view), self._view.report, str(self._options.state_dir))
+        service = self._service
+        ledger, layers = (service.ledger, service.layers) if service else (None, None)
+        return status.body(self._layout, ledger, layers, see(self._view), self._view.report, str(self._options.state_dir))
 
     async def _leave(self) -> None:
         """Stop serving; take everything back when the node is no longer ours; let the next agent in."""
@@ -165,8 +178,12 @@ class Agent:
             if self._is_deselected() and await self._publisher.withdraw():
                 log.info("node %s left the selection: everything taken back", self._options.node)
                 if self._service is not None:
+                    self._service.layers.undo()
                     self._service.remove_files()
                 self._layout.forget()
+            elif self._service is not None and await self._is_uninstalled():
+                self._service.layers.undo()
+                log.info("the chart is being uninstalled: isolation undone")
         except ApiError as error:
             log.error("node %s left the selection, but: %s", self._options.node, error)
         finally:
@@ -175,6 +192,18 @@ class Agent:
     def _is_deselected(self) -> bool:
         selection, node = self._view.selection, self._view.node
         return selection is not None and node is not None and not selection.matches(self._options.node, labels(node))
+
+    async def _is_uninstalled(self) -> bool:
+        """Whether our own DaemonSet is gone or going; a lost right to look says the same. Unknown counts as no: cores stay closed."""
+        options = self._options
+        if not options.daemonset:
+            return False
+        path = f"/apis/apps/v1/namespaces/{options.namespace}/daemonsets/{options.daemonset}"
+        try:
+            found = await asyncio.to_thread(self._api.find, path)
+        except ApiError as error:
+            return error.status in (UNAUTHORIZED, FORBIDDEN)
+        return found is None or "deletionTimestamp" in found["metadata"]
 
 
 def _finish(future: asyncio.Future[None], error: BaseException | None) -> None:

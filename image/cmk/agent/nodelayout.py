@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from cmk.agent.cluster import Seen
 from cmk.host import affinity, state
 from cmk.model import cpuset, layout
@@ -69,6 +71,15 @@ class NodeLayout:
         for warning in made.warnings:
             self._tell("LayoutWarning", warning)
         return self.saved
+
+    def follow(self, seen: Seen) -> None:
+        """Keep note of a newer configuration that asks for the same pools. Raises StateError."""
+        saved, chosen = self.saved, seen.chosen
+        if saved is None or chosen is None or (chosen.section, chosen.scope) == (saved.section, saved.scope):
+            return
+        if chosen.section.same_pools(saved.section):
+            self.saved = msgspec.structs.replace(saved, section=chosen.section, scope=chosen.scope)
+            state.write(self._path, self.saved, durable=True)
 
     def _compute(self, section: Section, seen: Seen) -> Layout:
         return layout.compute(self.topology, with_preference(section.pools, seen.labels), self._reserved(section))

@@ -10,7 +10,8 @@ import msgspec
 class Options(msgspec.Struct, frozen=True):
     """Where the agent is and which directories are its own. ``host_dirs`` get a launcher and a socket like ``install_dir``.
 
-    ``adopt_namespaces`` are looked into for what CMK 1.5 kept in ConfigMaps.
+    ``adopt_namespaces`` are looked into for what CMK 1.5 kept in ConfigMaps. ``cgroups`` and ``irqs`` are where the host's can be
+    written, if they can; ``daemonset`` the agent's own, which is gone when the chart is uninstalled.
     """
 
     node: str
@@ -27,6 +28,9 @@ class Options(msgspec.Struct, frozen=True):
     sys_root: Path = Path("/sys")
     proc_root: Path = Path("/proc")
     adopt_namespaces: tuple[str, ...] = ()
+    cgroups: Path | None = None
+    irqs: Path | None = None
+    daemonset: str = ""
 
     @property
     def service_dirs(self) -> tuple[Path, ...]:
@@ -42,6 +46,11 @@ class Options(msgspec.Struct, frozen=True):
     def layout_file(self) -> Path:
         """The layout and what it was made from."""
         return self.state_dir / "layout.json"
+
+    @property
+    def isolation_file(self) -> Path:
+        """How everything was before it was kept off exclusive cores."""
+        return self.state_dir / "isolation.json"
 
     @property
     def lock_file(self) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmk.agent.allocator import Allocator
+from cmk.agent.layers import Layers
 from cmk.agent.options import Options
 from cmk.agent.pods import Pods
 from cmk.agent.server import SOCKET, Server
@@ -35,7 +36,9 @@ class Service:
         self._topology = topology
         procfs = Procfs(options.proc_root)
         self.ledger = Ledger(layout, require_grant=options.require_request)
-        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed)
+        self.layers = Layers(options, procfs, self.ledger, topology, changed)
+        self._changed = changed
+        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, self._on_change, self.layers.settle)
         self._server = Server(self._allocator, procfs, self.show)
         self._damage = DirectoryWatch()
         self._repair: asyncio.TimerHandle | None = None
@@ -45,6 +48,7 @@ class Service:
         ended = self._allocator.adopt(found.tasks)
         log.info("took over %d tasks, %d had ended", len(self.ledger.tasks), len(ended))
         self._join_infra()
+        self.layers.resume()
         for directory in self._options.service_dirs:
             self._install(directory)
         self._server.open(self._options.service_dirs)
@@ -61,6 +65,7 @@ class Service:
         asyncio.get_running_loop().remove_reader(self._damage.fileno())
         self._damage.close()
         self._server.close()
+        self.layers.stop()
         self._allocator.close()
 
     def remove_files(self) -> None:
@@ -74,6 +79,11 @@ class Service:
         if what == "describe":
             return json.dumps(report.describe(self.ledger, path), indent=2) + "\n"
         return json.dumps(report.node_report(self.ledger, self._topology, path), indent=2) + "\n"
+
+    def _on_change(self) -> None:
+        # Released cores close again, or are lent; after an allocation this finds everything done.
+        asyncio.get_running_loop().call_soon(self.layers.settle)
+        self._changed()
 
     def _names(self, directory: Path) -> tuple[str, ...]:
         """Manifests written for kcm call the launcher so; they mount a directory of compat.hostDirs."""

@@ -6,19 +6,24 @@ from datetime import UTC, datetime
 
 from cmk import __version__
 from cmk.agent.cluster import Seen
+from cmk.agent.layers import Layers
 from cmk.agent.nodelayout import NodeLayout
 from cmk.kube.client import Json
 from cmk.model import report
+from cmk.model.isolation import LayerState
 from cmk.model.layout import SavedLayout
 from cmk.model.ledger import Ledger
 from cmk.model.report import Condition
 
 
-def body(node: NodeLayout, ledger: Ledger | None, seen: Seen, current: Json | None, path: str) -> Json | None:
+def body(
+    node: NodeLayout, ledger: Ledger | None, layers: Layers | None, seen: Seen, current: Json | None, path: str
+) -> Json | None:
     """``spec`` and ``status`` of the report, or None while there is nothing to say. ``current`` is the object as stored."""
     saved = node.saved
-    if saved is not None and ledger is not None:
-        conditions = _served(saved, seen)
+    if saved is not None and ledger is not None and layers is not None:
+        states = layers.states()
+        conditions = [*_served(saved, seen), *report.isolation_conditions(states)]
         spec = report.node_report(ledger, node.topology, path)
         details = {
             "configHash": saved.section.hash,
@@ -26,6 +31,11 @@ def body(node: NodeLayout, ledger: Ledger | None, seen: Seen, current: Json | No
             "values": [f"{node.name}: {value}" for value in saved.section.values()],
             "pools": report.pool_counts(ledger),
             "warnings": list(saved.layout.warnings),
+            "isolation": {
+                "layers": {name: _shown(layer) for name, layer in states.items()},
+                "driftsRepaired": layers.drift,
+                "besideTasks": layers.beside(),
+            },
         }
     elif node.problem:
         conditions = [Condition("Ready", False, node.reason, node.problem)]
@@ -46,6 +56,15 @@ def body(node: NodeLayout, ledger: Ledger | None, seen: Seen, current: Json | No
         **details,
     }
     return {"spec": {"report": spec}, "status": status}
+
+
+def _shown(layer: LayerState) -> Json:
+    shown: Json = {"state": layer.state}
+    if layer.reason:
+        shown["reason"] = layer.reason
+    if layer.left:
+        shown["left"] = list(layer.left)
+    return shown
 
 
 def _served(saved: SavedLayout, seen: Seen) -> list[Condition]:

@@ -34,6 +34,11 @@ def run(
     adopt_namespace: Annotated[
         list[str] | None, typer.Option(help="Take over pools of CMK 1.5 from a ConfigMap in this namespace; may repeat.")
     ] = None,
+    cgroups: Annotated[
+        Path | None, typer.Option(help="The host's cgroups, writable: pods are kept off exclusive cores. Without it nobody is.")
+    ] = None,
+    irqs: Annotated[Path | None, typer.Option(help="The host's /proc/irq, writable.")] = None,
+    daemonset: Annotated[str, typer.Option(help="The agent's own DaemonSet: once it is gone, isolation is undone.")] = "",
     launcher: Annotated[Path, typer.Option(envvar="CMK_LAUNCHER", help="Launcher to install.")] = Path("/usr/lib/cmk/cmk"),
     system_root: Annotated[
         Path, typer.Option(envvar="CMK_DEV_LSCPU_SYSFS", help="Read the topology below this root, as lscpu -s does.")
@@ -66,6 +71,9 @@ def run(
         require_request=require_request is RequireRequest.ENFORCE,
         health_port=health_port,
         adopt_namespaces=tuple(adopt_namespace or ()),
+        cgroups=cgroups,
+        irqs=irqs,
+        daemonset=daemonset,
         sys_root=system_root / "sys",
         proc_root=procfs,
     )

@@ -8,47 +8,64 @@ import struct
 from pathlib import Path
 
 IN_ATTRIB, IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO, IN_DELETE = 0x4, 0x8, 0x40, 0x80, 0x200
-IN_ONLYDIR = 0x01000000
-_CHANGES = IN_ATTRIB | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | IN_ONLYDIR
+IN_MODIFY, IN_CREATE = 0x2, 0x100
+IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR = 0x4000, 0x8000, 0x01000000
+# Of files that are replaced or damaged, and of files that the kernel keeps (cgroups): those are written in place and never closed late.
+REPLACED = IN_ATTRIB | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE
+WRITTEN = IN_MODIFY | IN_CREATE | IN_DELETE
 _HEADER = struct.Struct("iIII")
 
 
 class DirectoryWatch:
-    """A descriptor (``fileno``) that becomes readable when an entry of a watched directory changes."""
+    """A descriptor (``fileno``) that becomes readable when an entry of a watched directory changes in one of the ways of ``events``.
 
-    def __init__(self) -> None:
+    ``overflowed``: the kernel dropped some of what the last ``read`` should have told.
+    """
+
+    def __init__(self, events: int = REPLACED) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
+        self._events = ctypes.c_uint32(events | IN_ONLYDIR)
         self._fd = self._check(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
-        self._paths: dict[int, Path] = {}
+        self._paths: dict[int, str] = {}
+        self.overflowed = False
 
     def fileno(self) -> int:
         """For the event loop."""
         return self._fd
 
     def add(self, directory: Path) -> None:
-        """Watch a directory's entries; raises OSError."""
-        handle = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), ctypes.c_uint32(_CHANGES))
-        self._paths[self._check(handle, str(directory))] = directory
+        """Watch a directory's entries, until it is gone; raises OSError."""
+        handle = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), self._events)
+        self._paths[self._check(handle, str(directory))] = str(directory)
 
     def read(self) -> set[Path]:
         """Paths that changed since the last call."""
-        try:
-            data = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return set()
-        changed, offset = set(), 0
-        while offset < len(data):
-            handle, _, _, length = _HEADER.unpack_from(data, offset)
-            offset += _HEADER.size
-            name = data[offset : offset + length].rstrip(b"\0")
-            offset += length
-            if handle in self._paths:
-                changed.add(self._paths[handle] / os.fsdecode(name))
-        return changed
+        changed: set[str] = set()
+        self.overflowed = False
+        while data := self._next():
+            offset = 0
+            while offset < len(data):
+                handle, mask, _, length = _HEADER.unpack_from(data, offset)
+                offset += _HEADER.size
+                name = data[offset : offset + length].rstrip(b"\0")
+                offset += length
+                if mask & IN_Q_OVERFLOW:
+                    self.overflowed = True
+                elif mask & IN_IGNORED:
+                    self._paths.pop(handle, None)
+                elif handle in self._paths:
+                    changed.add(f"{self._paths[handle]}/{os.fsdecode(name)}")
+        return {Path(path) for path in changed}
 
     def close(self) -> None:
         """Stop watching."""
         os.close(self._fd)
+
+    def _next(self) -> bytes:
+        try:
+            return os.read(self._fd, 65536)
+        except BlockingIOError:
+            return b""
 
     def _check(self, result: int, what: str) -> int:
         if result < 0:

@@ -29,6 +29,19 @@ def find_members(procfs: Procfs, place: Place, cpus: CpuSet, others: Iterable[Cp
     return []
 
 
+def processes_beside(procfs: Procfs, pids: Iterable[int], owner: int, cpus: CpuSet) -> list[tuple[int, str]]:
+    """Pid and name of those that may run on ``cpus`` and elsewhere: the owner's own children are confined as it is."""
+    found = []
+    for pid in sorted(set(pids) - {owner}):
+        try:
+            allowed = os.sched_getaffinity(pid)
+            if allowed & cpus and not allowed <= cpus:
+                found.append((pid, procfs.name(pid)))
+        except ProcessLookupError:
+            continue
+    return found
+
+
 def _scan(procfs: Procfs, place: Place, cpus: CpuSet, others: list[CpuSet]) -> tuple[list[Process], bool]:
     found, vanished = [], False
     for pid in procfs.pids():

@@ -14,6 +14,7 @@ import msgspec
 
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet, CpuSetError
+from cmk.model.isolation import Isolation
 
 _T = TypeVar("_T")
 Preference = Literal["sst-bf", "sst-cp"]
@@ -98,6 +99,7 @@ class Section(msgspec.Struct, frozen=True):
     paused: bool = False
     reserved: str = ""
     origins: dict[str, str] = {}
+    isolation: Isolation = Isolation()
 
     def __post_init__(self) -> None:
         if self.reserved != AUTO:
@@ -118,6 +120,7 @@ class Section(msgspec.Struct, frozen=True):
         for name, pool in self.pools.items():
             settings = {"cores": pool.cores, "cpus": pool.cpus, "mode": pool.mode, "prefer": pool.prefer}
             found |= {f"{name}.{key}": value for key, value in settings.items() if value is not None}
+        found |= {f"isolation.{layer}": value for layer, value in self.isolation.values().items()}
         return [f"{key}={_plain(value)} from {self.origins.get(key, 'built-in')}" for key, value in sorted(found.items())]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from cmk.model import cpuset
+from cmk.model.isolation import CONFLICT, IMPOSSIBLE, ON, LayerState
 from cmk.model.ledger import Ledger
 from cmk.model.topology import Topology
 
@@ -93,6 +94,24 @@ def pool_counts(ledger: Ledger) -> dict[str, dict[str, int]]:
             "tasks": len({task.process for tasks in users.values() for task in tasks}),
         }
     return counts
+
+
+def isolation_conditions(states: Mapping[str, LayerState]) -> list[Condition]:
+    """``Isolated``: every layer that was asked for does its work. ``Conflict``: somebody else manages the CPUs, and who."""
+    refused = [f"isolation.{name}: {layer.reason}" for name, layer in states.items() if layer.state == CONFLICT]
+    failed = [f"isolation.{name}: {layer.reason}" for name, layer in states.items() if layer.state == IMPOSSIBLE]
+    on = [name for name, layer in states.items() if layer.state == ON]
+    if refused or failed:
+        isolated = Condition("Isolated", False, "Conflict" if refused else "NotPossible", "; ".join(refused + failed))
+    elif on:
+        isolated = Condition("Isolated", True, "LayersOn", f"on: {', '.join(on)}")
+    else:
+        isolated = Condition(
+            "Isolated", False, "LayersOff", "no layer is on: exclusive cores are shared with whatever is in no pool"
+        )
+    if refused:
+        return [isolated, Condition("Conflict", True, "OtherManager", "; ".join(refused))]
+    return [isolated, Condition("Conflict", False, "None", "")]
 
 
 def merge_conditions(old: Iterable[dict[str, Any]], new: Iterable[Condition], now: str) -> list[dict[str, Any]]:

@@ -7,10 +7,15 @@ import pytest
 
 from cmk.agent import status
 from cmk.agent.cluster import Seen
+from cmk.agent.layers import Layers
 from cmk.agent.nodelayout import NodeLayout
+from cmk.agent.options import Options
+from cmk.host.procfs import Procfs
 from cmk.model.config import Chosen, PoolConfig, Section
 from cmk.model.ledger import Ledger
 from cmk.model.topology import Core, Topology
+
+LAYERS_OFF = {"Isolated": ("False", "LayersOff"), "Conflict": ("False", "None")}
 
 
 def seen(exclusive: int, hash_: str = "abc") -> Seen:
@@ -33,16 +38,19 @@ def conditions(body: dict[str, Any] | None) -> dict[str, tuple[str, str]]:
 def served(layout: NodeLayout, now: Seen, current: dict[str, Any] | None = None) -> dict[str, Any] | None:
     made = layout.make(seen(2))
     assert made is not None
-    return status.body(layout, Ledger(made.layout), now, current, "/state")
+    ledger = Ledger(made.layout)
+    options = Options("n", "ns", "config", "hosts", *[Path("/nowhere")] * 4)
+    layers = Layers(options, Procfs(), ledger, layout.topology, lambda: None)
+    return status.body(layout, ledger, layers, now, current, "/state")
 
 
 def test_nothing_is_said_before_anything_is_known(layout: NodeLayout) -> None:
-    assert status.body(layout, None, Seen(), None, "/state") is None
+    assert status.body(layout, None, None, Seen(), None, "/state") is None
 
 
 def test_a_node_that_serves(layout: NodeLayout) -> None:
     body = served(layout, seen(2))
-    assert conditions(body) == {"Ready": ("True", "Serving"), "ConfigApplied": ("True", "Applied")}
+    assert conditions(body) == {"Ready": ("True", "Serving"), "ConfigApplied": ("True", "Applied"), **LAYERS_OFF}
     assert body is not None
     assert (body["status"]["configHash"], body["status"]["scope"]) == ("abc", "hosts.n")
     assert body["status"]["pools"]["exclusive"] == {"lists": 2, "free": 2, "tasks": 0}
@@ -50,7 +58,7 @@ def test_a_node_that_serves(layout: NodeLayout) -> None:
 
 def test_other_pools_are_reported_and_the_layout_kept(layout: NodeLayout) -> None:
     body = served(layout, seen(1, "def"))
-    assert conditions(body) == {"Ready": ("True", "Serving"), "ConfigApplied": ("False", "LayoutKept")}
+    assert conditions(body) == {"Ready": ("True", "Serving"), "ConfigApplied": ("False", "LayoutKept"), **LAYERS_OFF}
     assert body is not None
     assert body["status"]["configHash"] == "abc"
 
@@ -59,12 +67,13 @@ def test_an_unreadable_configuration_leaves_the_node_serving(layout: NodeLayout)
     assert conditions(served(layout, Seen(error="nonsense"))) == {
         "Ready": ("True", "Serving"),
         "ConfigApplied": ("False", "ConfigInvalid"),
+        **LAYERS_OFF,
     }
 
 
 def test_an_impossible_layout_is_told(layout: NodeLayout) -> None:
     layout.make(seen(9))
-    body = status.body(layout, None, seen(9), None, "/state")
+    body = status.body(layout, None, None, seen(9), None, "/state")
     assert conditions(body) == {"Ready": ("False", "LayoutImpossible")}
     assert body is not None
     assert not body["spec"]["report"]["checks"]["configDirectory"]["ok"]

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from cmk.model import config
+from cmk.model.isolation import Isolation
 
 
 def section(tag: str) -> dict[str, object]:
@@ -119,11 +120,18 @@ def test_a_group_of_starlingx_is_named_as_it_was_written() -> None:
 
 def test_every_value_says_where_it_came_from() -> None:
     pools = {"shared": config.PoolConfig(2), "gold": config.PoolConfig(cpus="2-3", exclusive=True, prefer="sst-bf")}
-    section = config.Section(pools, "x", taint=False, reserved="auto", origins={"shared.cores": "hosts.w0", "taint": "groups.g"})
+    origins = {"shared.cores": "hosts.w0", "taint": "groups.g", "isolation.irqs": "values"}
+    section = config.Section(pools, "x", taint=False, reserved="auto", origins=origins, isolation=Isolation(irqs="on"))
     assert section.values() == [
         "gold.cpus=2-3 from built-in",
         "gold.mode=packed from built-in",
         "gold.prefer=sst-bf from built-in",
+        "isolation.host=off from built-in",
+        "isolation.idle=reserved from built-in",
+        "isolation.irqs=on from values",
+        "isolation.ownPod=true from built-in",
+        "isolation.partition=off from built-in",
+        "isolation.pods=true from built-in",
         "paused=false from built-in",
         "reserved.cpus=auto from built-in",
         "shared.cores=2 from hosts.w0",

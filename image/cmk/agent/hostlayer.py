@@ -1,0 +1,149 @@
+"""The host's own processes off exclusive cores: one by one, or by the cgroups beside kubepods. Undone from what was saved before."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from cmk.host.cgroups import FILE, GONE, Cpusets
+from cmk.host.procfs import Procfs
+from cmk.model import cpuset
+from cmk.model.cpuset import CpuSet
+from cmk.model.isolation import IMPOSSIBLE, ON, LayerState, Saved, Thread
+from cmk.model.place import MixedCgroupsError
+
+MOST_NAMES = 40
+
+
+class HostProcesses:
+    """``keep`` saves, durably, what is about to be changed."""
+
+    def __init__(self, procfs: Procfs, keep: Callable[..., None]) -> None:
+        self._procfs = procfs
+        self._keep = keep
+
+    def on(self, saved: Saved, closed: CpuSet) -> LayerState:
+        """Move every thread that is in no pod off ``closed`` CPUs. Those with no other CPU are bound there: kernel threads of the CPU."""
+        moves, bound = [], Counter[str]()
+        for pid, tid, allowed in self._threads(closed):
+            try:
+                if self._procfs.place(pid).pod:
+                    continue
+                if allowed - closed:
+                    moves.append(Thread(tid, self._procfs.start_time(tid), allowed, allowed - closed))
+                else:
+                    bound[self._procfs.name(tid)] += 1
+            except (ProcessLookupError, MixedCgroupsError):
+                continue
+        if moves:
+            living = [thread for thread in saved.threads if self._is(thread)]
+            self._keep(threads=[*living, *moves])
+        for thread in moves:
+            try:
+                os.sched_setaffinity(thread.tid, thread.since)
+            except ProcessLookupError:
+                continue
+            except OSError as error:
+                bound[f"{self._name(thread.tid)}: {error.strerror}"] += 1
+        left = [f"{name} ({count})" if count > 1 else name for name, count in sorted(bound.items())]
+        more = [f"and {len(left) - MOST_NAMES} more"] if len(left) > MOST_NAMES else []
+        return LayerState(ON, "", (*left[:MOST_NAMES], *more))
+
+    def off(self, saved: Saved) -> None:
+        """Give threads back what they had; children of theirs, which were born with what we had left them, get the same."""
+        if not saved.threads:
+            return
+        usual: dict[CpuSet, CpuSet] = {}
+        for (since, before), _ in Counter((thread.since, thread.before) for thread in saved.threads).most_common():
+            usual.setdefault(since, before)
+        for thread in saved.threads:
+            if self._is(thread):
+                self._give(thread.tid, thread.since, thread.before)
+        for _, tid, allowed in self._threads(None):
+            if allowed in usual:
+                self._give(tid, allowed, usual[allowed])
+        self._keep(threads=[])
+
+    def _give(self, tid: int, since: CpuSet, before: CpuSet) -> None:
+        try:
+            if os.sched_getaffinity(tid) == since:
+                os.sched_setaffinity(tid, before)
+        except OSError:
+            return  # ended, or a kernel thread that refused us before
+
+    def _threads(self, meeting: CpuSet | None) -> Iterator[tuple[int, int, CpuSet]]:
+        """Pid, tid and allowed CPUs of every thread that may run on some of these CPUs."""
+        for pid in self._procfs.pids():
+            try:
+                for tid in self._procfs.threads(pid):
+                    allowed = frozenset(os.sched_getaffinity(tid))
+                    if meeting is None or allowed & meeting:
+                        yield pid, tid, allowed
+            except ProcessLookupError:
+                continue
+
+    def _is(self, thread: Thread) -> bool:
+        try:
+            return self._procfs.start_time(thread.tid) == thread.start
+        except ProcessLookupError:
+            return False
+
+    def _name(self, tid: int) -> str:
+        try:
+            return self._procfs.name(tid)
+        except ProcessLookupError:
+            return f"thread {tid}"
+
+
+class Slices:
+    """The cgroups beside kubepods, as systemd makes them (system.slice, user.slice), on cgroup v2."""
+
+    def __init__(self, cpusets: Cpusets, keep: Callable[..., None]) -> None:
+        self._cpusets = cpusets
+        self._keep = keep
+
+    def on(self, saved: Saved, closed: CpuSet) -> LayerState:
+        """Narrow each to the rest of its CPUs."""
+        if self._cpusets.strict:
+            return LayerState(IMPOSSIBLE, "on cgroup v1 systemd leaves cpusets alone: use isolation.host=affinity")
+        names = self._names()
+        if not names:
+            return LayerState(IMPOSSIBLE, "no cgroup with a cpuset beside kubepods: use isolation.host=affinity")
+        have = {name: self._cpusets.read(f"../{name}") for name in names}
+        news = {name: cpus for name, cpus in have.items() if name not in saved.slices}
+        if news:
+            self._keep(slices={**saved.slices, **news})
+        left = []
+        for name, cpus in have.items():
+            now = cpus or self._cpusets.effective(f"../{name}")
+            if now & closed:
+                left += self._write(name, now - closed)
+        return LayerState(ON, "", tuple(left))
+
+    def off(self, saved: Saved) -> None:
+        """Give each its own set back; a populated one that had none gets all there is, which comes to the same."""
+        for name, before in saved.slices.items():
+            if self._cpusets.has(f"../{name}", FILE):
+                try:
+                    self._cpusets.write(f"../{name}", before)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    self._cpusets.write(f"../{name}", self._cpusets.effective())
+        if saved.slices:
+            self._keep(slices={})
+
+    def _write(self, name: str, cpus: CpuSet) -> list[str]:
+        if not cpus:
+            return [f"{name}: has no other CPU"]
+        try:
+            self._cpusets.write(f"../{name}", cpus)
+        except OSError as error:
+            return [] if error.errno in GONE else [f"{name}: {cpuset.kernel_list(cpus)} refused: {error.strerror}"]
+        return []
+
+    def _names(self) -> list[str]:
+        beside = self._cpusets.top.parent
+        return sorted(entry.name for entry in beside.iterdir() if entry != self._cpusets.top and (entry / FILE).exists())

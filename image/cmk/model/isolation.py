@@ -1,0 +1,73 @@
+"""Isolation layers: what the configuration asks for, and how each of them is doing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cmk.model.cpuset import CpuSet
+
+LAYERS = ("pods", "ownPod", "host", "irqs", "partition", "idle")
+_OFF = {"pods": False, "ownPod": False, "host": "off", "irqs": "off", "partition": "off", "idle": "lend"}
+
+
+class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """How exclusive cores are kept for their owners.
+
+    ``pods``: other pods' cpusets leave them out. ``own_pod``: so do the containers beside the owner's in its pod. ``host``: processes of
+    the host leave them, one by one (``affinity``) or by their systemd slices. ``irqs``: movable interrupts leave them. ``partition``: the
+    owner's container becomes an isolated partition where it can. ``idle``: whether cores without an owner are lent to everybody.
+    """
+
+    pods: bool = True
+    own_pod: bool = True
+    host: Literal["off", "affinity", "slices"] = "off"
+    irqs: Literal["off", "on"] = "off"
+    partition: Literal["off", "auto"] = "off"
+    idle: Literal["reserved", "lend"] = "reserved"
+
+    def values(self) -> dict[str, bool | str]:
+        """Each layer's setting under its name in the chart's values."""
+        return dict(msgspec.to_builtins(self))
+
+    def wants(self, layer: str) -> bool:
+        """Whether a layer is to do anything."""
+        return self.values()[layer] != _OFF[layer]
+
+
+ON, OFF, IMPOSSIBLE, CONFLICT = "on", "off", "impossible", "conflict"
+
+
+class LayerState(msgspec.Struct, frozen=True):
+    """How one layer is doing: ``on``, ``off``, ``impossible`` here or ``conflict``, and why; ``left`` lists what it could not move."""
+
+    state: str
+    reason: str = ""
+    left: tuple[str, ...] = ()
+
+
+class Thread(msgspec.Struct, frozen=True):
+    """A thread of the host that was moved: where it might run before, and since."""
+
+    tid: int
+    start: int
+    before: CpuSet
+    since: CpuSet
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """How everything was before us, written before the first change and void after a reboot.
+
+    ``groups`` and ``slices``: sets of cgroups (None: nothing configured) below kubepods and beside it; ``universe``: CPUs kubepods could
+    get; ``irqs``: affinities by number, and ``default_irq`` that of new ones; ``threads``: of the host's processes.
+    """
+
+    boot: str
+    settings: Isolation
+    universe: CpuSet = frozenset()
+    groups: dict[str, CpuSet | None] = {}
+    slices: dict[str, CpuSet | None] = {}
+    irqs: dict[int, CpuSet] = {}
+    default_irq: CpuSet = frozenset()
+    threads: list[Thread] = []
