@@ -9,7 +9,6 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from cmk.host.cgroups import FILE, GONE, Cpusets
 from cmk.host.inotify import WRITTEN, DirectoryWatch
@@ -47,10 +46,15 @@ class Keepout:
         self.problem = self.blind = ""
         self.drift = 0
 
-    def start(self) -> None:
-        """Bring every group to where it should be and keep it there."""
+    def start(self, *, again: bool) -> None:
+        """Bring every group to where it should be and keep it there. ``again``: an agent before us had done so."""
         self._watch = DirectoryWatch(WRITTEN)
-        self._scan("")
+        self.look()
+        if again:
+            wanted = keepout.desired(self._groups, self._rules(), self._holds())
+            self.drift = sum(bool(cpus) and cpus != wanted.get(path, cpus) for path, cpus in self._groups.items())
+            if self.drift:
+                log.info("%d cpusets of pods are not as they should be: putting them right", self.drift)
         self.settle()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._watch.fileno(), self._on_event)
@@ -170,20 +174,14 @@ class Keepout:
         news = False
         if self._watch is None:
             return news
-        for path in self._watch.read():
-            name = self._name_of(path)
+        for path, is_directory in self._watch.read().items():
             if path.name == FILE:
-                news |= self._look(self._name_of(path.parent))
-            elif name not in self._groups:
-                news |= self._scan(name)
-            elif not path.exists():
-                self._forget(name)
+                news |= self._look(self._cpusets.name_of(path.parent))
+            elif is_directory:
+                news |= self._scan(self._cpusets.name_of(path))
         if self._watch.overflowed:
             news |= self._scan("")
         return news
-
-    def _name_of(self, path: Path) -> str:
-        return self._cpusets.name_of(path)
 
     def _look(self, group: str) -> bool:
         try:

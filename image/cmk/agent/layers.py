@@ -139,6 +139,10 @@ class Layers:
         wanted = self._saved.settings.pods
         if self._cgroups is None:
             self._pods = LayerState(IMPOSSIBLE, NO_CGROUPS) if wanted else LayerState(OFF)
+            if self._saved.groups:  # no agent was there to undo it when the value changed
+                self._pods = LayerState(
+                    IMPOSSIBLE, f"cpusets are still narrowed, but {NO_CGROUPS}: switch isolation.pods on, then off"
+                )
             return
         try:
             cpusets = Cpusets(self._cgroups)
@@ -190,7 +194,8 @@ class Layers:
             self._keepout.settle()
             self._pods = LayerState(ON)
             return
-        if not self._saved.groups:
+        again = bool(self._saved.groups)
+        if not again:
             groups = dict(cpusets.walk())
             universe = groups[""] or cpusets.effective()
             if others := keepout.foreign(groups, universe):
@@ -201,7 +206,7 @@ class Layers:
             # Durable before the first write: whoever finds the sets changed must be able to tell what they had been.
             self._keep(universe=universe, groups=own)
         self._keepout = Keepout(cpusets, self._rules, self._holds, self._changed)
-        self._keepout.start()
+        self._keepout.start(again=again)
         self._pods = LayerState(ON)
         log.info(
             "isolation.pods is on: other pods are kept off %s", cpuset.kernel_list(self._rules().closed) or "no core at present"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 IN_ATTRIB, IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO, IN_DELETE = 0x4, 0x8, 0x40, 0x80, 0x200
 IN_MODIFY, IN_CREATE = 0x2, 0x100
-IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR = 0x4000, 0x8000, 0x01000000
+IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR, IN_ISDIR = 0x4000, 0x8000, 0x01000000, 0x40000000
 # Of files that are replaced or damaged, and of files that the kernel keeps (cgroups): those are written in place and never closed late.
 REPLACED = IN_ATTRIB | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE
 WRITTEN = IN_MODIFY | IN_CREATE | IN_DELETE
@@ -38,9 +38,9 @@ class DirectoryWatch:
         handle = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), self._events)
         self._paths[self._check(handle, str(directory))] = str(directory)
 
-    def read(self) -> set[Path]:
-        """Paths that changed since the last call."""
-        changed: set[str] = set()
+    def read(self) -> dict[Path, bool]:
+        """Paths that changed since the last call, and whether each is a directory."""
+        changed: dict[str, bool] = {}
         self.overflowed = False
         while data := self._next():
             offset = 0
@@ -54,8 +54,8 @@ class DirectoryWatch:
                 elif mask & IN_IGNORED:
                     self._paths.pop(handle, None)
                 elif handle in self._paths:
-                    changed.add(f"{self._paths[handle]}/{os.fsdecode(name)}")
-        return {Path(path) for path in changed}
+                    changed[f"{self._paths[handle]}/{os.fsdecode(name)}"] = bool(mask & IN_ISDIR)
+        return {Path(path): directory for path, directory in changed.items()}
 
     def close(self) -> None:
         """Stop watching."""

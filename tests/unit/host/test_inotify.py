@@ -8,13 +8,13 @@ from cmk.host.inotify import DirectoryWatch
 def test_tells_which_entries_changed(tmp_path: Path) -> None:
     watch = DirectoryWatch()
     watch.add(tmp_path)
-    assert watch.read() == set()
+    assert not watch.read()
     (tmp_path / "a").write_text("x")
     (tmp_path / "b").mkdir()
     (tmp_path / "b").rmdir()
     (tmp_path / "a").rename(tmp_path / "c")
-    assert {path.name for path in watch.read()} == {"a", "b", "c"}
-    assert watch.read() == set()
+    assert {path.name: directory for path, directory in watch.read().items()} == {"a": False, "b": True, "c": False}
+    assert not watch.read()
     watch.close()
 
 

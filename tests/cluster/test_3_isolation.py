@@ -1,0 +1,264 @@
+"""An exclusive core is its owner's alone: while pods come and go, while the agent is away, and everything goes back afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.cluster import NAMESPACE, REPO, Cluster, Json, isolate, manifest, wait_for
+from tests.cluster.conftest import VALUES
+
+CPUSETS = "/sys/fs/cgroup/cpuset/kubepods"
+USAGE = "/sys/fs/cgroup/cpuacct/kubepods"
+BURN = ("sh", "-c", "while :; do :; done")
+CORE = "0"
+LAYERS = ("pods", "ownPod", "host", "irqs", "partition", "idle")
+
+
+def cpusets(cluster: Cluster, number: int = 1) -> dict[str, str]:
+    """What every group below kubepods may use."""
+    line = f"cd {CPUSETS}; for d in $(find . -type d); do echo $d $(cat $d/cpuset.cpus 2>/dev/null); done"
+    rows = (row.split(maxsplit=1) for row in cluster.on_node(number, line).splitlines())
+    return {row[0]: row[1] if len(row) > 1 else "" for row in rows}
+
+
+def of_pod(sets: dict[str, str], uid: str) -> set[str]:
+    return {cpus for path, cpus in sets.items() if uid in path}
+
+
+def foreign_time(cluster: Cluster, uid: str) -> int:
+    """Nanoseconds that all pods but one have had on the core, those that are gone among them."""
+    line = f"cut -d' ' -f1 {USAGE}/cpuacct.usage_percpu $(find {USAGE} -maxdepth 2 -name '*{uid}*')/cpuacct.usage_percpu"
+    everything, owner = (int(number) for number in cluster.on_node(1, line).split())
+    return everything - owner
+
+
+def configure(cluster: Cluster, **layers: str | bool) -> None:
+    """``helm upgrade`` with these layers, then wait until node1's agent has them."""
+    settings = [f"isolation.{name}={str(value).lower()}" for name, value in layers.items()]
+    line = ["upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "-f", str(VALUES), "--reset-values", "--wait"]
+    cluster.helm(*line, *(word for setting in settings for word in ("--set", setting)))
+    wanted = {f"node1: isolation.{name}={json.dumps(value).strip(chr(34))} from values" for name, value in layers.items()}
+    wait_for(
+        "the configuration has arrived", lambda: wanted <= set(status(cluster)["values"]) and len(cluster.agent_pids(1)) == 1
+    )
+
+
+def status(cluster: Cluster) -> Json:
+    return dict(cluster.get("cmk-nodereport", "node1")["status"])
+
+
+def layer(cluster: Cluster, name: str) -> str:
+    return str(status(cluster)["isolation"]["layers"][name]["state"])
+
+
+def everything(cluster: Cluster) -> dict[str, str]:
+    """What the layers change: cpusets, interrupts, processes of the host."""
+    irqs = cluster.on_node(1, "cd /proc/irq; grep -H . default_smp_affinity */smp_affinity_list")
+    line = "for p in $(pgrep -x 'containerd|kubelet|kube-proxy|containerd-shim'); do grep -H Cpus_allowed_list /proc/$p/task/*/status; done"
+    processes = {row.split("/")[2]: row.split()[-1] for row in cluster.on_node(1, line).splitlines()}
+    return cpusets(cluster) | {"irqs": irqs} | processes
+
+
+@pytest.fixture
+def owner(cluster: Cluster) -> Iterator[str]:
+    """A best-effort pod that owns node1's exclusive core and burns it; its uid."""
+    with cluster.pod("owner", *isolate(*BURN), cores=1) as pod:
+        wait_for("the owner has its core", lambda: cluster.tasks("exclusive"))
+        yield pod.uid
+
+
+def noise(name: str, *, seconds: int, kind: str) -> Json:
+    """A pod that burns all it can get and ends; best-effort or burstable."""
+    found = manifest(name, ("sh", "-c", f"sleep {seconds} & while kill -0 $! 2>/dev/null; do :; done"))
+    if kind == "burstable":
+        found["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "1m"}}
+    return found
+
+
+def apply(cluster: Cluster, pods: list[Json]) -> None:
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}))
+
+
+def churn(cluster: Cluster, count: int, *, kinds: tuple[str, ...] = ("burstable", "besteffort"), batch: int = 20) -> None:
+    """Noise pods in batches: created, run, deleted."""
+    for start in range(0, count, batch):
+        names = [f"noise{number}" for number in range(start, min(start + batch, count))]
+        apply(cluster, [noise(name, seconds=2, kind=kinds[number % len(kinds)]) for number, name in enumerate(names)])
+        wait_for(
+            "all of the batch have started",
+            lambda names=names: all(
+                item["status"]["phase"] in {"Running", "Succeeded"}
+                for item in cluster.get("pods")["items"]
+                if item["metadata"]["name"] in names
+            ),
+            120,
+        )
+        cluster.kubectl("delete", "pod", *names, "--grace-period=0", "--force", "--wait=false")
+    wait_for("the noise is gone", lambda: len(cluster.get("pods")["items"]) == 1, 120)
+
+
+def test_only_the_owner_may_use_the_core_and_others_are_born_off_it(cluster: Cluster, owner: str) -> None:
+    with cluster.pod("bystander", *BURN) as bystander:
+        before = foreign_time(cluster, owner)
+        sets = cpusets(cluster)
+        assert of_pod(sets, bystander.uid) == {"1"}
+        mine = {path: cpus for path, cpus in sets.items() if owner in path}
+        assert sorted(mine.values()) == ["0-1", "0-1", "1"], "the pod, its container, its sandbox"
+        assert sets["./burstable"] == "1"
+        time.sleep(2)
+        assert foreign_time(cluster, owner) == before
+    assert layer(cluster, "pods") == "on"
+
+
+def test_two_hundred_noisy_pods_get_nothing_of_the_core(cluster: Cluster, owner: str) -> None:
+    before = foreign_time(cluster, owner)
+    churn(cluster, 200)
+    assert foreign_time(cluster, owner) == before
+
+
+def test_a_restarted_and_a_resized_pod_stay_off_the_core(cluster: Cluster, owner: str) -> None:
+    before = foreign_time(cluster, owner)
+    with cluster.pod(
+        "restarts", "sh", "-c", "sleep 1 & while kill -0 $! 2>/dev/null; do :; done; exit 1", restartPolicy="Always"
+    ):
+        sized = manifest("resized", BURN)
+        sized["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "10m"}, "limits": {"cpu": "500m"}}
+        apply(cluster, [sized])
+        wait_for("it runs", lambda: cluster.get("pod", "resized")["status"]["phase"] == "Running")
+        patch = {"spec": {"containers": [{"name": "app", "resources": {"requests": {"cpu": "20m"}, "limits": {"cpu": "700m"}}}]}}
+        cluster.kubectl("patch", "pod", "resized", "--subresource=resize", "--patch", json.dumps(patch))
+        wait_for("two restarts", lambda: cluster.get("pod", "restarts")["status"]["containerStatuses"][0]["restartCount"] >= 2)
+        uid = cluster.get("pod", "resized")["metadata"]["uid"]
+        assert of_pod(cpusets(cluster), uid) == {"1"}
+        cluster.kubectl("delete", "pod", "resized", "--grace-period=0", "--force")
+    assert foreign_time(cluster, owner) == before
+
+
+def test_a_group_that_is_found_wide_again_is_repaired_and_counted(cluster: Cluster, owner: str) -> None:
+    with cluster.pod("widened", *BURN) as pod:
+        count = status(cluster)["isolation"]["driftsRepaired"]
+        directory = cluster.on_node(1, f"find {CPUSETS} -maxdepth 2 -name '*{pod.uid}'").strip()
+        cluster.on_node(1, f"echo 0-1 >{directory}/cpuset.cpus")
+        wait_for("it is narrow again", lambda: of_pod(cpusets(cluster), pod.uid) == {"1"}, 5)
+        wait_for("it is counted", lambda: status(cluster)["isolation"]["driftsRepaired"] > count, 10)
+    assert of_pod(cpusets(cluster), owner) == {"0-1", "1"}
+
+
+def test_a_process_beside_the_task_is_named(cluster: Cluster, owner: str) -> None:
+    command = ("sh", "-c", "sleep 3600")
+    with cluster.pod("beside", *isolate(*command, pool="infra")):
+        pass  # a task of a shared pool has nobody beside it
+    assert status(cluster)["isolation"]["besideTasks"] == []
+    cluster.script("kubectl", "exec", "owner", "--", "sh", "-c", "sleep 60 </dev/null >/dev/null 2>&1 &")
+    cluster.kubectl("annotate", "node", "node1", "poke=1", "--overwrite")
+    found = wait_for("it is named", lambda: status(cluster)["isolation"]["besideTasks"], 60)
+    assert [(item["name"], item["pod"], item["cpus"]) for item in found] == [("sleep", owner, CORE)]
+
+
+def test_while_the_agent_is_away_cores_stay_closed_and_nothing_breaks(cluster: Cluster, owner: str) -> None:
+    cluster.kubectl("-n", NAMESPACE, "patch", "daemonset", "cmk-node", "--patch", json.dumps(absent("node1")))
+    try:
+        wait_for("no agent", lambda: not cluster.agent_pids(1))
+        before = foreign_time(cluster, owner)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            churn(cluster, 8, kinds=("burstable",), batch=8)
+        assert foreign_time(cluster, owner) == before
+        apply(cluster, [noise("late", seconds=3600, kind="besteffort")])  # of the owner's own class, which has to have the core
+        wait_for("it runs", lambda: cluster.get("pod", "late")["status"]["phase"] == "Running")
+    finally:
+        cluster.kubectl("-n", NAMESPACE, "patch", "daemonset", "cmk-node", "--type=json", "--patch", json.dumps(PRESENT))
+    wait_for("the agent is back", lambda: len(cluster.agent_pids(1)) == 1)
+    wait_for("it serves", lambda: cluster.tasks("exclusive"))
+    late = cluster.get("pod", "late")["metadata"]["uid"]
+    assert of_pod(cpusets(cluster), late) == {"1"}
+    wait_for("what came meanwhile is counted", lambda: status(cluster)["isolation"]["driftsRepaired"] > 0, 10)
+    cluster.kubectl("delete", "pod", "late", "--grace-period=0", "--force")
+
+
+def absent(node: str) -> Json:
+    """Keeps the DaemonSet off a node without touching the node."""
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node]}]}
+    wanted = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    return {"spec": {"template": {"spec": {"affinity": {"nodeAffinity": wanted}}}}}
+
+
+PRESENT = [
+    {
+        "op": "replace",
+        "path": "/spec/template/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms",
+        "value": [{"matchExpressions": [{"key": "cmk-node", "operator": "In", "values": ["enabled"]}]}],
+    }
+]
+
+
+def test_an_agent_that_is_killed_finds_everything_as_it_should_be(cluster: Cluster, owner: str) -> None:
+    before, sets = foreign_time(cluster, owner), cpusets(cluster)
+    for pid in cluster.agent_pids(1):
+        cluster.on_node(1, f"kill -9 {pid}")
+    with cluster.pod("meanwhile", *BURN):
+        wait_for("the agent is back", lambda: len(cluster.agent_pids(1)) == 1)
+        wait_for("it serves", lambda: cluster.tasks("exclusive"))
+        time.sleep(1)
+        kept = {path: cpus for path, cpus in cpusets(cluster).items() if path in sets}
+        assert kept.items() <= sets.items()
+    assert foreign_time(cluster, owner) == before
+
+
+def test_each_layer_goes_on_and_off_and_leaves_everything_as_it_was(cluster: Cluster) -> None:
+    configure(cluster, pods=False)
+    assert layer(cluster, "pods") == "off"
+    untouched = {name: value for name, value in everything(cluster).items() if "pod" not in name}
+    assert set(cpusets(cluster).values()) == {"0-1"}
+    for switched in ({"pods": True}, {"pods": False, "host": "affinity"}, {"pods": False, "irqs": "on"}):
+        configure(cluster, **switched)
+        name = next(key for key, value in switched.items() if value)
+        wait_for(f"{name} is on", lambda name=name: layer(cluster, name) == "on")
+        now = everything(cluster)
+        assert any(now[key] != value for key, value in untouched.items() if key in now), switched
+        configure(cluster, pods=False)
+        wait_for(f"{name} is off", lambda name=name: layer(cluster, name) == "off")
+        now = everything(cluster)
+        assert {key: now[key] for key in untouched if key in now} == {key: untouched[key] for key in untouched if key in now}
+    assert cluster.on_node(1, "cat /var/lib/cmk/isolation.json").count('"threads":[]') == 1
+    configure(cluster, pods=True)
+
+
+def test_a_lent_core_is_cleared_for_its_owner_and_lent_again(cluster: Cluster) -> None:
+    configure(cluster, idle="lend")
+    with cluster.pod("borrower", *BURN) as borrower:
+        wait_for("it may use the core", lambda: of_pod(cpusets(cluster), borrower.uid) == {"0-1"})
+        with cluster.pod("owner", *isolate(*BURN), cores=1) as owner:
+            wait_for("the owner has its core", lambda: cluster.tasks("exclusive"))
+            before = foreign_time(cluster, owner.uid)
+            assert of_pod(cpusets(cluster), borrower.uid) == {"1"}
+            time.sleep(1)
+            assert foreign_time(cluster, owner.uid) == before
+        wait_for("it is lent again", lambda: of_pod(cpusets(cluster), borrower.uid) == {"0-1"}, 10)
+    configure(cluster, pods=True)
+
+
+def test_another_manager_of_cpus_is_a_conflict_and_leaving_ends_it(cluster: Cluster) -> None:
+    other = manifest("balloons", ("sleep", "3600"))
+    other["spec"]["containers"][0]["image"] = "localhost/nri-resource-policy-balloons:v0.14.0"
+    apply(cluster, [other])
+    try:
+        found = wait_for("the conflict is told", lambda: conflict(cluster))
+        assert "nri-plugins' balloons policy (pod default/balloons)" in found
+        assert layer(cluster, "pods") == "conflict"
+        assert set(cpusets(cluster).values()) == {"0-1"}
+    finally:
+        cluster.kubectl("delete", "pod", "balloons", "--grace-period=0", "--force")
+    wait_for("it is over", lambda: not conflict(cluster))
+    assert layer(cluster, "pods") == "on"
+
+
+def conflict(cluster: Cluster) -> str:
+    for item in status(cluster)["conditions"]:
+        if item["type"] == "Conflict" and item["status"] == "True":
+            return str(item["message"])
+    return ""
