@@ -53,7 +53,8 @@ class Kernel(Cpusets):
 
     def refresh(self) -> None:
         """Effective sets follow what is configured."""
-        for path, own in self.walk():
+        beside = [f"../{entry.name}" for entry in self.top.parent.iterdir() if entry.is_dir() and entry != self.top]
+        for path, own in [*((path, self.read(path)) for path in beside), *self.walk()]:
             above = cpuset.parse(self.text(".." if not path else parent_of(path), self._effective))
             now = own if self.strict and own is not None else ((own or above) & above) or above
             set_text(self.directory(path), self._effective, cpuset.kernel_list(now))

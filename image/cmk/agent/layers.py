@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -35,7 +36,16 @@ NOTHING = Isolation(pods=False, own_pod=False, idle="lend")
 class Layers:
     """``changed`` is called whenever there is something new to report. Nothing is touched before ``resume`` or ``apply``."""
 
-    def __init__(self, options: Options, procfs: Procfs, ledger: Ledger, topology: Topology, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        procfs: Procfs,
+        ledger: Ledger,
+        topology: Topology,
+        changed: Callable[[], None],
+        open_cpusets: Callable[[Path], Cpusets] = Cpusets,
+    ) -> None:
+        self._open_cpusets = open_cpusets
         self._file = options.isolation_file
         self._cgroups = options.cgroups
         self._irqs = IrqLayer(Irqs(options.irqs), procfs, self._keep) if options.irqs else None
@@ -145,7 +155,7 @@ class Layers:
                 )
             return
         try:
-            cpusets = Cpusets(self._cgroups)
+            cpusets = self._open_cpusets(self._cgroups)
         except CgroupError as error:
             self._pods = LayerState(IMPOSSIBLE, str(error)) if wanted else LayerState(OFF)
             return
@@ -170,7 +180,7 @@ class Layers:
         if wanted != "slices" and not self._saved.slices:
             return
         try:
-            slices = Slices(Cpusets(self._cgroups), self._keep)
+            slices = Slices(self._open_cpusets(self._cgroups), self._keep)
         except CgroupError as error:
             self._host = LayerState(IMPOSSIBLE, str(error))
             return

@@ -1,0 +1,242 @@
+"""Isolation layers on fabricated hosts: what is refused, what survives a kill at any write, and that everything goes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmk.agent.layers import Layers
+from cmk.agent.options import Options
+from cmk.host.cgroups import FILE
+from cmk.host.procfs import Procfs
+from cmk.model.isolation import Isolation
+from cmk.model.ledger import Ledger, Process, Task
+from tests.unit.agent.harness import LAYOUT, TOPOLOGY
+from tests.unit.cgrouptree import UID, Kernel, Killed, add, container, make, pod_directory, snapshot
+
+ALL = f"0-{max(TOPOLOGY.cpus)}"
+OWNER, OTHER = pod_directory(1, "besteffort"), pod_directory(2, "burstable")
+GROUPS = [
+    "",
+    "besteffort",
+    "burstable",
+    OWNER,
+    f"{OWNER}/{container('a')}",
+    f"{OWNER}/{container('b')}",
+    OTHER,
+    f"{OTHER}/{container('a')}",
+]
+FIRST = LAYOUT.pools["exclusive"].lists[0]
+# What it takes to close the tree above, by cgroup version: strict or not.
+WRITES = {True: 4, False: 6}
+TASK = Task(Process(1, 1), "exclusive", (FIRST.name,), UID.format(1), "a" * 64)
+
+
+class Host:
+    """A host's cgroups and state directory; ``layers`` makes an agent on them, ``kernel`` is the last agent's."""
+
+    def __init__(self, root: Path, *, strict: bool = True) -> None:
+        self.root = root
+        self.cgroups = root / "cgroup"
+        (root / "state").mkdir()
+        make(self.cgroups, dict.fromkeys(GROUPS, ALL if strict else ""), strict=strict, cpus=ALL)
+        self.strict = strict
+        self.kernel: Kernel
+        self.ledger = Ledger(LAYOUT)
+
+    def layers(self, *, die_at: int = -1, cgroups: bool = True) -> Layers:
+        def open_cpusets(path: Path) -> Kernel:
+            self.kernel = Kernel(path)
+            self.kernel.die_at = die_at
+            return self.kernel
+
+        directories = [self.root / "state"] * 3
+        options = Options("n", "ns", "c", "h", *directories, self.root, cgroups=self.cgroups if cgroups else None)
+        return Layers(options, Procfs(), self.ledger, TOPOLOGY, lambda: None, open_cpusets)
+
+    def may_use(self, path: str) -> str:
+        return self.kernel.text(path, "cpuset.effective_cpus" if self.strict else "cpuset.cpus.effective")
+
+
+def in_loop(scenario: Callable[[], None]) -> None:
+    async def run() -> None:
+        scenario()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(params=[True, False], ids=["v1", "v2"])
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Host:
+    return Host(tmp_path, strict=request.param)
+
+
+def test_an_owner_has_its_core_alone_in_its_own_container_alone(host: Host) -> None:
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        assert not FIRST.cpus & host.kernel.effective(GROUPS[4])
+        assert host.ledger.restore(TASK)
+        layers.settle()
+        assert host.kernel.effective(GROUPS[4]) >= FIRST.cpus
+        assert not FIRST.cpus & host.kernel.effective(GROUPS[5])
+        assert not FIRST.cpus & host.kernel.effective(GROUPS[7])
+        host.ledger.release(TASK.process)
+        layers.settle()
+        assert not FIRST.cpus & host.kernel.effective(GROUPS[4])
+        layers.stop()
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize("die_at", range(9))
+def test_killed_at_any_write_the_next_agent_completes_and_undoes(host: Host, die_at: int) -> None:
+    before = snapshot(host.cgroups)
+
+    def scenario() -> None:
+        assert host.ledger.restore(TASK)
+        first = host.layers(die_at=die_at)
+        if die_at < WRITES[host.strict]:
+            with pytest.raises(Killed):
+                first.apply(Isolation(), "")
+        else:
+            first.apply(Isolation(), "")
+            first.stop()
+            assert len(host.kernel.writes) == WRITES[host.strict], "every write has been the last once"
+        layers = host.layers()
+        layers.resume()
+        assert layers.states()["pods"].state == "on"
+        layers.apply(Isolation(), "")
+        assert host.kernel.effective(GROUPS[4]) >= FIRST.cpus
+        assert not any(FIRST.cpus & host.kernel.effective(path) for path in (GROUPS[5], GROUPS[6], GROUPS[7]))
+        layers.stop()
+        for again in range(20):
+            try:
+                last = host.layers(die_at=again)
+                last.resume()
+                last.undo()
+                break
+            except Killed:
+                continue
+        if host.strict:
+            assert snapshot(host.cgroups) == before
+        assert {host.may_use(path) for path in GROUPS} == {ALL}
+        assert not (host.root / "state/isolation.json").exists()
+
+    in_loop(scenario)
+
+
+def test_a_group_that_comes_later_is_closed_at_once(host: Host) -> None:
+    async def run() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        late = pod_directory(3)
+        add(host.kernel.directory(late), ALL if host.strict else "", strict=host.strict)
+        host.kernel.refresh()
+        async with asyncio.timeout(5):
+            while host.kernel.text(late, FILE) in ("", ALL):
+                await asyncio.sleep(0)
+        assert not FIRST.cpus & host.kernel.effective(late)
+        host.kernel.directory(late).joinpath("cpuset.cpus").write_text(f"{ALL}\n")
+        host.kernel.refresh()
+        async with asyncio.timeout(5):
+            while host.kernel.text(late, FILE) == ALL:
+                await asyncio.sleep(0)
+        assert layers.drift == 1
+        layers.stop()
+
+    asyncio.run(run())
+
+
+def test_somebody_elses_cpusets_are_a_conflict_and_left_alone(host: Host) -> None:
+    (host.cgroups / ("cpuset" if host.strict else ".") / "kubepods" / GROUPS[7] / "cpuset.cpus").write_text("1\n")
+    before = snapshot(host.cgroups)
+
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        state = layers.states()["pods"]
+        assert (state.state, GROUPS[7] in state.reason) == ("conflict", True)
+        layers.stop()
+
+    in_loop(scenario)
+    assert snapshot(host.cgroups) == before
+
+
+def test_another_manager_is_a_conflict_and_undoes_what_we_did(host: Host) -> None:
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        layers.apply(Isolation(), "balloons")
+        assert layers.states()["pods"].reason == "balloons"
+        assert {host.may_use(path) for path in GROUPS} == {ALL}
+        layers.apply(Isolation(), "")
+        assert layers.states()["pods"].state == "on"
+        layers.stop()
+
+    in_loop(scenario)
+
+
+def test_without_access_nothing_is_claimed(host: Host) -> None:
+    def scenario() -> None:
+        layers = host.layers(cgroups=False)
+        layers.apply(Isolation(host="slices", irqs="on"), "")
+        states = {name: layer.state for name, layer in layers.states().items()}
+        assert states == {"pods": "impossible", "host": "impossible", "irqs": "impossible", "ownPod": "off", "idle": "off"}
+        layers.stop()
+
+    in_loop(scenario)
+
+
+def test_sets_that_cannot_be_given_back_any_more_are_told(host: Host) -> None:
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        layers.stop()
+        layers = host.layers(cgroups=False)
+        layers.resume()
+        layers.apply(Isolation(pods=False), "")
+        assert "still narrowed" in layers.states()["pods"].reason
+        layers.stop()
+
+    in_loop(scenario)
+
+
+def test_what_another_boot_left_is_void(host: Host) -> None:
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        layers.stop()
+        file = host.root / "state/isolation.json"
+        file.write_text(file.read_text().replace(Procfs().boot_id(), "another"))
+        layers = host.layers()
+        layers.resume()
+        assert layers.states()["pods"].state == "off"
+        layers.stop()
+
+    in_loop(scenario)
+
+
+def test_slices_beside_kubepods_are_narrowed_and_given_back(host: Host) -> None:
+    base = host.cgroups / ("cpuset" if host.strict else ".")
+    add(base / "system.slice", ALL if host.strict else "", strict=host.strict)
+    before = snapshot(host.cgroups)
+
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(pods=False, host="slices"), "")
+        state = layers.states()["host"]
+        if host.strict:
+            assert (state.state, "cgroup v1" in state.reason) == ("impossible", True)
+        else:
+            assert state.state == "on"
+            assert not FIRST.cpus & host.kernel.effective("../system.slice")
+        layers.undo()
+
+    in_loop(scenario)
+    if host.strict:
+        assert snapshot(host.cgroups) == before
+    else:
+        assert host.may_use("../system.slice") == ALL
