@@ -39,7 +39,7 @@ def foreign_time(cluster: Cluster, uid: str) -> int:
 def configure(cluster: Cluster, **layers: str | bool) -> None:
     """``helm upgrade`` with these layers, then wait until node1's agent has them."""
     settings = [f"isolation.{name}={str(value).lower()}" for name, value in layers.items()]
-    line = ["upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "-f", str(VALUES), "--reset-values", "--wait"]
+    line = ["upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "-f", str(VALUES), "--reset-values", "--no-hooks", "--wait"]
     cluster.helm(*line, *(word for setting in settings for word in ("--set", setting)))
     wanted = {f"node1: isolation.{name}={json.dumps(value).strip(chr(34))} from values" for name, value in layers.items()}
     wait_for(
@@ -200,12 +200,15 @@ def test_an_agent_that_is_killed_finds_everything_as_it_should_be(cluster: Clust
     before, sets = foreign_time(cluster, owner), cpusets(cluster)
     for pid in cluster.agent_pids(1):
         cluster.on_node(1, f"kill -9 {pid}")
-    with cluster.pod("meanwhile", *BURN):
+    apply(cluster, [noise("meanwhile", seconds=3600, kind="burstable")])
+    try:
         wait_for("the agent is back", lambda: len(cluster.agent_pids(1)) == 1)
         wait_for("it serves", lambda: cluster.tasks("exclusive"))
         time.sleep(1)
         kept = {path: cpus for path, cpus in cpusets(cluster).items() if path in sets}
         assert kept.items() <= sets.items()
+    finally:
+        cluster.kubectl("delete", "pod", "meanwhile", "--grace-period=0", "--force")
     assert foreign_time(cluster, owner) == before
 
 
