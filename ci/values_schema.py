@@ -49,7 +49,6 @@ class Isolation(Strict):
     ownPod: bool | UnsetType | None = UNSET
     host: Literal["off", "affinity", "slices", False] | UnsetType | None = UNSET
     irqs: Literal["off", "on"] | bool | UnsetType | None = UNSET
-    partition: Literal["off", "auto", False] | UnsetType | None = UNSET
     idle: Literal["reserved", "lend"] | UnsetType | None = UNSET
 
 

@@ -15,7 +15,6 @@ CPUSETS = "/sys/fs/cgroup/cpuset/kubepods"
 USAGE = "/sys/fs/cgroup/cpuacct/kubepods"
 BURN = ("sh", "-c", "while :; do :; done")
 CORE = "0"
-LAYERS = ("pods", "ownPod", "host", "irqs", "partition", "idle")
 
 
 def cpusets(cluster: Cluster, number: int = 1) -> dict[str, str]:
@@ -39,7 +38,18 @@ def foreign_time(cluster: Cluster, uid: str) -> int:
 def configure(cluster: Cluster, **layers: str | bool) -> None:
     """``helm upgrade`` with these layers, then wait until node1's agent has them."""
     settings = [f"isolation.{name}={str(value).lower()}" for name, value in layers.items()]
-    line = ["upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "-f", str(VALUES), "--reset-values", "--no-hooks", "--wait"]
+    line = [
+        "upgrade",
+        "cmk",
+        str(REPO / "charts/cmk"),
+        "-n",
+        NAMESPACE,
+        "-f",
+        str(VALUES),
+        "--reset-values",
+        "--no-hooks",
+        "--wait",
+    ]
     cluster.helm(*line, *(word for setting in settings for word in ("--set", setting)))
     wanted = {f"node1: isolation.{name}={json.dumps(value).strip(chr(34))} from values" for name, value in layers.items()}
     wait_for(

@@ -8,23 +8,21 @@ import msgspec
 
 from cmk.model.cpuset import CpuSet
 
-LAYERS = ("pods", "ownPod", "host", "irqs", "partition", "idle")
-_OFF = {"pods": False, "ownPod": False, "host": "off", "irqs": "off", "partition": "off", "idle": "lend"}
+_OFF = {"pods": False, "ownPod": False, "host": "off", "irqs": "off", "idle": "lend"}
 
 
 class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """How exclusive cores are kept for their owners.
 
     ``pods``: other pods' cpusets leave them out. ``own_pod``: so do the containers beside the owner's in its pod. ``host``: processes of
-    the host leave them, one by one (``affinity``) or by their systemd slices. ``irqs``: movable interrupts leave them. ``partition``: the
-    owner's container becomes an isolated partition where it can. ``idle``: whether cores without an owner are lent to everybody.
+    the host leave them, one by one (``affinity``) or by their systemd slices. ``irqs``: movable interrupts leave them. ``idle``: whether cores
+    without an owner are lent to everybody.
     """
 
     pods: bool = True
     own_pod: bool = True
     host: Literal["off", "affinity", "slices"] = "off"
     irqs: Literal["off", "on"] = "off"
-    partition: Literal["off", "auto"] = "off"
     idle: Literal["reserved", "lend"] = "reserved"
 
     def values(self) -> dict[str, bool | str]:
