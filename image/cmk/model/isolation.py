@@ -15,8 +15,8 @@ class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     """How exclusive cores are kept for their owners.
 
     ``pods``: other pods' cpusets leave them out. ``own_pod``: so do the containers beside the owner's in its pod. ``host``: processes of
-    the host leave them, one by one (``affinity``) or by their systemd slices. ``irqs``: movable interrupts leave them. ``idle``: whether cores
-    without an owner are lent to everybody.
+    the host leave them, one by one (``affinity``) or by their systemd slices. ``irqs``: movable interrupts leave them.
+    ``idle``: whether cores without an owner are lent to everybody.
     """
 
     pods: bool = True
