@@ -10,8 +10,8 @@ from tests.cluster.cluster import NAMESPACE, REPO, Cluster, Json, wait_for
 
 SECONDS = 120  # everything takes its time on an emulated machine
 
-# These tests are about layouts; hooks and webhook, which tests/cluster sees, take their time here.
-SETTINGS = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never,webhook.enabled=false"
+# These tests are about layouts and refusals; hooks and webhook, which tests/cluster sees, take their time here.
+SETTINGS = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never,webhook.enabled=false,isolation.pods=false"
 
 
 class Guest(Cluster):
