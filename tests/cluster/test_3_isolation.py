@@ -159,12 +159,8 @@ def test_a_group_that_is_found_wide_again_is_repaired_and_counted(cluster: Clust
 
 
 def test_a_process_beside_the_task_is_named(cluster: Cluster, owner: str) -> None:
-    command = ("sh", "-c", "sleep 3600")
-    with cluster.pod("beside", *isolate(*command, pool="infra")):
-        pass  # a task of a shared pool has nobody beside it
     assert status(cluster)["isolation"]["besideTasks"] == []
     cluster.script("kubectl", "exec", "owner", "--", "sh", "-c", "sleep 60 </dev/null >/dev/null 2>&1 &")
-    cluster.kubectl("annotate", "node", "node1", "poke=1", "--overwrite")
     found = wait_for("it is named", lambda: status(cluster)["isolation"]["besideTasks"], 60)
     assert [(item["name"], item["pod"], item["cpus"]) for item in found] == [("sleep", owner, CORE)]
 

@@ -178,6 +178,7 @@ class Allocator:
 
     def _on_released(self, process: Process) -> None:
         self.ledger.release(process)
+        self._clear()
         self._wake()
         try:
             self._save()

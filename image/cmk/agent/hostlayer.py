@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -38,7 +37,7 @@ class HostProcesses:
             except (ProcessLookupError, MixedCgroupsError):
                 continue
         if moves:
-            living = [thread for thread in saved.threads if self._is(thread)]
+            living = [thread for thread in saved.threads if self._still_is(thread)]
             self._keep(threads=[*living, *moves])
         for thread in moves:
             try:
@@ -59,7 +58,7 @@ class HostProcesses:
         for (since, before), _ in Counter((thread.since, thread.before) for thread in saved.threads).most_common():
             usual.setdefault(since, before)
         for thread in saved.threads:
-            if self._is(thread):
+            if self._still_is(thread):
                 self._give(thread.tid, thread.since, thread.before)
         for _, tid, allowed in self._threads(None):
             if allowed in usual:
@@ -84,7 +83,7 @@ class HostProcesses:
             except ProcessLookupError:
                 continue
 
-    def _is(self, thread: Thread) -> bool:
+    def _still_is(self, thread: Thread) -> bool:
         try:
             return self._procfs.start_time(thread.tid) == thread.start
         except ProcessLookupError:
@@ -123,15 +122,13 @@ class Slices:
         return LayerState(ON, "", tuple(left))
 
     def off(self, saved: Saved) -> None:
-        """Give each its own set back; a populated one that had none gets all there is, which comes to the same."""
+        """Give each its own set back."""
         for name, before in saved.slices.items():
-            if self._cpusets.has(f"../{name}", FILE):
-                try:
-                    self._cpusets.write(f"../{name}", before)
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    self._cpusets.write(f"../{name}", self._cpusets.effective())
+            try:
+                self._cpusets.give_back(f"../{name}", before)
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
         if saved.slices:
             self._keep(slices={})
 

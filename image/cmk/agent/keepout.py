@@ -101,11 +101,8 @@ class Keepout:
         if write.cpus is not None:
             return self._write(write.path, write.cpus)
         try:
-            self._cpusets.write(write.path, None)
+            self._cpusets.give_back(write.path, None)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                # A populated group cannot be emptied again: what its parent has, which was given back before, comes to the same.
-                return self._write(write.path, self._cpusets.effective(keepout.parent_of(write.path) if write.path else None))
             return "" if error.errno in GONE else f"{self._cpusets.directory(write.path)}/{FILE}: {error.strerror}"
         return ""
 
@@ -167,7 +164,6 @@ class Keepout:
         self._pass = asyncio.get_running_loop().call_later(self._pace, self._on_pass)
         self._scan("")
         self.settle()
-        self._changed()  # what the report says of processes beside a task has no event
 
     def _take_events(self) -> bool:
         """Bring what we know up to date; returns whether there was anything new."""
@@ -208,7 +204,7 @@ class Keepout:
         return not known or now != before
 
     def _scan(self, group: str) -> bool:
-        """Look at a group and all below it; watch those that are new, then look once more for what came in between."""
+        """Look at a group and all below it. A new one is watched before it is listed: nothing slips in between."""
         news = False
         for path in [path for path in self._groups if path == group or path.startswith(f"{group}/") or not group]:
             if not self._cpusets.directory(path).exists():

@@ -20,7 +20,7 @@ from cmk.host.members import processes_beside
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset, keepout
 from cmk.model.cpuset import CpuSet
-from cmk.model.isolation import CONFLICT, IMPOSSIBLE, OFF, ON, Isolation, LayerState, Saved
+from cmk.model.isolation import ALL_OFF, CONFLICT, IMPOSSIBLE, OFF, ON, Isolation, LayerState, Saved
 from cmk.model.keepout import Hold, Rules
 from cmk.model.ledger import Ledger
 from cmk.model.place import Place, place_of_path
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_PASSES = 30.0
 NO_CGROUPS = "the agent has no access to cgroups"
-NOTHING = Isolation(pods=False, own_pod=False, idle="lend")
 
 
 class Layers:
@@ -94,7 +93,7 @@ class Layers:
     def undo(self) -> None:
         """Everything as it was before the first change."""
         self.stop()
-        self._keep(settings=NOTHING)
+        self._keep(settings=ALL_OFF)
         self._switch()
         self.stop()
         self._file.unlink(missing_ok=True)
@@ -107,9 +106,9 @@ class Layers:
             pods = LayerState(IMPOSSIBLE if self._keepout.problem else ON, problem)
         settings = self._saved.settings
         found = {"pods": pods, "host": self._host, "irqs": self._interrupts}
-        for layer in ("ownPod", "idle"):
+        for layer, wanted in (("ownPod", settings.own_pod), ("idle", settings.idle == "reserved")):
             found[layer] = LayerState(OFF)
-            if settings.wants(layer):
+            if wanted:
                 found[layer] = LayerState(ON) if pods.state == ON else LayerState(OFF, "needs isolation.pods, which is not on")
         return found
 

@@ -37,8 +37,7 @@ class Service:
         procfs = Procfs(options.proc_root)
         self.ledger = Ledger(layout, require_grant=options.require_request)
         self.layers = Layers(options, procfs, self.ledger, topology, changed)
-        self._changed = changed
-        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, self._on_change, self.layers.settle)
+        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed, self.layers.settle)
         self._server = Server(self._allocator, procfs, self.show)
         self._damage = DirectoryWatch()
         self._repair: asyncio.TimerHandle | None = None
@@ -79,11 +78,6 @@ class Service:
         if what == "describe":
             return json.dumps(report.describe(self.ledger, path), indent=2) + "\n"
         return json.dumps(report.node_report(self.ledger, self._topology, path), indent=2) + "\n"
-
-    def _on_change(self) -> None:
-        # Released cores close again, or are lent; after an allocation this finds everything done.
-        asyncio.get_running_loop().call_soon(self.layers.settle)
-        self._changed()
 
     def _names(self, directory: Path) -> tuple[str, ...]:
         """Manifests written for kcm call the launcher so; they mount a directory of compat.hostDirs."""

@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cmk.host import kernelfile
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
+from cmk.model.keepout import parent_of
 
 FILE = "cpuset.cpus"
 # kubelet's --cgroup-root puts kubepods a level or two down.
@@ -31,10 +33,10 @@ class Cpusets:
     def __init__(self, root: Path) -> None:
         """Raises CgroupError."""
         self.strict = (root / "cpuset" / FILE).exists()
-        self.base = root / "cpuset" if self.strict else root
+        base = root / "cpuset" if self.strict else root
         if not self.strict and "cpuset" not in _text(root / "cgroup.controllers").split():
             raise CgroupError(f"{root} has no cpuset controller: neither cgroup v1's nor v2's")
-        self.top = self._find_kubepods()
+        self.top = _find_kubepods(base)
         self._prefix = str(self.top)
 
     def read(self, path: str) -> CpuSet | None:
@@ -55,16 +57,17 @@ class Cpusets:
             os.close(fd)
 
     def write_text(self, path: str, name: str, text: str) -> None:
-        """One write(2): a buffered file would tell the kernel's answer only when it is closed."""
-        fd = os.open(f"{self._prefix}/{path}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, f"{text}\n".encode())
-        finally:
-            os.close(fd)
+        """Write a file of a group."""
+        kernelfile.write(f"{self._prefix}/{path}/{name}", text)
 
-    def has(self, path: str, name: str) -> bool:
-        """Whether a group has a file."""
-        return os.path.exists(f"{self._prefix}/{path}/{name}")  # noqa: PTH110  # asked for hundreds of groups
+    def give_back(self, path: str, cpus: CpuSet | None) -> None:
+        """Configure what a group once had. One with tasks cannot be emptied again: what its parent has comes to the same."""
+        try:
+            self.write(path, cpus)
+        except OSError as error:
+            if cpus or error.errno != errno.ENOSPC:
+                raise
+            self.write(path, self.effective(parent_of(path) if path else None))
 
     def effective(self, path: str | None = None) -> CpuSet:
         """CPUs that tasks of a group can get; without one, of the group above kubepods."""
@@ -92,14 +95,15 @@ class Cpusets:
         """The group at a directory."""
         return "" if directory == self.top else str(directory)[len(self._prefix) + 1 :]
 
-    def _find_kubepods(self) -> Path:
-        level = [self.base]
-        for _ in range(_LEVELS):
-            below = [entry for directory in level for entry in _directories(directory)]
-            if found := sorted(entry for entry in below if entry.name in _KUBEPODS and (entry / FILE).exists()):
-                return found[0]
-            level = below
-        raise CgroupError(f"no kubepods with a {FILE} below {self.base}: does kubelet run with --cgroups-per-qos=false?")
+
+def _find_kubepods(base: Path) -> Path:
+    level = [base]
+    for _ in range(_LEVELS):
+        below = [entry for directory in level for entry in _directories(directory)]
+        if found := sorted(entry for entry in below if entry.name in _KUBEPODS and (entry / FILE).exists()):
+            return found[0]
+        level = below
+    raise CgroupError(f"no kubepods with a {FILE} below {base}: does kubelet run with --cgroups-per-qos=false?")
 
 
 def _directories(path: Path) -> list[Path]:

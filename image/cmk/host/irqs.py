@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cmk.host import kernelfile
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 
@@ -30,7 +31,7 @@ class Irqs:
 
     def set_affinity(self, number: int, cpus: CpuSet) -> None:
         """Have an interrupt go elsewhere; raises OSError (EIO, EPERM: the driver or the kernel manages it)."""
-        _write(self._root / str(number) / "smp_affinity_list", cpuset.kernel_list(cpus))
+        kernelfile.write(self._root / str(number) / "smp_affinity_list", cpuset.kernel_list(cpus))
 
     def default(self) -> CpuSet:
         """CPUs that new interrupts may go to."""
@@ -44,7 +45,7 @@ class Irqs:
         while bits:
             words.append(f"{bits & (1 << _WORD) - 1:08x}")
             bits >>= _WORD
-        _write(self._root / "default_smp_affinity", ",".join(reversed(words)))
+        kernelfile.write(self._root / "default_smp_affinity", ",".join(reversed(words)))
 
     def name(self, number: int) -> str:
         """Number and the device that uses it, as far as it is told."""
@@ -53,12 +54,3 @@ class Irqs:
         except FileNotFoundError:
             users = []
         return f"{number} ({', '.join(users)})" if users else str(number)
-
-
-def _write(path: Path, text: str) -> None:
-    """One write(2): a buffered file would tell the kernel's answer only when it is closed."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, f"{text}\n".encode())
-    finally:
-        os.close(fd)

@@ -8,8 +8,6 @@ import msgspec
 
 from cmk.model.cpuset import CpuSet
 
-_OFF = {"pods": False, "ownPod": False, "host": "off", "irqs": "off", "idle": "lend"}
-
 
 class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """How exclusive cores are kept for their owners.
@@ -29,9 +27,8 @@ class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
         """Each layer's setting under its name in the chart's values."""
         return dict(msgspec.to_builtins(self))
 
-    def wants(self, layer: str) -> bool:
-        """Whether a layer is to do anything."""
-        return self.values()[layer] != _OFF[layer]
+
+ALL_OFF = Isolation(pods=False, own_pod=False, idle="lend")
 
 
 ON, OFF, IMPOSSIBLE, CONFLICT = "on", "off", "impossible", "conflict"
