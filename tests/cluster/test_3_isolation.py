@@ -77,7 +77,8 @@ def everything(cluster: Cluster) -> dict[str, str]:
 def owner(cluster: Cluster) -> Iterator[str]:
     """A best-effort pod that owns node1's exclusive core and burns it; its uid."""
     with cluster.pod("owner", *isolate(*BURN), cores=1) as pod:
-        wait_for("the owner has its core", lambda: cluster.tasks("exclusive"))
+        # of this pod: the one of the test before may not have ended yet
+        wait_for("the owner has its core", lambda: set(cluster.tasks("exclusive")) & set(pod.processes()))
         yield pod.uid
 
 
