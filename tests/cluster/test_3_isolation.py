@@ -29,8 +29,16 @@ def of_pod(sets: dict[str, str], uid: str) -> set[str]:
 
 
 def foreign_time(cluster: Cluster, uid: str) -> int:
-    """Nanoseconds that all pods but one have had on the core, those that are gone among them."""
-    line = f"cut -d' ' -f1 {USAGE}/cpuacct.usage_percpu $(find {USAGE} -maxdepth 2 -name '*{uid}*')/cpuacct.usage_percpu"
+    """Nanoseconds that all pods but one have had on the core, those that are gone among them.
+
+    That one is stopped while its counter and the sum are read: what it burns between the two would count as others' or hide theirs.
+    """
+    line = f"""
+        pod=$(find {USAGE} -maxdepth 2 -name '*{uid}*') pids=$(cat $(find $pod -name cgroup.procs))
+        kill -STOP $pids
+        trap "kill -CONT $(echo $pids)" EXIT
+        for pid in $pids; do while [ -d /proc/$pid ] && ! grep -q '^State:.T' /proc/$pid/status; do sleep 0.01; done; done
+        cut -d' ' -f1 {USAGE}/cpuacct.usage_percpu $pod/cpuacct.usage_percpu"""
     everything, owner = (int(number) for number in cluster.on_node(1, line).split())
     return everything - owner
 
