@@ -49,6 +49,7 @@ class Isolation(Strict):
     ownPod: bool | UnsetType | None = UNSET
     host: Literal["off", "affinity", "slices", False] | UnsetType | None = UNSET
     irqs: Literal["off", "on"] | bool | UnsetType | None = UNSET
+    partition: Literal["off", "auto", False] | UnsetType | None = UNSET
     idle: Literal["reserved", "lend"] | UnsetType | None = UNSET
 
 
@@ -219,6 +220,7 @@ class Values(Scope, rename={"global_": "global"}):
     conf: StarlingxConf | UnsetType = UNSET
     installDir: Directory | UnsetType = UNSET
     stateDir: Directory | UnsetType = UNSET
+    kubeletDir: Directory | UnsetType = UNSET
     compat: Compat | UnsetType = UNSET
     workloads: Workloads | UnsetType = UNSET
     image: Image | UnsetType = UNSET

@@ -28,6 +28,11 @@ KEEP = {
     "prometheus_client",
     "cryptography",
     "_cffi_backend",
+    "grpclib",
+    "h2",
+    "hpack",
+    "hyperframe",
+    "multidict",
 }
 KUBERNETES = {
     "__init__.py": "",

@@ -38,6 +38,42 @@ class Guest(Cluster):
         """Where the guest's kernel lets a process run."""
         return self.on_node(1, f"sed -n 's/^Cpus_allowed_list:\t//p' /proc/{pid}/status").strip()
 
+    def switch(self, **layers: str) -> None:
+        """Other isolation layers under what runs, on the layout there is."""
+        settings = [f"isolation.{name}={value}" for name, value in layers.items()]
+        line = ["upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--reuse-values", "--no-hooks"]
+        self.helm(*line, *(word for setting in settings for word in ("--set", setting)))
+        wanted = {f"node1: {setting} from values" for setting in settings}
+
+        def arrived() -> bool:
+            return wanted <= set(self.get("cmk-nodereport", "node1")["status"]["values"]) and len(self.agent_pids()) == 1
+
+        wait_for("the layers are as asked", arrived, SECONDS)
+
+    def layer(self, name: str) -> str:
+        """State and reason of a layer."""
+        found = self.get("cmk-nodereport", "node1")["status"]["isolation"]["layers"][name]
+        return " ".join([found["state"], *filter(None, [found.get("reason", "")]), *found.get("left", [])])
+
+    def groups(self, name: str) -> dict[str, str]:
+        """One file of kubepods and every group below."""
+        line = f"cd /sys/fs/cgroup/kubepods; for d in $(find . -type d); do echo $d $(cat $d/{name}); done"
+        rows = (row.split(maxsplit=1) for row in self.on_node(1, line).splitlines())
+        return {row[0]: row[1] if len(row) > 1 else "" for row in rows}
+
+    def masks(self) -> dict[str, str]:
+        """Where each thread of the machine may run, those of pods by pod: thread and name → CPUs."""
+        line = "grep -Hs '^Cpus_allowed_list' /proc/[0-9]*/task/*/status; grep -Hs . /proc/[0-9]*/task/*/comm"
+        masks, names = {}, {}
+        for row in self.on_node(1, line).splitlines():
+            path, _, text = row.partition(":")
+            tid = path.split("/")[4]
+            if path.endswith("comm"):
+                names[tid] = text
+            else:
+                masks[tid] = text.split()[-1]
+        return {f"{tid} {names.get(tid)}": cpus for tid, cpus in masks.items()}
+
     def _ready(self) -> Json | None:
         found = self.find("cmk-nodereport", "node1")
         conditions = (found or {}).get("status", {}).get("conditions", [])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.cluster import RESOURCE, isolate, wait_for
+from tests.guest import isolation
 from tests.guest.conftest import SECONDS, Guest, started
 
 SLEEP = ("sleep", "3600")
@@ -92,3 +93,13 @@ def test_everything_that_remains_and_cores_beside_the_isolated_ones(guest: Guest
     }
     status = guest.get("node", "node1")["status"]["capacity"]
     assert (status[RESOURCE], status["cmk.intel.com/exclusive-non-isolcpus-cores"]) == ("5", "1")
+
+
+def test_nobody_else_may_use_an_owned_core(guest: Guest) -> None:
+    guest.lay_out("isolation.pods=true")
+    isolation.nobody_else_may_use_an_owned_core(guest)
+
+
+def test_a_partition_comes_and_goes(guest: Guest) -> None:
+    guest.lay_out("isolation.pods=true")
+    isolation.a_partition_comes_and_goes(guest)

@@ -10,7 +10,7 @@ pools:
 taint: true
 paused: false
 reserved: ""
-isolation: {pods: true, ownPod: true, host: "off", irqs: "off", idle: reserved}
+isolation: {pods: true, ownPod: true, host: "off", irqs: "off", partition: "off", idle: reserved}
 origins: {}
 {{- end -}}
 

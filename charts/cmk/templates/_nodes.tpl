@@ -23,7 +23,7 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{- range $layer, $value := $scope.isolation | default dict -}}
 {{- if not (kindIs "invalid" $value) -}}
 {{- /* YAML reads a bare off as false, and on as true */ -}}
-{{- $_ := set $merged.isolation $layer (ternary (ternary "on" "off" (eq (toString $value) "true")) $value (and (has $layer (list "host" "irqs")) (kindIs "bool" $value))) -}}
+{{- $_ := set $merged.isolation $layer (ternary (ternary "on" "off" (eq (toString $value) "true")) $value (and (has $layer (list "host" "irqs" "partition")) (kindIs "bool" $value))) -}}
 {{- $_ := set $merged.origins (printf "isolation.%s" $layer) $name -}}
 {{- end -}}
 {{- end -}}
@@ -120,7 +120,7 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{- $found := dict -}}
 {{- range $place, $section := include "cmk.sections" . | fromJson -}}
 {{- if $section.isolation.pods }}{{ $_ := set $found "pods" true }}{{ end -}}
-{{- range $layer := list "host" "irqs" -}}
+{{- range $layer := list "host" "irqs" "partition" -}}
 {{- if ne (index $section.isolation $layer) "off" }}{{ $_ := set $found (printf "%s-%s" $layer (index $section.isolation $layer)) true }}{{ end -}}
 {{- end -}}
 {{- end -}}

@@ -106,6 +106,11 @@ class Keepout:
             return "" if error.errno in GONE else f"{self._cpusets.directory(write.path)}/{FILE}: {error.strerror}"
         return ""
 
+    @property
+    def groups(self) -> Mapping[str, CpuSet | None]:
+        """What there is below kubepods, and what each has."""
+        return self._groups
+
     def pids_in(self, place: Place) -> list[int]:
         """Processes of a container."""
         found: list[int] = []

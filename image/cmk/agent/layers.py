@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,25 +10,17 @@ import msgspec
 
 from cmk.agent.hostlayer import HostProcesses, Slices
 from cmk.agent.irqs import IrqLayer
-from cmk.agent.keepout import Keepout
 from cmk.agent.options import Options
+from cmk.agent.podlayer import PodLayer
 from cmk.host import state
 from cmk.host.cgroups import CgroupError, Cpusets
 from cmk.host.irqs import Irqs
-from cmk.host.members import processes_beside
 from cmk.host.procfs import Procfs
-from cmk.model import cpuset, keepout
-from cmk.model.cpuset import CpuSet
-from cmk.model.isolation import ALL_OFF, CONFLICT, IMPOSSIBLE, OFF, ON, Isolation, LayerState, Saved
-from cmk.model.keepout import Hold, Rules
+from cmk.model.isolation import ALL_OFF, IMPOSSIBLE, NO_CGROUPS, OFF, Isolation, LayerState, Saved
 from cmk.model.ledger import Ledger
-from cmk.model.place import Place, place_of_path
 from cmk.model.topology import Topology
 
-log = logging.getLogger(__name__)
-
 SECONDS_BETWEEN_PASSES = 30.0
-NO_CGROUPS = "the agent has no access to cgroups"
 
 
 class Layers:
@@ -49,15 +40,12 @@ class Layers:
         self._cgroups = options.cgroups
         self._irqs = IrqLayer(Irqs(options.irqs), procfs, self._keep) if options.irqs else None
         self._processes = HostProcesses(procfs, self._keep)
-        self._ledger = ledger
         self._topology = topology
         self._changed = changed
-        self._procfs = procfs
         self._saved = Saved(procfs.boot_id(), Isolation())
-        self._keepout: Keepout | None = None
-        self._strict = False
-        self._pods = self._host = self._interrupts = LayerState(OFF)
-        self._conflict = ""
+        self._pods = PodLayer(options.cgroups, procfs, ledger, topology, lambda: self._saved, self._keep, changed, open_cpusets)
+        self._host = self._interrupts = LayerState(OFF)
+        self._conflict = self._doubt = ""
         self._applied: tuple[Isolation, str] | None = None
         self._pass: asyncio.TimerHandle | None = None
 
@@ -69,8 +57,11 @@ class Layers:
         self._saved = found
         self._switch()
 
-    def apply(self, settings: Isolation, conflict: str) -> None:
-        """Make the layers as configured; ``conflict`` names another manager of CPUs on this node, if there is one. Raises StateError."""
+    def apply(self, settings: Isolation, conflict: str, doubt: str = "") -> None:
+        """Make the layers as configured; ``conflict`` names another manager of CPUs on this node, if there is one; ``doubt`` why that
+        is not sure. Raises StateError.
+        """
+        self._doubt = doubt
         if (settings, conflict) != self._applied:
             self._conflict = conflict
             self._keep(settings=settings)
@@ -80,15 +71,13 @@ class Layers:
 
     def settle(self) -> None:
         """Nobody but holders is on cores that are held when this returns; called before a core is handed out and after its release."""
-        if self._keepout is not None:
-            self._keepout.settle()
+        self._pods.settle()
 
     def stop(self) -> None:
         """Leave everything as it is: cores stay closed while no agent looks."""
         if self._pass is not None:
             self._pass.cancel()
-        if self._keepout is not None:
-            self._keepout.stop()
+        self._pods.stop()
 
     def undo(self) -> None:
         """Everything as it was before the first change."""
@@ -100,42 +89,22 @@ class Layers:
 
     def states(self) -> dict[str, LayerState]:
         """How each layer is doing."""
-        pods = self._pods
-        if self._keepout is not None:
-            problem = self._keepout.problem or self._keepout.blind
-            pods = LayerState(IMPOSSIBLE if self._keepout.problem else ON, problem)
-        settings = self._saved.settings
-        found = {"pods": pods, "host": self._host, "irqs": self._interrupts}
-        for layer, wanted in (("ownPod", settings.own_pod), ("idle", settings.idle == "reserved")):
-            found[layer] = LayerState(OFF)
-            if wanted:
-                found[layer] = LayerState(ON) if pods.state == ON else LayerState(OFF, "needs isolation.pods, which is not on")
-        return found
+        return {**self._pods.states(self._doubt), "host": self._host, "irqs": self._interrupts}
 
     def beside(self) -> list[dict[str, object]]:
         """Processes that may use an exclusive core beside its owner, because they are in the owner's container."""
-        if self._keepout is None:
-            return []
-        exclusive = self._exclusive
-        found = []
-        for task in self._ledger.tasks.values():
-            cpus = self._ledger.cpus_of(task)
-            if cpus <= exclusive and task.container:
-                pids = self._keepout.pids_in(Place(task.pod, task.container))
-                for process, name in processes_beside(self._procfs, pids, task.process.pid, cpus):
-                    found.append({"pid": process, "name": name, "pod": task.pod, "cpus": cpuset.kernel_list(cpus)})
-        return found
+        return self._pods.beside()
 
     @property
     def drift(self) -> int:
         """Sets that somebody changed and we put right, since this agent started."""
-        return self._keepout.drift if self._keepout else 0
+        return self._pods.drift
 
     def _switch(self) -> None:
         if self._pass is not None:
             self._pass.cancel()
         self._pass = asyncio.get_running_loop().call_later(SECONDS_BETWEEN_PASSES, self._on_pass)
-        self._switch_pods()
+        self._pods.switch(self._conflict)
         self._switch_host()
         self._switch_irqs()
 
@@ -144,34 +113,13 @@ class Layers:
         self._switch()
         self._changed()
 
-    def _switch_pods(self) -> None:
-        wanted = self._saved.settings.pods
-        if self._cgroups is None:
-            self._pods = LayerState(IMPOSSIBLE, NO_CGROUPS) if wanted else LayerState(OFF)
-            if self._saved.groups:  # no agent was there to undo it when the value changed
-                self._pods = LayerState(
-                    IMPOSSIBLE, f"cpusets are still narrowed, but {NO_CGROUPS}: switch isolation.pods on, then off"
-                )
-            return
-        try:
-            cpusets = self._open_cpusets(self._cgroups)
-        except CgroupError as error:
-            self._pods = LayerState(IMPOSSIBLE, str(error)) if wanted else LayerState(OFF)
-            return
-        self._strict = cpusets.strict
-        if wanted and not self._conflict:
-            self._close(cpusets)
-        else:
-            self._open(cpusets)
-            self._pods = LayerState(CONFLICT, self._conflict) if wanted else LayerState(OFF)
-
     def _switch_host(self) -> None:
         wanted = self._saved.settings.host
         if wanted != "affinity":
             self._processes.off(self._saved)
         self._host = LayerState(OFF)
         if wanted == "affinity":
-            self._host = self._processes.on(self._saved, self._exclusive)
+            self._host = self._processes.on(self._saved, self._pods.exclusive)
         if self._cgroups is None:
             if wanted == "slices":
                 self._host = LayerState(IMPOSSIBLE, NO_CGROUPS)
@@ -184,68 +132,21 @@ class Layers:
             self._host = LayerState(IMPOSSIBLE, str(error))
             return
         if wanted == "slices":
-            self._host = slices.on(self._saved, self._exclusive)
+            self._host = slices.on(self._saved, self._pods.exclusive)
         else:
             slices.off(self._saved)
 
     def _switch_irqs(self) -> None:
-        wanted, others = self._saved.settings.irqs == "on", self._topology.cpus - self._exclusive
+        exclusive = self._pods.exclusive
+        wanted, others = self._saved.settings.irqs == "on", self._topology.cpus - exclusive
         if self._irqs is None:
             self._interrupts = LayerState(IMPOSSIBLE, "the agent has no access to interrupts") if wanted else LayerState(OFF)
         elif wanted:
-            self._interrupts = self._irqs.on(self._saved, self._exclusive, others)
+            self._interrupts = self._irqs.on(self._saved, exclusive, others)
         else:
-            self._irqs.off(self._saved, self._exclusive, others)
+            self._irqs.off(self._saved, exclusive, others)
             self._interrupts = LayerState(OFF)
-
-    def _close(self, cpusets: Cpusets) -> None:
-        if self._keepout is not None:
-            self._keepout.settle()
-            self._pods = LayerState(ON)
-            return
-        again = bool(self._saved.groups)
-        if not again:
-            groups = dict(cpusets.walk())
-            universe = groups[""] or cpusets.effective()
-            if others := keepout.foreign(groups, universe):
-                text = f"cpusets of {len(others)} pods or containers have an owner already, {others[0]} among them: remove what sets them"
-                self._pods = LayerState(CONFLICT, text)
-                return
-            own = {path: cpus for path, cpus in groups.items() if not place_of_path(path).pod}
-            # Durable before the first write: whoever finds the sets changed must be able to tell what they had been.
-            self._keep(universe=universe, groups=own)
-        self._keepout = Keepout(cpusets, self._rules, self._holds, self._changed)
-        self._keepout.start(again=again)
-        self._pods = LayerState(ON)
-        log.info(
-            "isolation.pods is on: other pods are kept off %s", cpuset.kernel_list(self._rules().closed) or "no core at present"
-        )
-
-    def _open(self, cpusets: Cpusets) -> None:
-        if self._saved.groups:
-            keeper = self._keepout or Keepout(cpusets, self._rules, self._holds, self._changed)
-            keeper.undo(self._saved.groups, self._saved.universe)
-            self._keep(universe=frozenset(), groups={})
-            log.info("isolation.pods is off: cpusets of pods are as they were")
-        self._keepout = None
 
     def _keep(self, **changes: object) -> None:
         self._saved = msgspec.structs.replace(self._saved, **changes)
         state.write(self._file, self._saved, durable=True)
-
-    def _rules(self) -> Rules:
-        settings, saved = self._saved.settings, self._saved
-        closed = self._exclusive if settings.idle == "reserved" else self._held()
-        own = {path: cpus for path, cpus in saved.groups.items() if cpus}
-        # Nobody gets CPUs that the kernel isolates by a cpuset of ours which he did not have before: nothing would move him off again.
-        return Rules(saved.universe, closed | self._topology.unbalanced, own, own_pod=settings.own_pod, strict=self._strict)
-
-    @property
-    def _exclusive(self) -> CpuSet:
-        return frozenset().union(*(pool.cpus for pool in self._ledger.layout.pools.values() if pool.exclusive))
-
-    def _held(self) -> CpuSet:
-        return self._exclusive & frozenset().union(*(hold.cpus for hold in self._holds()))
-
-    def _holds(self) -> list[Hold]:
-        return [Hold(Place(task.pod, task.container), self._ledger.cpus_of(task)) for task in self._ledger.tasks.values()]

@@ -13,6 +13,7 @@ from cmk import __version__
 from cmk.agent import health, status
 from cmk.agent.allocator import load_tasks
 from cmk.agent.cluster import ClusterView, see
+from cmk.agent.kubeletcpus import KubeletCpus
 from cmk.agent.nodelayout import NodeLayout
 from cmk.agent.options import Options
 from cmk.agent.predecessor import Predecessor
@@ -40,6 +41,7 @@ class Agent:
         self._api = api
         self._lock = state.NodeLock(options.lock_file)
         self._view = ClusterView(api, options, self._on_view, self._on_pods)
+        self._kubelet = KubeletCpus(options.kubelet_socket, self._on_view)
         self._publisher = Publisher(api, options.node, self._view, self._marks, self._report)
         self._layout = NodeLayout(
             options.node,
@@ -74,12 +76,12 @@ class Agent:
         log.info("agent %s leads node %s", __version__, self._options.node)
         self._leads = True
         loop = asyncio.get_running_loop()
-        working: set[asyncio.Future[None]] = {loop.create_task(self._publisher.run())}
+        working: set[asyncio.Future[None]] = {loop.create_task(self._publisher.run()), loop.create_task(self._kubelet.run())}
         try:
             self._resume()
             if self._service is None:
                 working.add(loop.create_task(self._predecessor.look(self._on_view)))
-            # The look ends well by itself; anything else that ends, ends the agent.
+            # The looks end well by themselves; anything else that ends, ends the agent.
             while not stop.done():
                 done, working = await asyncio.wait({*working, stop}, return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {stop}:
@@ -122,8 +124,10 @@ class Agent:
         seen = see(self._view)
         chosen = seen.chosen
         self._layout.follow(seen)
-        if self._service is not None and chosen is not None and self._view.pods_known:
-            self._service.layers.apply(chosen.section.isolation, self._view.conflict)
+        if self._service is None or chosen is None or not self._view.pods_known or not self._kubelet.known:
+            return
+        conflict = self._view.conflict or self._kubelet.conflict
+        self._service.layers.apply(chosen.section.isolation, conflict, self._kubelet.doubt)
 
     def _first_layout(self) -> SavedLayout | None:
         """What an older CMK left, or what the configuration asks for; nothing while an older CMK is at work."""

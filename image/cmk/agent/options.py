@@ -11,7 +11,8 @@ class Options(msgspec.Struct, frozen=True):
     """Where the agent is and which directories are its own. ``host_dirs`` get a launcher and a socket like ``install_dir``.
 
     ``adopt_namespaces`` are looked into for what CMK 1.5 kept in ConfigMaps. ``cgroups`` and ``irqs`` are where the host's can be
-    written, if they can; ``daemonset`` the agent's own, which is gone when the chart is uninstalled.
+    written, if they can; ``kubelet_socket`` where kubelet tells of CPUs; ``daemonset`` is the agent's own, which is gone when the chart
+    is uninstalled.
     """
 
     node: str
@@ -30,6 +31,7 @@ class Options(msgspec.Struct, frozen=True):
     adopt_namespaces: tuple[str, ...] = ()
     cgroups: Path | None = None
     irqs: Path | None = None
+    kubelet_socket: Path | None = None
     daemonset: str = ""
 
     @property

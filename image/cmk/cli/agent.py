@@ -38,6 +38,9 @@ def run(
         Path | None, typer.Option(help="The host's cgroups, writable: pods are kept off exclusive cores. Without it nobody is.")
     ] = None,
     irqs: Annotated[Path | None, typer.Option(help="The host's /proc/irq, writable.")] = None,
+    kubelet_socket: Annotated[
+        Path | None, typer.Option(help="kubelet's pod-resources socket: tells whether its CPU manager is at work.")
+    ] = None,
     daemonset: Annotated[str, typer.Option(help="The agent's own DaemonSet: once it is gone, isolation is undone.")] = "",
     launcher: Annotated[Path, typer.Option(envvar="CMK_LAUNCHER", help="Launcher to install.")] = Path("/usr/lib/cmk/cmk"),
     system_root: Annotated[
@@ -73,6 +76,7 @@ def run(
         adopt_namespaces=tuple(adopt_namespace or ()),
         cgroups=cgroups,
         irqs=irqs,
+        kubelet_socket=kubelet_socket,
         daemonset=daemonset,
         sys_root=system_root / "sys",
         proc_root=procfs,

@@ -37,6 +37,7 @@ class Cpusets:
         if not self.strict and "cpuset" not in _text(root / "cgroup.controllers").split():
             raise CgroupError(f"{root} has no cpuset controller: neither cgroup v1's nor v2's")
         self.top = _find_kubepods(base)
+        self._root = root
         self._prefix = str(self.top)
 
     def read(self, path: str) -> CpuSet | None:
@@ -73,6 +74,19 @@ class Cpusets:
         """CPUs that tasks of a group can get; without one, of the group above kubepods."""
         name = "cpuset.effective_cpus" if self.strict else "cpuset.cpus.effective"
         return cpuset.parse(self.text(".." if path is None else path, name))
+
+    def with_realtime(self) -> list[Path]:
+        """Groups below kubepods that have a budget for realtime, which is shared out by CPU; cgroup v1 alone has them."""
+        found = []
+        if self.strict:
+            for file in sorted((self._root / "cpu" / self.top.relative_to(self._root / "cpuset")).rglob("cpu.rt_runtime_us")):
+                try:
+                    if int(file.read_text()):
+                        found.append(file.parent)
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
+        return found
 
     def walk(self, path: str = "") -> Iterator[tuple[str, CpuSet | None]]:
         """A group and all below it, parents first; what vanishes meanwhile is left out."""

@@ -14,6 +14,7 @@ class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
 
     ``pods``: other pods' cpusets leave them out. ``own_pod``: so do the containers beside the owner's in its pod. ``host``: processes of
     the host leave them, one by one (``affinity``) or by their systemd slices. ``irqs``: movable interrupts leave them.
+    ``partition``: containers that are on cores of their own become isolated partitions where that is possible.
     ``idle``: whether cores without an owner are lent to everybody.
     """
 
@@ -21,6 +22,7 @@ class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     own_pod: bool = True
     host: Literal["off", "affinity", "slices"] = "off"
     irqs: Literal["off", "on"] = "off"
+    partition: Literal["off", "auto"] = "off"
     idle: Literal["reserved", "lend"] = "reserved"
 
     def values(self) -> dict[str, bool | str]:
@@ -31,6 +33,7 @@ class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
 ALL_OFF = Isolation(pods=False, own_pod=False, idle="lend")
 
 
+NO_CGROUPS = "the agent has no access to cgroups"
 ON, OFF, IMPOSSIBLE, CONFLICT = "on", "off", "impossible", "conflict"
 
 
@@ -55,13 +58,15 @@ class Saved(msgspec.Struct, frozen=True):
     """How everything was before us, written before the first change and void after a reboot.
 
     ``groups`` and ``slices``: sets of cgroups (None: nothing configured) below kubepods and beside it; ``universe``: CPUs kubepods could
-    get; ``irqs``: affinities by number, and ``default_irq`` that of new ones; ``threads``: of the host's processes.
+    get; ``partitioned``: whether there may be partitions, which had not been there before; ``irqs``: affinities by number, and
+    ``default_irq`` that of new ones; ``threads``: of the host's processes.
     """
 
     boot: str
     settings: Isolation
     universe: CpuSet = frozenset()
     groups: dict[str, CpuSet | None] = {}
+    partitioned: bool = False
     slices: dict[str, CpuSet | None] = {}
     irqs: dict[int, CpuSet] = {}
     default_irq: CpuSet = frozenset()

@@ -31,7 +31,8 @@ class Rules(msgspec.Struct, frozen=True):
     """What holds for a node's groups.
 
     ``universe``: CPUs that kubepods had before us. ``closed``: CPUs for nobody but holders. ``own``: sets that groups had of their own,
-    which bound what they may get. ``strict``: cgroup v1, where children stay within their parents.
+    which bound what they may get. ``strict``: cgroup v1, where children stay within their parents. ``alone``: containers that get what
+    they hold and nothing else.
     """
 
     universe: CpuSet
@@ -39,6 +40,7 @@ class Rules(msgspec.Struct, frozen=True):
     own: Mapping[str, CpuSet] = {}
     own_pod: bool = True
     strict: bool = True
+    alone: frozenset[str] = frozenset()
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -89,7 +91,7 @@ def desired(groups: Groups, rules: Rules, holds: Iterable[Hold]) -> dict[str, Cp
         if not rules.strict and not _matters(path, groups, opened):
             continue
         base = rules.own.get(path, rules.universe)
-        cpus = (base - rules.closed) | (opened[path] & base)
+        cpus = opened[path] & base if path in rules.alone else (base - rules.closed) | (opened[path] & base)
         if path:
             above = wanted.get(parent_of(path), rules.universe)
             cpus = (cpus & above) or above

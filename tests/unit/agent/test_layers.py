@@ -165,6 +165,26 @@ def test_somebody_elses_cpusets_are_a_conflict_and_left_alone(host: Host) -> Non
     assert snapshot(host.cgroups) == before
 
 
+def test_a_budget_for_realtime_is_a_conflict(host: Host) -> None:
+    budget = host.cgroups / "cpu/kubepods" / GROUPS[7]
+    budget.mkdir(parents=True)
+    (budget / "cpu.rt_runtime_us").write_text("1000\n")
+    before = snapshot(host.cgroups)
+
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        state = layers.states()["pods"]
+        if host.strict:
+            assert (state.state, str(budget) in state.reason) == ("conflict", True)
+            assert snapshot(host.cgroups) == before
+        else:  # cgroup v2 has no such budgets
+            assert state.state == "on"
+        layers.stop()
+
+    in_loop(scenario)
+
+
 def test_another_manager_is_a_conflict_and_undoes_what_we_did(host: Host) -> None:
     def scenario() -> None:
         layers = host.layers()
@@ -184,7 +204,8 @@ def test_without_access_nothing_is_claimed(host: Host) -> None:
         layers = host.layers(cgroups=False)
         layers.apply(Isolation(host="slices", irqs="on"), "")
         states = {name: layer.state for name, layer in layers.states().items()}
-        assert states == {"pods": "impossible", "host": "impossible", "irqs": "impossible", "ownPod": "off", "idle": "off"}
+        impossible = dict.fromkeys(("pods", "host", "irqs"), "impossible")
+        assert states == impossible | dict.fromkeys(("ownPod", "idle", "partition"), "off")
         layers.stop()
 
     in_loop(scenario)

@@ -130,6 +130,7 @@ def test_every_value_says_where_it_came_from() -> None:
         "isolation.idle=reserved from built-in",
         "isolation.irqs=on from values",
         "isolation.ownPod=true from built-in",
+        "isolation.partition=off from built-in",
         "isolation.pods=true from built-in",
         "paused=false from built-in",
         "reserved.cpus=auto from built-in",

@@ -1,0 +1,113 @@
+"""What has to hold on cgroup v2, whatever the kernel isolates: nobody else may use an owned core, and everything goes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cmk.model import cpuset
+from tests.cluster.cluster import Pod, isolate, wait_for
+from tests.guest.conftest import SECONDS, Guest
+
+BURN = ("sh", "-c", "while :; do :; done")
+LIMIT = 0.05
+
+
+@contextmanager
+def owner(guest: Guest) -> Iterator[tuple[Pod, int, str]]:
+    """A pod whose container is on a core of its own and nowhere else; its process and its CPUs."""
+    with guest.pod("owner", *isolate(*BURN), cores=1) as pod:
+        pid = wait_for(
+            "the owner has its core", lambda: next(iter(set(guest.tasks("exclusive")) & set(pod.processes())), 0), SECONDS
+        )
+        yield pod, pid, guest.mask(pid)
+
+
+def intruders(guest: Guest, pod: Pod, cpus: str) -> list[str]:
+    """Groups and processes of pods that may use any of these CPUs and are not the owner's."""
+    owned = cpuset.parse(cpus)
+    uid = pod.uid
+    sets = guest.groups("cpuset.cpus.effective")
+    # kubepods, the class and the pod hold what is in them; of its containers one is the owner's
+    found = [
+        f"{path} {text}" for path, text in sets.items() if cpuset.parse(text) & owned and uid not in path and path.count("/") > 1
+    ]
+    inside = [path for path, text in sets.items() if uid in path and path.count("/") == 3 and cpuset.parse(text) & owned]
+    found += inside[1:]
+    line = "for p in $(find /sys/fs/cgroup/kubepods -name cgroup.procs | xargs cat); do grep -Hs Cpus_allowed_list /proc/$p/status; done"
+    mine = pod.processes()
+    for row in guest.on_node(1, line).splitlines():
+        pid, text = int(row.split("/")[2]), row.split()[-1]
+        if cpuset.parse(text) & owned and pid not in mine:
+            found.append(f"process {pid} {text}")
+    return found
+
+
+def waiting(guest: Guest, pid: int) -> float:
+    """Share of its runnable time that a process waits for its CPU, over some seconds, as the guest's kernel counts it."""
+    run, wait = (int(number) for number in guest.on_node(1, f"cat /proc/{pid}/schedstat").split()[:2])
+    time.sleep(6)
+    run_now, wait_now = (int(number) for number in guest.on_node(1, f"cat /proc/{pid}/schedstat").split()[:2])
+    return (wait_now - wait) / (run_now - run + wait_now - wait)
+
+
+def nobody_else_may_use_an_owned_core(guest: Guest) -> None:
+    """The layer ``pods``, by structure and by the owner's waiting."""
+    with guest.pod("before", *BURN), owner(guest) as (pod, pid, cpus), guest.pod("after", *BURN):
+        assert guest.layer("pods") == "on"
+        assert intruders(guest, pod, cpus) == []
+        assert waiting(guest, pid) <= LIMIT
+        assert guest.mask(pid) == cpus
+    wait_for("the core is closed", lambda: not guest.tasks("exclusive"), SECONDS)
+    groups = {path: text for path, text in guest.groups("cpuset.cpus.effective").items() if path.count("/") > 1}
+    assert not any(cpuset.parse(text) & cpuset.parse(cpus) for text in groups.values())
+
+
+def a_partition_comes_and_goes(guest: Guest) -> None:
+    """The layer ``partition``, switched under a running owner, then ended with its container."""
+
+    def isolated() -> str:
+        return guest.on_node(1, "cat /sys/fs/cgroup/cpuset.cpus.isolated").strip()
+
+    def files() -> dict[str, dict[str, str]]:
+        names = ("cpuset.cpus", "cpuset.cpus.effective", "cpuset.cpus.exclusive", "cpuset.cpus.partition")
+        return {name: {path: text for path, text in guest.groups(name).items() if path in steady} for name in names}
+
+    with guest.pod("before", *BURN) as bystander, owner(guest) as (pod, pid, cpus):
+        # The agent's own pod is another one after each switch.
+        steady = [
+            path for path in guest.groups("cgroup.procs") if pod.uid in path or bystander.uid in path or path.count("/") < 2
+        ]
+        before, masks, at_boot = files(), guest.masks(), isolated()
+        guest.switch(partition="auto")
+        wait_for("the partition", lambda: cpuset.parse(isolated()) >= cpuset.parse(cpus), SECONDS)
+        assert guest.layer("partition") == "on"
+        ours = [path for path, text in guest.groups("cpuset.cpus.partition").items() if text == "isolated"]
+        assert len(ours) == 1
+        assert pod.uid in ours[0]
+        assert intruders(guest, pod, cpus) == []
+        assert waiting(guest, pid) <= LIMIT
+        assert not widened(masks, guest.masks())
+        guest.switch(partition="off")
+        wait_for("no partition", lambda: isolated() == at_boot, SECONDS)
+        assert files() == before
+        assert guest.mask(pid) == cpus
+        now = guest.masks()
+        assert {tid: now[tid] for tid in masks if tid in now} == {tid: masks[tid] for tid in masks if tid in now}
+        guest.switch(partition="auto")
+        wait_for("the partition again", lambda: cpuset.parse(isolated()) >= cpuset.parse(cpus), SECONDS)
+    wait_for("it went with its container", lambda: isolated() == at_boot, SECONDS)
+    wait_for("nothing is left above", lambda: not any(guest.groups("cpuset.cpus.exclusive").values()), SECONDS)
+    guest.switch(partition="off")
+    now = guest.masks()
+    assert {tid: now[tid] for tid in masks if tid in now} == {tid: masks[tid] for tid in masks if tid in now}
+
+
+def widened(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+    """Threads that may run where they might not before."""
+    return {
+        tid: f"{before[tid]} → {cpus}"
+        for tid, cpus in now.items()
+        if tid in before and cpuset.parse(cpus) - cpuset.parse(before[tid])
+    }
