@@ -71,7 +71,7 @@ def a_partition_comes_and_goes(guest: Guest) -> None:
         return guest.on_node(1, "cat /sys/fs/cgroup/cpuset.cpus.isolated").strip()
 
     def files() -> dict[str, dict[str, str]]:
-        names = ("cpuset.cpus", "cpuset.cpus.effective", "cpuset.cpus.exclusive", "cpuset.cpus.partition")
+        names = ("cpuset.cpus.effective", "cpuset.cpus.exclusive", "cpuset.cpus.partition")
         return {name: {path: text for path, text in guest.groups(name).items() if path in steady} for name in names}
 
     with guest.pod("before", *BURN) as bystander, owner(guest) as (pod, pid, cpus):

@@ -6,10 +6,12 @@ import errno
 import os
 from pathlib import Path
 
+from cmk.agent.partitions import EXCLUSIVE, ISOLATED, MEMBER, PARTITION
 from cmk.host.cgroups import FILE, Cpusets
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.keepout import parent_of
+from cmk.model.partition import above
 
 UID = "0000000{0}-1111-2222-3333-444444444444"
 
@@ -48,6 +50,8 @@ class Kernel(Cpusets):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         if name == FILE:
             self._check(path, cpuset.parse(text))
+        if (name, text) == (PARTITION, ISOLATED):
+            text = self._partition(path)
         set_text(self.directory(path), name, text)
         self.refresh()
 
@@ -73,6 +77,12 @@ class Kernel(Cpusets):
             code = errno.EINVAL
         if code:
             raise OSError(code, os.strerror(code))
+
+    def _partition(self, path: str) -> str:
+        """What the kernel makes of the wish to be one: its CPUs have to be exclusive to all groups down to it."""
+        sets = [cpuset.parse(self.text(group, EXCLUSIVE)) for group in [*above(path), path]]
+        exclusive = sets[0].intersection(*sets) & (self.read(path) or frozenset())
+        return ISOLATED if exclusive else f"{ISOLATED} invalid (Invalid cpu list in {EXCLUSIVE})"
 
     @property
     def _effective(self) -> str:
@@ -109,6 +119,9 @@ def add(directory: Path, cpus: str, *, strict: bool) -> None:
     set_text(directory, FILE, cpus)
     set_text(directory, "cpuset.effective_cpus" if strict else "cpuset.cpus.effective", cpus)
     set_text(directory, "cgroup.procs", "")
+    if not strict:
+        set_text(directory, EXCLUSIVE, "")
+        set_text(directory, PARTITION, MEMBER)
 
 
 def snapshot(root: Path) -> dict[str, str]:

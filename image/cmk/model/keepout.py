@@ -88,7 +88,7 @@ def desired(groups: Groups, rules: Rules, holds: Iterable[Hold]) -> dict[str, Cp
     opened = _opened(groups, list(holds), own_pod=rules.own_pod)
     wanted: dict[str, CpuSet] = {}
     for path in top_down(groups):
-        if not rules.strict and not _matters(path, groups, opened):
+        if not rules.strict and path not in rules.alone and not _matters(path, groups, opened):
             continue
         base = rules.own.get(path, rules.universe)
         cpus = opened[path] & base if path in rules.alone else (base - rules.closed) | (opened[path] & base)
