@@ -46,7 +46,7 @@ class Guest(Cluster):
         wanted = {f"node1: {setting} from values" for setting in settings}
 
         def arrived() -> bool:
-            return wanted <= set(self.get("cmk-nodereport", "node1")["status"]["values"]) and len(self.agent_pids()) == 1
+            return wanted <= set(self.get("cmk-nodereport", "node1")["status"]["values"])
 
         wait_for("the layers are as asked", arrived, SECONDS)
 
@@ -63,7 +63,7 @@ class Guest(Cluster):
 
     def masks(self) -> dict[str, str]:
         """Where each thread of the machine may run, those of pods by pod: thread and name → CPUs."""
-        line = "grep -Hs '^Cpus_allowed_list' /proc/[0-9]*/task/*/status; grep -Hs . /proc/[0-9]*/task/*/comm"
+        line = "grep -Hs '^Cpus_allowed_list' /proc/[0-9]*/task/*/status; grep -Hs . /proc/[0-9]*/task/*/comm; true"
         masks, names = {}, {}
         for row in self.on_node(1, line).splitlines():
             path, _, text = row.partition(":")

@@ -64,50 +64,65 @@ def nobody_else_may_use_an_owned_core(guest: Guest) -> None:
     assert not any(cpuset.parse(text) & cpuset.parse(cpus) for text in groups.values())
 
 
-def a_partition_comes_and_goes(guest: Guest) -> None:
-    """The layer ``partition``, switched under a running owner, then ended with its container."""
+def isolated(guest: Guest) -> str:
+    """CPUs that the kernel counts as isolated, by whatever means."""
+    return guest.on_node(1, "cat /sys/fs/cgroup/cpuset.cpus.isolated").strip()
 
-    def isolated() -> str:
-        return guest.on_node(1, "cat /sys/fs/cgroup/cpuset.cpus.isolated").strip()
 
-    def files() -> dict[str, dict[str, str]]:
-        names = ("cpuset.cpus.effective", "cpuset.cpus.exclusive", "cpuset.cpus.partition")
-        return {name: {path: text for path, text in guest.groups(name).items() if path in steady} for name in names}
+def files(guest: Guest) -> dict[str, dict[str, str]]:
+    """What a partition changes, for every group there is."""
+    return {name: guest.groups(name) for name in ("cpuset.cpus.effective", "cpuset.cpus.exclusive", "cpuset.cpus.partition")}
 
-    with guest.pod("before", *BURN) as bystander, owner(guest) as (pod, pid, cpus):
-        # The agent's own pod is another one after each switch.
-        steady = [
-            path for path in guest.groups("cgroup.procs") if pod.uid in path or bystander.uid in path or path.count("/") < 2
-        ]
-        before, masks, at_boot = files(), guest.masks(), isolated()
-        guest.switch(partition="auto")
-        wait_for("the partition", lambda: cpuset.parse(isolated()) >= cpuset.parse(cpus), SECONDS)
-        assert guest.layer("partition") == "on"
-        ours = [path for path, text in guest.groups("cpuset.cpus.partition").items() if text == "isolated"]
-        assert len(ours) == 1
-        assert pod.uid in ours[0]
-        assert intruders(guest, pod, cpus) == []
-        assert waiting(guest, pid) <= LIMIT
-        assert not widened(masks, guest.masks())
-        guest.switch(partition="off")
-        wait_for("no partition", lambda: isolated() == at_boot, SECONDS)
-        assert files() == before
-        assert guest.mask(pid) == cpus
-        now = guest.masks()
-        assert {tid: now[tid] for tid in masks if tid in now} == {tid: masks[tid] for tid in masks if tid in now}
-        guest.switch(partition="auto")
-        wait_for("the partition again", lambda: cpuset.parse(isolated()) >= cpuset.parse(cpus), SECONDS)
-    wait_for("it went with its container", lambda: isolated() == at_boot, SECONDS)
-    wait_for("nothing is left above", lambda: not any(guest.groups("cpuset.cpus.exclusive").values()), SECONDS)
-    guest.switch(partition="off")
-    now = guest.masks()
-    assert {tid: now[tid] for tid in masks if tid in now} == {tid: masks[tid] for tid in masks if tid in now}
+
+def same_threads(before: dict[str, str], now: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Masks of those that are there both times."""
+    both = before.keys() & now.keys()
+    return {tid: before[tid] for tid in both}, {tid: now[tid] for tid in both}
 
 
 def widened(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
-    """Threads that may run where they might not before."""
-    return {
-        tid: f"{before[tid]} → {cpus}"
-        for tid, cpus in now.items()
-        if tid in before and cpuset.parse(cpus) - cpuset.parse(before[tid])
-    }
+    """Threads that may run where they might not before, and on CPUs of their own as well."""
+    both = before.keys() & now.keys()
+    sets = {tid: (cpuset.parse(before[tid]), cpuset.parse(now[tid])) for tid in both}
+    return {tid: f"{before[tid]} → {now[tid]}" for tid, (had, has) in sets.items() if has - had and has & had}
+
+
+def a_partition_comes_and_goes(guest: Guest) -> None:
+    """The layer ``partition``, switched under a running owner, then ended with its container."""
+    with guest.pod("before", *BURN), owner(guest) as (pod, pid, cpus):
+        before, masks, at_boot = files(guest), guest.masks(), isolated(guest)
+        for _ in range(2):
+            guest.switch(partition="auto")
+            wait_for("the partition", lambda: cpuset.parse(isolated(guest)) >= cpuset.parse(cpus), SECONDS)
+            wait_for("its report", lambda: guest.layer("partition") == "on", SECONDS)
+            ours = [path for path, text in guest.groups("cpuset.cpus.partition").items() if text == "isolated"]
+            assert len(ours) == 1
+            assert pod.uid in ours[0]
+            assert intruders(guest, pod, cpus) == []
+            assert waiting(guest, pid) <= LIMIT
+            assert widened(masks, guest.masks()) == {}
+            guest.switch(partition="off")
+            wait_for("no partition", lambda: isolated(guest) == at_boot, SECONDS)
+            assert files(guest) == before
+            assert guest.mask(pid) == cpus
+            was, now = same_threads(masks, guest.masks())
+            assert now == was
+        guest.switch(partition="auto")
+        wait_for("the partition again", lambda: cpuset.parse(isolated(guest)) >= cpuset.parse(cpus), SECONDS)
+    wait_for("it went with its container", lambda: isolated(guest) == at_boot, SECONDS)
+    wait_for("nothing is left above", lambda: not any(guest.groups("cpuset.cpus.exclusive").values()), SECONDS)
+    was, now = same_threads(masks, guest.masks())
+    assert now == was
+
+
+def there_is_no_partition_of_isolated_cores(guest: Guest) -> None:
+    """Cores that the kernel isolates already are left as they are, and it is said."""
+    with owner(guest):
+        at_boot, masks = isolated(guest), guest.masks()
+        guest.switch(partition="auto")
+        wait_for("it is said", lambda: guest.layer("partition").endswith("isolcpus isolates its CPUs already"), SECONDS)
+        assert set(guest.groups("cpuset.cpus.partition").values()) == {"member"}
+        assert not any(guest.groups("cpuset.cpus.exclusive").values())
+        assert isolated(guest) == at_boot
+        was, now = same_threads(masks, guest.masks())
+        assert now == was

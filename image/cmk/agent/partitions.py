@@ -7,31 +7,37 @@ leaves nothing that the next one would not find.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cmk.agent.keepout import Keepout
 from cmk.host.cgroups import GONE, Cpusets
-from cmk.host.masks import kept
+from cmk.host.masks import back, kept
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset, partition
 from cmk.model.cpuset import CpuSet
+from cmk.model.isolation import Saved
 from cmk.model.keepout import NOTHING, Hold, is_nested, place_of, top_down
 from cmk.model.partition import Sets
+from cmk.model.topology import Topology
 
 EXCLUSIVE, PARTITION = "cpuset.cpus.exclusive", "cpuset.cpus.partition"
 MEMBER, ISOLATED = "member", "isolated"
 
 
 class Partitions:
-    """``unbalanced``: CPUs that the kernel isolates anyway; nobody may gain them by what is done here.
+    """``saved`` tells what was kept last, ``keep`` keeps more, durably.
 
     ``alone`` are the groups that are partitions, or are being made one, with what they hold: their sets have to be just that.
     """
 
-    def __init__(self, cpusets: Cpusets, procfs: Procfs, unbalanced: CpuSet) -> None:
+    def __init__(
+        self, cpusets: Cpusets, procfs: Procfs, topology: Topology, saved: Callable[[], Saved], keep: Callable[..., None]
+    ) -> None:
         self._cpusets = cpusets
         self._procfs = procfs
-        self._unbalanced = unbalanced
+        self._topology = topology
+        self._saved = saved
+        self._keep = keep
         self.alone: dict[str, CpuSet] = {}
 
     def why_not(self) -> str:
@@ -56,7 +62,9 @@ class Partitions:
         for path, cpus in partition.candidates(keepout.groups, holds, exclusive).items():
             if path in self.alone:
                 continue
-            why = self.strangers(keepout.pids_in(place_of(path)), cpus)
+            # Where isolcpus has been there is nothing to gain, and a partition that ends leaves cpuset.cpus.isolated without them.
+            why = "isolcpus isolates its CPUs already" if cpus & self._topology.unbalanced else ""
+            why = why or self.strangers(keepout.pids_in(place_of(path)), cpus)
             if not why:
                 before, self.alone = self.alone, {**self.alone, path: cpus}
                 keepout.settle()
@@ -83,23 +91,26 @@ class Partitions:
             return []
         problems = []
         freed = NOTHING.union(*(have[path] - cpus for path, cpus in going.items()))
-        with kept(self._procfs, freed - self._unbalanced):
+        with kept(self._procfs, freed):
             for path in reversed(top_down(going)):
                 if self._text(path, PARTITION) not in (MEMBER, ""):
                     problems.append(self._write(path, PARTITION, MEMBER))
                 problems.append(self._write(path, EXCLUSIVE, cpuset.kernel_list(going[path])))
+        self._keep(displaced=back(self._procfs, self._saved().displaced, self._topology.cpus - NOTHING.union(*keep.values())))
         return list(filter(None, problems))
 
     def begin(self, path: str, have: Sets, keep: Sets) -> str:
         """Make a group that has all it needs but this, one of ``keep``, a partition; returns why it is none."""
         wanted = partition.chain(keep)
-        with kept(self._procfs, NOTHING):
+        with kept(self._procfs, NOTHING) as displaced:
             for group in [*partition.above(path), path]:
                 if have.get(group, NOTHING) != wanted[group]:
                     problem = self._write(group, EXCLUSIVE, cpuset.kernel_list(wanted[group]))
                     if problem:
                         return problem
             problem = self._write(path, PARTITION, ISOLATED)
+        if displaced:
+            self._keep(displaced=[*self._saved().displaced, *displaced])
         # A partition that the kernel does not like is written without an error and says why when it is read.
         state = self._text(path, PARTITION)
         return problem or ("" if state == ISOLATED else state or "it is gone")

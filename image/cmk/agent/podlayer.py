@@ -144,7 +144,7 @@ class PodLayer:
 
     def _close(self, cpusets: Cpusets, *, partition: bool) -> None:
         if self._partitions is None and partition:
-            made = Partitions(cpusets, self._procfs, self._topology.unbalanced)
+            made = Partitions(cpusets, self._procfs, self._topology, self._saved, self._keep)
             why = made.why_not()
             self._partition = LayerState(IMPOSSIBLE, why) if why else LayerState(ON)
             self._partitions = None if why else made
@@ -199,7 +199,7 @@ class PodLayer:
             self._changed()
 
     def _end_partitions(self, cpusets: Cpusets) -> None:
-        made = self._partitions or Partitions(cpusets, self._procfs, self._topology.unbalanced)
+        made = self._partitions or Partitions(cpusets, self._procfs, self._topology, self._saved, self._keep)
         problems = made.end(made.now(dict(cpusets.walk())), {})
         for problem in problems:
             log.error("isolation.partition, undone: %s", problem)
