@@ -221,4 +221,5 @@ def main(rounds: int, output: Path) -> None:
     print("\n".join(table(rows)))
 
 
-main(int(sys.argv[1]), Path(sys.argv[2]))
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,12 +67,12 @@ def configure(cluster: Cluster, **layers: str | bool) -> None:
     )
 
 
-def status(cluster: Cluster) -> Json:
-    return dict(cluster.get("cmk-nodereport", "node1")["status"])
+def status(cluster: Cluster, node: str = "node1") -> Json:
+    return dict(cluster.get("cmk-nodereport", node)["status"])
 
 
-def layer(cluster: Cluster, name: str) -> str:
-    return str(status(cluster)["isolation"]["layers"][name]["state"])
+def layer(cluster: Cluster, name: str, node: str = "node1") -> str:
+    return str(status(cluster, node)["isolation"]["layers"][name]["state"])
 
 
 def everything(cluster: Cluster) -> dict[str, str]:
@@ -102,8 +104,10 @@ def apply(cluster: Cluster, pods: list[Json]) -> None:
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}))
 
 
-def churn(cluster: Cluster, count: int, *, kinds: tuple[str, ...] = ("burstable", "besteffort"), batch: int = 20) -> None:
-    """Noise pods in batches: created, run, deleted."""
+def churn(
+    cluster: Cluster, count: int, *, kinds: tuple[str, ...] = ("burstable", "besteffort"), batch: int = 20, besides: int = 1
+) -> None:
+    """Noise pods in batches: created, run, deleted, until there are none but those ``besides``."""
     for start in range(0, count, batch):
         names = [f"noise{number}" for number in range(start, min(start + batch, count))]
         apply(cluster, [noise(name, seconds=2, kind=kinds[number % len(kinds)]) for number, name in enumerate(names)])
@@ -117,7 +121,7 @@ def churn(cluster: Cluster, count: int, *, kinds: tuple[str, ...] = ("burstable"
             120,
         )
         cluster.kubectl("delete", "pod", *names, "--grace-period=0", "--force", "--wait=false")
-    wait_for("the noise is gone", lambda: len(cluster.get("pods")["items"]) == 1, 120)
+    wait_for("the noise is gone", lambda: len(cluster.get("pods")["items"]) == besides, 120)
 
 
 def test_only_the_owner_may_use_the_core_and_others_are_born_off_it(cluster: Cluster, owner: str) -> None:
@@ -227,6 +231,23 @@ def test_an_agent_that_is_killed_finds_everything_as_it_should_be(cluster: Clust
     assert foreign_time(cluster, owner) == before
 
 
+def test_a_kubelet_that_restarts_leaves_cores_closed(cluster: Cluster, owner: str) -> None:
+    with cluster.pod("bystander", *BURN):
+        before, sets = foreign_time(cluster, owner), cpusets(cluster)
+        restart_kubelet(cluster, 1)
+        churn(cluster, 8, batch=8, besides=2)
+        now = cpusets(cluster)
+        assert {path: now[path] for path in sets if path in now} == sets
+        assert foreign_time(cluster, owner) == before
+
+
+def restart_kubelet(cluster: Cluster, number: int) -> None:
+    cluster.script("restart-kubelet", str(number))
+    lease = ("lease", "-n", "kube-node-lease", f"node{number}")
+    beats = cluster.get(*lease)["spec"]["renewTime"]
+    wait_for("the kubelet is back", lambda: cluster.get(*lease)["spec"]["renewTime"] != beats, 90)
+
+
 def test_each_layer_goes_on_and_off_and_leaves_everything_as_it_was(cluster: Cluster) -> None:
     configure(cluster, pods=False)
     assert layer(cluster, "pods") == "off"
@@ -275,8 +296,26 @@ def test_another_manager_of_cpus_is_a_conflict_and_leaving_ends_it(cluster: Clus
     assert layer(cluster, "pods") == "on"
 
 
-def conflict(cluster: Cluster) -> str:
-    for item in status(cluster)["conditions"]:
+def test_kubelets_cpu_manager_is_a_conflict_and_its_end_ends_it(cluster: Cluster) -> None:
+    file = Path(os.environ["CMK_CACHE"]) / "clusters/cmk-test/node2/kubelet/config.yaml"
+    before = file.read_text()
+    assert layer(cluster, "pods", "node2") == "on"
+    try:
+        file.write_text(f"{before}cpuManagerPolicy: static\nreservedSystemCPUs: '0'\n")
+        cluster.on_node(2, "rm /var/lib/kubelet/cpu_manager_state")
+        restart_kubelet(cluster, 2)
+        found = wait_for("the conflict is told", lambda: conflict(cluster, "node2"), 60)
+        assert found.startswith("kubelet's CPU manager hands out CPUs of this node: set cpuManagerPolicy: none")
+        assert layer(cluster, "pods", "node2") == "conflict"
+    finally:
+        file.write_text(before)
+        cluster.on_node(2, "rm /var/lib/kubelet/cpu_manager_state")
+        restart_kubelet(cluster, 2)
+    wait_for("it is over", lambda: not conflict(cluster, "node2"), 60)
+
+
+def conflict(cluster: Cluster, node: str = "node1") -> str:
+    for item in status(cluster, node)["conditions"]:
         if item["type"] == "Conflict" and item["status"] == "True":
             return str(item["message"])
     return ""

@@ -1,0 +1,74 @@
+"""The kernel's part, changing masks behind one's back, is played by this test; it takes a machine with two CPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from cmk.host.masks import back, kept
+from cmk.host.procfs import Procfs
+
+CPUS = sorted(os.sched_getaffinity(0))
+ONE, OTHER = frozenset(CPUS[:1]), frozenset(CPUS[1:2])
+NONE: frozenset[int] = frozenset()
+
+
+@pytest.fixture
+def child() -> Iterator[int]:
+    """A process that may run on ONE."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        os.sched_setaffinity(process.pid, ONE)
+        yield process.pid
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"), [(NONE, ONE), (OTHER, ONE | OTHER)], ids=["what nobody gave is taken away", "what is given is kept"]
+)
+def test_threads_gain_what_they_are_given(child: int, given: frozenset[int], becomes: frozenset[int]) -> None:
+    with kept(Procfs(), given) as displaced:
+        os.sched_setaffinity(child, ONE | OTHER)
+    assert os.sched_getaffinity(child) == becomes
+    assert displaced == []
+
+
+def test_who_loses_cpus_is_left_alone(child: int) -> None:
+    os.sched_setaffinity(child, ONE | OTHER)
+    with kept(Procfs(), NONE) as displaced:
+        os.sched_setaffinity(child, OTHER)
+    assert os.sched_getaffinity(child) == OTHER
+    assert displaced == []
+
+
+def test_who_has_lost_everything_goes_back_when_it_is_there_again(child: int) -> None:
+    with kept(Procfs(), NONE) as displaced:
+        os.sched_setaffinity(child, OTHER)
+    (thread,) = displaced
+    assert (thread.tid, thread.before, thread.since) == (child, ONE, OTHER)
+    assert back(Procfs(), displaced, OTHER) == displaced
+    assert os.sched_getaffinity(child) == OTHER
+    assert back(Procfs(), displaced, ONE | OTHER) == []
+    assert os.sched_getaffinity(child) == ONE
+
+
+def test_another_process_of_that_number_is_not_touched(child: int) -> None:
+    with kept(Procfs(), NONE) as displaced:
+        os.sched_setaffinity(child, OTHER)
+    strangers = [msgspec.structs.replace(thread, start=1) for thread in displaced]
+    assert back(Procfs(), strangers, ONE | OTHER) == []
+    assert os.sched_getaffinity(child) == OTHER
+
+
+def test_a_change_that_fails_keeps_masks_too(child: int) -> None:
+    def change() -> None:
+        with kept(Procfs(), NONE):
+            os.sched_setaffinity(child, ONE | OTHER)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        change()
+    assert os.sched_getaffinity(child) == ONE
