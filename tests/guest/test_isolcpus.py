@@ -95,11 +95,16 @@ def test_everything_that_remains_and_cores_beside_the_isolated_ones(guest: Guest
     assert (status[RESOURCE], status["cmk.intel.com/exclusive-non-isolcpus-cores"]) == ("5", "1")
 
 
-def test_nobody_else_may_use_an_owned_core(guest: Guest) -> None:
-    # A host that does not exist gives the agents the right to make partitions, so that no switch below starts new ones.
+@pytest.fixture(scope="module")
+def isolating(guest: Guest) -> Guest:
+    """A host that does not exist gives agents the right to make partitions, so that switching that layer starts no new ones."""
     guest.lay_out("isolation.pods=true", "hosts.nowhere.isolation.partition=auto")
-    isolation.nobody_else_may_use_an_owned_core(guest)
+    return guest
 
 
-def test_there_is_no_partition_of_isolated_cores(guest: Guest) -> None:
-    isolation.there_is_no_partition_of_isolated_cores(guest)
+def test_nobody_else_may_use_an_owned_core(isolating: Guest) -> None:
+    isolation.nobody_else_may_use_an_owned_core(isolating)
+
+
+def test_there_is_no_partition_of_isolated_cores(isolating: Guest) -> None:
+    isolation.there_is_no_partition_of_isolated_cores(isolating)

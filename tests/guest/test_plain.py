@@ -73,11 +73,16 @@ def test_a_layout_that_this_machine_cannot_have_says_what_would_fit(guest: Guest
     assert guest.capacity() == (None, None)
 
 
-def test_nobody_else_may_use_an_owned_core(guest: Guest) -> None:
-    # A host that does not exist gives the agents the right to make partitions, so that no switch below starts new ones.
+@pytest.fixture(scope="module")
+def isolating(guest: Guest) -> Guest:
+    """A host that does not exist gives agents the right to make partitions, so that switching that layer starts no new ones."""
     guest.lay_out("isolation.pods=true", "hosts.nowhere.isolation.partition=auto")
-    isolation.nobody_else_may_use_an_owned_core(guest)
+    return guest
 
 
-def test_a_partition_comes_and_goes(guest: Guest) -> None:
-    isolation.a_partition_comes_and_goes(guest)
+def test_nobody_else_may_use_an_owned_core(isolating: Guest) -> None:
+    isolation.nobody_else_may_use_an_owned_core(isolating)
+
+
+def test_a_partition_comes_and_goes(isolating: Guest) -> None:
+    isolation.a_partition_comes_and_goes(isolating)

@@ -96,21 +96,22 @@ class Partitions:
                 if self._text(path, PARTITION) not in (MEMBER, ""):
                     problems.append(self._write(path, PARTITION, MEMBER))
                 problems.append(self._write(path, EXCLUSIVE, cpuset.kernel_list(going[path])))
-        self._keep(displaced=back(self._procfs, self._saved().displaced, self._topology.cpus - NOTHING.union(*keep.values())))
+        self._keep(moved=back(self._procfs, self._saved().moved, self._topology.cpus - NOTHING.union(*keep.values())))
         return list(filter(None, problems))
 
     def begin(self, path: str, have: Sets, keep: Sets) -> str:
         """Make a group that has all it needs but this, one of ``keep``, a partition; returns why it is none."""
         wanted = partition.chain(keep)
-        with kept(self._procfs, NOTHING) as displaced:
+        with kept(self._procfs, NOTHING) as moved:
             for group in [*partition.above(path), path]:
                 if have.get(group, NOTHING) != wanted[group]:
                     problem = self._write(group, EXCLUSIVE, cpuset.kernel_list(wanted[group]))
                     if problem:
                         return problem
             problem = self._write(path, PARTITION, ISOLATED)
-        if displaced:
-            self._keep(displaced=[*self._saved().displaced, *displaced])
+        known = {(thread.tid, thread.start) for thread in self._saved().moved}
+        if news := [thread for thread in moved if (thread.tid, thread.start) not in known]:
+            self._keep(moved=[*self._saved().moved, *news])
         # A partition that the kernel does not like is written without an error and says why when it is read.
         state = self._text(path, PARTITION)
         return problem or ("" if state == ISOLATED else state or "it is gone")

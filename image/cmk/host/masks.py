@@ -19,37 +19,37 @@ from cmk.model.isolation import Thread
 def kept(procfs: Procfs, given: CpuSet) -> Iterator[list[Thread]]:
     """Threads may gain CPUs of ``given`` meanwhile; whatever else one has gained is taken away again.
 
-    Yields a list that names, at the end, those to whom nothing of their own is left.
+    Yields a list that names them at the end, with what they had: the kernel gives a thread whose mask was set nothing back by itself.
+    One to which nothing of its own is left is named too, and may go on elsewhere.
     """
     before = dict(_masks(procfs))
-    displaced: list[Thread] = []
+    moved: list[Thread] = []
     try:
-        yield displaced
+        yield moved
     finally:
         for tid, now in _masks(procfs):
             had = before.get(tid, now)
-            if had & now:
-                if now - had - given:
-                    _set(tid, now & (had | given))
-            else:
+            if now - had - given:
+                keep = now & (had | given) or now
                 try:
-                    displaced.append(Thread(tid, procfs.start_time(tid), had, now))
+                    moved.append(Thread(tid, procfs.start_time(tid), had, keep))
                 except ProcessLookupError:
                     continue
+                _set(tid, keep)
 
 
-def back(procfs: Procfs, displaced: Iterable[Thread], available: CpuSet) -> list[Thread]:
-    """Put threads back whose CPUs are ``available`` again; returns those that go on waiting."""
+def back(procfs: Procfs, moved: Iterable[Thread], available: CpuSet) -> list[Thread]:
+    """Give threads what they had and is ``available`` again; returns those that go on waiting for some of it."""
     waiting = []
-    for thread in displaced:
+    for thread in moved:
         try:
             if procfs.start_time(thread.tid) != thread.start:
                 continue
         except ProcessLookupError:
             continue
         if thread.before & available:
-            _set(thread.tid, thread.before)
-        else:
+            _set(thread.tid, thread.before & available)
+        if thread.before - available:
             waiting.append(thread)
     return waiting
 

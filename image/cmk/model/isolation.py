@@ -58,8 +58,8 @@ class Saved(msgspec.Struct, frozen=True):
     """How everything was before us, written before the first change and void after a reboot.
 
     ``groups`` and ``slices``: sets of cgroups (None: nothing configured) below kubepods and beside it; ``universe``: CPUs kubepods could
-    get; ``partitioned``: whether there may be partitions, which had not been there before, and ``displaced`` threads that lost all their
-    CPUs to them; ``irqs``: affinities by number, and ``default_irq`` that of new ones; ``threads``: of the host's processes.
+    get; ``partitioned``: whether there may be partitions, which had not been there before, and ``moved`` threads whose masks
+    they changed; ``irqs``: affinities by number, and ``default_irq`` that of new ones; ``threads``: of the host's processes.
     """
 
     boot: str
@@ -67,7 +67,7 @@ class Saved(msgspec.Struct, frozen=True):
     universe: CpuSet = frozenset()
     groups: dict[str, CpuSet | None] = {}
     partitioned: bool = False
-    displaced: list[Thread] = []
+    moved: list[Thread] = []
     slices: dict[str, CpuSet | None] = {}
     irqs: dict[int, CpuSet] = {}
     default_irq: CpuSet = frozenset()

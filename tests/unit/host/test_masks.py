@@ -11,6 +11,7 @@ import pytest
 
 from cmk.host.masks import back, kept
 from cmk.host.procfs import Procfs
+from cmk.model.isolation import Thread
 
 CPUS = sorted(os.sched_getaffinity(0))
 ONE, OTHER = frozenset(CPUS[:1]), frozenset(CPUS[1:2])
@@ -30,35 +31,44 @@ def child() -> Iterator[int]:
     ("given", "becomes"), [(NONE, ONE), (OTHER, ONE | OTHER)], ids=["what nobody gave is taken away", "what is given is kept"]
 )
 def test_threads_gain_what_they_are_given(child: int, given: frozenset[int], becomes: frozenset[int]) -> None:
-    with kept(Procfs(), given) as displaced:
+    with kept(Procfs(), given) as moved:
         os.sched_setaffinity(child, ONE | OTHER)
     assert os.sched_getaffinity(child) == becomes
-    assert displaced == []
+    assert [(thread.tid, thread.before) for thread in moved] == ([] if given else [(child, ONE)])
 
 
 def test_who_loses_cpus_is_left_alone(child: int) -> None:
     os.sched_setaffinity(child, ONE | OTHER)
-    with kept(Procfs(), NONE) as displaced:
+    with kept(Procfs(), NONE) as moved:
         os.sched_setaffinity(child, OTHER)
     assert os.sched_getaffinity(child) == OTHER
-    assert displaced == []
+    assert moved == []
 
 
 def test_who_has_lost_everything_goes_back_when_it_is_there_again(child: int) -> None:
-    with kept(Procfs(), NONE) as displaced:
+    with kept(Procfs(), NONE) as moved:
         os.sched_setaffinity(child, OTHER)
-    (thread,) = displaced
+    (thread,) = moved
     assert (thread.tid, thread.before, thread.since) == (child, ONE, OTHER)
-    assert back(Procfs(), displaced, OTHER) == displaced
+    assert back(Procfs(), moved, OTHER) == moved
     assert os.sched_getaffinity(child) == OTHER
-    assert back(Procfs(), displaced, ONE | OTHER) == []
+    assert back(Procfs(), moved, ONE | OTHER) == []
     assert os.sched_getaffinity(child) == ONE
 
 
+def test_who_gets_some_of_it_back_waits_for_the_rest(child: int) -> None:
+    thread = Thread(child, Procfs().start_time(child), ONE | OTHER, ONE)
+    os.sched_setaffinity(child, ONE)
+    assert back(Procfs(), [thread], ONE) == [thread]
+    assert os.sched_getaffinity(child) == ONE
+    assert back(Procfs(), [thread], ONE | OTHER) == []
+    assert os.sched_getaffinity(child) == ONE | OTHER
+
+
 def test_another_process_of_that_number_is_not_touched(child: int) -> None:
-    with kept(Procfs(), NONE) as displaced:
+    with kept(Procfs(), NONE) as moved:
         os.sched_setaffinity(child, OTHER)
-    strangers = [msgspec.structs.replace(thread, start=1) for thread in displaced]
+    strangers = [msgspec.structs.replace(thread, start=1) for thread in moved]
     assert back(Procfs(), strangers, ONE | OTHER) == []
     assert os.sched_getaffinity(child) == OTHER
 
