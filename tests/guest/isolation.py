@@ -75,13 +75,14 @@ def files(guest: Guest) -> dict[str, dict[str, str]]:
 
 
 def changed(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
-    """Threads that were there before and may run elsewhere now."""
-    return {tid: f"{before[tid]} → {cpus}" for tid, cpus in now.items() if before.get(tid, cpus) != cpus}
+    """Threads that were there before and may run elsewhere now. Kworkers are left out: the kernel sends them from pool to pool."""
+    both = {tid for tid in before.keys() & now.keys() if "kworker/" not in tid}
+    return {tid: f"{before[tid]} → {now[tid]}" for tid in both if before[tid] != now[tid]}
 
 
 def widened(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
     """Threads that may run where they might not before, and on CPUs of their own as well."""
-    both = before.keys() & now.keys()
+    both = {tid for tid in before.keys() & now.keys() if "kworker/" not in tid}
     sets = {tid: (cpuset.parse(before[tid]), cpuset.parse(now[tid])) for tid in both}
     return {tid: f"{before[tid]} → {now[tid]}" for tid, (had, has) in sets.items() if has - had and has & had}
 
