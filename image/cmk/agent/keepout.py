@@ -138,8 +138,9 @@ class Keepout:
                 break
             for write in todo:
                 problem = self._write(write.path, write.cpus) or problem
-            if problem:
-                self._scan("")
+            if not problem:
+                break
+            self._scan("")
         if problem != self.problem:
             self.problem = problem
             (log.error if problem else log.info)("cpusets of pods: %s", problem or "as they should be again")

@@ -7,6 +7,7 @@ exceeds its parent, a parent never cuts into a child) and cgroup-v2.rst (neither
 
 from __future__ import annotations
 
+import functools
 import posixpath
 from collections.abc import Iterable, Mapping
 
@@ -17,6 +18,8 @@ from cmk.model.place import Place, place_of_path
 
 NOTHING: CpuSet = frozenset()
 TOP = ""
+# Names of groups do not change what they say; a node has some hundreds at a time, asked about at every allocation.
+MANY = 8192
 Groups = Mapping[str, CpuSet | None]
 
 
@@ -50,16 +53,19 @@ class Write(msgspec.Struct, frozen=True):
     cpus: CpuSet | None
 
 
+@functools.lru_cache(MANY)
 def parent_of(path: str) -> str:
     """The group above."""
     return posixpath.dirname(path)
 
 
+@functools.lru_cache(MANY)
 def depth(path: str) -> int:
     """0 for kubepods itself."""
     return path.count("/") + 1 if path else 0
 
 
+@functools.lru_cache(MANY)
 def place_of(path: str) -> Place:
     """Pod and container of a group; what is below a container belongs to it. CRI-O's monitor beside a container is none of it."""
     place = place_of_path(path)
@@ -68,11 +74,13 @@ def place_of(path: str) -> Place:
     return place
 
 
+@functools.lru_cache(MANY)
 def is_container(path: str) -> bool:
     """Whether a group is a container's or lies below one: anything below a pod's own directory."""
     return bool(place_of_path(path).pod and place_of_path(parent_of(path)).pod)
 
 
+@functools.lru_cache(MANY)
 def is_nested(path: str) -> bool:
     """Whether a group lies below a container's: the workload made it."""
     return is_container(path) and is_container(parent_of(path))
@@ -86,15 +94,20 @@ def top_down(paths: Iterable[str]) -> list[str]:
 def desired(groups: Groups, rules: Rules, holds: Iterable[Hold]) -> dict[str, CpuSet]:
     """CPUs each group should have. Groups of cgroup v2 that do well with what their parent has are left out."""
     opened = _opened(groups, list(holds), own_pod=rules.own_pod)
+    others = rules.universe - rules.closed
     wanted: dict[str, CpuSet] = {}
     for path in top_down(groups):
         if not rules.strict and path not in rules.alone and not _matters(path, groups, opened):
             continue
-        base = rules.own.get(path, rules.universe)
-        cpus = opened[path] & base if path in rules.alone else (base - rules.closed) | (opened[path] & base)
+        held = opened.get(path, NOTHING)
+        cpus = others
+        if held or path in rules.own:
+            base = rules.own.get(path, rules.universe)
+            cpus = held & base if path in rules.alone else (base - rules.closed) | (held & base)
         if path:
             above = wanted.get(parent_of(path), rules.universe)
-            cpus = (cpus & above) or above
+            if not cpus or not cpus <= above:
+                cpus = (cpus & above) or above
         wanted[path] = cpus or rules.universe
     return wanted
 
@@ -139,7 +152,7 @@ def writes(groups: Groups, wanted: Mapping[str, CpuSet], *, strict: bool) -> lis
         """What children have at this moment: a strict parent may not cut into it."""
         return NOTHING.union(*(now[child] or NOTHING for child in children.get(path, ()))) if strict else NOTHING
 
-    down = [path for path in top_down(groups) if path in wanted]
+    down = top_down(path for path, cpus in wanted.items() if now[path] != cpus)
     for path in reversed(down):  # lose
         have = now[path]
         if have is None:
@@ -154,19 +167,20 @@ def writes(groups: Groups, wanted: Mapping[str, CpuSet], *, strict: bool) -> lis
 
 
 def _opened(groups: Groups, holds: list[Hold], *, own_pod: bool) -> dict[str, CpuSet]:
-    """CPUs that tasks in and below each group hold."""
-    opened: dict[str, CpuSet] = dict.fromkeys(groups, NOTHING)
+    """CPUs that tasks in and below each group hold, for those where there are any."""
+    opened: dict[str, CpuSet] = {}
     by_pod: dict[str, list[Hold]] = {}
     for hold in holds:
         if hold.place.pod:
             by_pod.setdefault(hold.place.pod, []).append(hold)
-    for path in groups:
-        for hold in by_pod.get(place_of_path(path).pod, ()):
+    for path in groups if by_pod else ():
+        for hold in by_pod.get(place_of(path).pod, ()):
             if not is_container(path) or not own_pod or hold.place.container in ("", place_of(path).container):
-                opened[path] |= hold.cpus
-    for path in reversed(top_down(groups)):
-        if path and not is_container(path):
-            above = parent_of(path)
+                opened[path] = opened.get(path, NOTHING) | hold.cpus
+    for path in [path for path in opened if not is_container(path)]:
+        above = path
+        while above:
+            above = parent_of(above)
             opened[above] = opened.get(above, NOTHING) | opened[path]
     return opened
 
@@ -179,4 +193,4 @@ def _matters(path: str, groups: Groups, opened: Mapping[str, CpuSet]) -> bool:
         return True
     if is_nested(path):
         return False
-    return groups[path] is not None or opened.get(parent_of(path), NOTHING) != opened[path]
+    return groups[path] is not None or opened.get(parent_of(path), NOTHING) != opened.get(path, NOTHING)
