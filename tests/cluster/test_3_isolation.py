@@ -267,6 +267,14 @@ def test_each_layer_goes_on_and_off_and_leaves_everything_as_it_was(cluster: Clu
     configure(cluster, pods=True)
 
 
+def test_containers_beside_the_owners_are_let_in_and_out_again(cluster: Cluster, owner: str) -> None:
+    configure(cluster, ownPod=False)
+    wait_for("the sandbox may use the core", lambda: of_pod(cpusets(cluster), owner) == {"0-1"}, 10)
+    assert layer(cluster, "ownPod") == "off"
+    configure(cluster, ownPod=True)
+    wait_for("it may not", lambda: of_pod(cpusets(cluster), owner) == {"0-1", "1"}, 10)
+
+
 def test_a_lent_core_is_cleared_for_its_owner_and_lent_again(cluster: Cluster) -> None:
     configure(cluster, idle="lend")
     with cluster.pod("borrower", *BURN) as borrower:

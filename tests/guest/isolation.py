@@ -123,3 +123,23 @@ def there_is_no_partition_of_isolated_cores(guest: Guest) -> None:
         assert not any(guest.groups("cpuset.cpus.exclusive").values())
         assert isolated(guest) == at_boot
         assert changed(masks, guest.masks()) == {}
+
+
+def slices_beside_kubepods_are_narrowed_and_given_back(guest: Guest) -> None:
+    """The layer ``host: slices``, with a cgroup as systemd would make it."""
+    slice_ = "/sys/fs/cgroup/system.slice"
+    (pid,) = guest.on_node(
+        1, f"mkdir {slice_}; setsid sleep 600 >/dev/null 2>&1 </dev/null & echo $! >{slice_}/cgroup.procs; echo $!"
+    ).split()
+    try:
+        before, masks = guest.on_node(1, f"cat {slice_}/cpuset.cpus.effective").strip(), guest.masks()
+        guest.switch(host="slices")
+        wait_for("the layer is on", lambda: guest.layer("host") == "on", SECONDS)
+        exclusive = cpuset.parse(",".join(guest.lists()["exclusive"]))
+        assert cpuset.parse(guest.mask(int(pid))) == cpuset.parse(before) - exclusive
+        guest.switch(host="off")
+        wait_for("the layer is off", lambda: guest.layer("host") == "off", SECONDS)
+        assert guest.on_node(1, f"cat {slice_}/cpuset.cpus.effective").strip() == before
+        assert changed(masks, guest.masks()) == {}
+    finally:
+        guest.on_node(1, f"kill {pid}; sleep 1; rmdir {slice_}", check=False)

@@ -86,3 +86,7 @@ def test_nobody_else_may_use_an_owned_core(isolating: Guest) -> None:
 
 def test_a_partition_comes_and_goes(isolating: Guest) -> None:
     isolation.a_partition_comes_and_goes(isolating)
+
+
+def test_slices_beside_kubepods_are_narrowed_and_given_back(isolating: Guest) -> None:
+    isolation.slices_beside_kubepods_are_narrowed_and_given_back(isolating)
