@@ -143,3 +143,23 @@ def slices_beside_kubepods_are_narrowed_and_given_back(guest: Guest) -> None:
         assert changed(masks, guest.masks()) == {}
     finally:
         guest.on_node(1, f"kill {pid}; sleep 1; rmdir {slice_}", check=False)
+
+
+def pods_are_as_they_were_when_the_layer_goes(guest: Guest) -> None:
+    """Who ran before the layer ``pods`` came, or was born under it, runs nowhere else afterwards than a pod without it would."""
+    guest.switch(pods="false")
+    wait_for("the layer is off", lambda: guest.layer("pods") == "off", SECONDS)
+    with guest.pod("before", "sleep", "3600") as first:
+        wait_for("it runs", first.processes, SECONDS)
+        masks = guest.masks()
+        usual = {guest.mask(pid) for pid in first.processes()}
+        guest.switch(pods="true")
+        wait_for("the layer is on", lambda: guest.layer("pods") == "on", SECONDS)
+        with guest.pod("born", "sleep", "3600") as second:
+            wait_for("it runs", second.processes, SECONDS)
+            guest.switch(pods="false")
+            wait_for("the layer is off", lambda: guest.layer("pods") == "off", SECONDS)
+            assert {guest.mask(pid) for pid in second.processes()} == usual
+        assert changed(masks, guest.masks()) == {}
+    guest.switch(pods="true")
+    wait_for("the layer is on", lambda: guest.layer("pods") == "on", SECONDS)

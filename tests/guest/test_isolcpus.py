@@ -97,8 +97,8 @@ def test_everything_that_remains_and_cores_beside_the_isolated_ones(guest: Guest
 
 @pytest.fixture(scope="module")
 def isolating(guest: Guest) -> Guest:
-    """A host that does not exist gives agents the right to make partitions, so that switching that layer starts no new ones."""
-    guest.lay_out("isolation.pods=true", "hosts.nowhere.isolation.partition=auto")
+    """A host that does not exist has agents get all that layers need, so that switching one starts no new agents."""
+    guest.lay_out("isolation.pods=true", "hosts.nowhere.isolation.pods=true", "hosts.nowhere.isolation.partition=auto")
     return guest
 
 
@@ -108,3 +108,7 @@ def test_nobody_else_may_use_an_owned_core(isolating: Guest) -> None:
 
 def test_there_is_no_partition_of_isolated_cores(isolating: Guest) -> None:
     isolation.there_is_no_partition_of_isolated_cores(isolating)
+
+
+def test_pods_are_as_they_were_when_the_layer_goes(isolating: Guest) -> None:
+    isolation.pods_are_as_they_were_when_the_layer_goes(isolating)

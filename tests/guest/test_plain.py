@@ -75,8 +75,8 @@ def test_a_layout_that_this_machine_cannot_have_says_what_would_fit(guest: Guest
 
 @pytest.fixture(scope="module")
 def isolating(guest: Guest) -> Guest:
-    """A host that does not exist gives agents the right to make partitions, so that switching that layer starts no new ones."""
-    guest.lay_out("isolation.pods=true", "hosts.nowhere.isolation.partition=auto")
+    """A host that does not exist has agents get all that layers need, so that switching one starts no new agents."""
+    guest.lay_out("isolation.pods=true", "hosts.nowhere.isolation.pods=true", "hosts.nowhere.isolation.partition=auto")
     return guest
 
 
@@ -90,3 +90,7 @@ def test_a_partition_comes_and_goes(isolating: Guest) -> None:
 
 def test_slices_beside_kubepods_are_narrowed_and_given_back(isolating: Guest) -> None:
     isolation.slices_beside_kubepods_are_narrowed_and_given_back(isolating)
+
+
+def test_pods_are_as_they_were_when_the_layer_goes(isolating: Guest) -> None:
+    isolation.pods_are_as_they_were_when_the_layer_goes(isolating)

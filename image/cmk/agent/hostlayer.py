@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from cmk.host.cgroups import FILE, GONE, Cpusets
+from cmk.host.masks import kept
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation import IMPOSSIBLE, ON, LayerState, Saved, Thread
 from cmk.model.place import MixedCgroupsError
+from cmk.model.topology import Topology
 
 MOST_NAMES = 40
 
@@ -99,12 +101,14 @@ class HostProcesses:
 class Slices:
     """The cgroups beside kubepods, as systemd makes them (system.slice, user.slice), on cgroup v2."""
 
-    def __init__(self, cpusets: Cpusets, keep: Callable[..., None]) -> None:
+    def __init__(self, cpusets: Cpusets, procfs: Procfs, topology: Topology, keep: Callable[..., None]) -> None:
         self._cpusets = cpusets
+        self._procfs = procfs
+        self._topology = topology
         self._keep = keep
 
     def on(self, saved: Saved, closed: CpuSet) -> LayerState:
-        """Narrow each to the rest of its CPUs."""
+        """Narrow each to the rest of its CPUs; those that isolcpus isolates are for nobody who has not asked for one."""
         if self._cpusets.strict:
             return LayerState(IMPOSSIBLE, "on cgroup v1 systemd leaves cpusets alone: use isolation.host=affinity")
         names = self._names()
@@ -118,19 +122,21 @@ class Slices:
         for name, cpus in have.items():
             now = cpus or self._cpusets.effective(f"../{name}")
             if now & closed:
-                left += self._write(name, now - closed)
+                left += self._write(name, now - closed - self._topology.unbalanced)
         return LayerState(ON, "", tuple(left))
 
     def off(self, saved: Saved) -> None:
         """Give each its own set back."""
-        for name, before in saved.slices.items():
-            try:
-                self._cpusets.give_back(f"../{name}", before)
-            except OSError as error:
-                if error.errno not in GONE:
-                    raise
-        if saved.slices:
-            self._keep(slices={})
+        if not saved.slices:
+            return
+        with kept(self._procfs, self._topology.cpus - self._topology.unbalanced):
+            for name, before in saved.slices.items():
+                try:
+                    self._cpusets.give_back(f"../{name}", before)
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
+        self._keep(slices={})
 
     def _write(self, name: str, cpus: CpuSet) -> list[str]:
         if not cpus:

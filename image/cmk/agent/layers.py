@@ -40,6 +40,7 @@ class Layers:
         self._cgroups = options.cgroups
         self._irqs = IrqLayer(Irqs(options.irqs), procfs, self._keep) if options.irqs else None
         self._processes = HostProcesses(procfs, self._keep)
+        self._procfs = procfs
         self._topology = topology
         self._changed = changed
         self._saved = Saved(procfs.boot_id(), Isolation())
@@ -127,7 +128,7 @@ class Layers:
         if wanted != "slices" and not self._saved.slices:
             return
         try:
-            slices = Slices(self._open_cpusets(self._cgroups), self._keep)
+            slices = Slices(self._open_cpusets(self._cgroups), self._procfs, self._topology, self._keep)
         except CgroupError as error:
             self._host = LayerState(IMPOSSIBLE, str(error))
             return

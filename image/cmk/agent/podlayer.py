@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from cmk.agent.keepout import Keepout
 from cmk.agent.partitions import Partitions
 from cmk.host.cgroups import CgroupError, Cpusets
+from cmk.host.masks import kept
 from cmk.host.members import processes_beside
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset, keepout
@@ -181,7 +183,9 @@ class PodLayer:
         saved = self._saved()
         if saved.groups:
             keeper = self._keepout or Keepout(cpusets, self._rules, self._holds, self._changed)
-            keeper.undo(saved.groups, saved.universe)
+            # A pod of cgroup v2 that has no cpuset does not run on what isolcpus isolates; with one given back it would.
+            with nullcontext() if self._strict else kept(self._procfs, saved.universe - self._topology.unbalanced):
+                keeper.undo(saved.groups, saved.universe)
             self._keep(universe=frozenset(), groups={})
             log.info("isolation.pods is off: cpusets of pods are as they were")
         self._keepout = None
