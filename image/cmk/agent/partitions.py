@@ -39,6 +39,7 @@ class Partitions:
         self._saved = saved
         self._keep = keep
         self.alone: dict[str, CpuSet] = {}
+        self._refused: dict[str, str] = {}
 
     def why_not(self) -> str:
         """Why there can be none on this node; empty when there can."""
@@ -59,18 +60,21 @@ class Partitions:
         """Make partitions of the containers that fit; returns what could not be done, and why."""
         holds = list(holds)
         left = self.let_go(keepout.groups, holds, exclusive)
-        for path, cpus in partition.candidates(keepout.groups, holds, exclusive).items():
+        fit = partition.candidates(keepout.groups, holds, exclusive)
+        # What the kernel has refused once is not tried again: it would shake everybody's masks each time.
+        self._refused = {path: why for path, why in self._refused.items() if path in fit}
+        for path, cpus in fit.items():
             if path in self.alone:
                 continue
             # Where isolcpus has been there is nothing to gain, and a partition that ends leaves cpuset.cpus.isolated without them.
-            why = "isolcpus isolates its CPUs already" if cpus & self._topology.unbalanced else ""
-            why = why or self.strangers(keepout.pids_in(place_of(path)), cpus)
+            why = "isolcpus isolates its CPUs already" if cpus & self._topology.unbalanced else self._refused.get(path, "")
+            why = why or self._strangers(keepout.pids_in(place_of(path)), cpus)
             if not why:
                 before, self.alone = self.alone, {**self.alone, path: cpus}
                 keepout.settle()
                 why = self.begin(path, self.now(keepout.groups), self.alone)
                 if why:
-                    self.alone = before
+                    self.alone, self._refused[path] = before, why
                     left += self.end(self.now(keepout.groups), before)
                     keepout.settle()
             if why:
@@ -116,7 +120,7 @@ class Partitions:
         state = self._text(path, PARTITION)
         return problem or ("" if state == ISOLATED else state or "it is gone")
 
-    def strangers(self, pids: Iterable[int], cpus: CpuSet) -> str:
+    def _strangers(self, pids: Iterable[int], cpus: CpuSet) -> str:
         """A process that may run elsewhere than on ``cpus``, in words; empty when there is none."""
         for pid in pids:
             try:

@@ -146,10 +146,7 @@ class PodLayer:
 
     def _close(self, cpusets: Cpusets, *, partition: bool) -> None:
         if self._partitions is None and partition:
-            made = Partitions(cpusets, self._procfs, self._topology, self._saved, self._keep)
-            why = made.why_not()
-            self._partition = LayerState(IMPOSSIBLE, why) if why else LayerState(ON)
-            self._partitions = None if why else made
+            self._begin_partitions(Partitions(cpusets, self._procfs, self._topology, self._saved, self._keep), cpusets)
         if self._keepout is not None:
             self._keepout.settle()
             self._pods = LayerState(ON)
@@ -189,6 +186,16 @@ class PodLayer:
             self._keep(universe=frozenset(), groups={})
             log.info("isolation.pods is off: cpusets of pods are as they were")
         self._keepout = None
+
+    def _begin_partitions(self, made: Partitions, cpusets: Cpusets) -> None:
+        if why := made.why_not():
+            self._partition = LayerState(IMPOSSIBLE, why)
+        elif not self._saved().partitioned and (others := made.now(dict(cpusets.walk()))):
+            text = f"{next(iter(others)) or 'kubepods'} has exclusive CPUs that somebody else gave it: take them away first"
+            self._partition = LayerState(CONFLICT, text)
+        else:
+            self._partition = LayerState(ON)
+            self._partitions = made
 
     def _grow(self) -> None:
         """Partitions for who holds cores and has none; the rest of what there was goes."""

@@ -96,6 +96,37 @@ def test_what_the_kernel_does_not_take_is_undone_and_told(host: Host, monkeypatc
     in_loop(scenario)
 
 
+def test_what_the_kernel_has_refused_is_not_tried_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        kernel = host.kernel
+        monkeypatch.setattr(type(kernel), "_partition", lambda *_: f"{ISOLATED} invalid")
+        layers.apply(ASKED, "")
+        told, count = layers.states()["partition"], len(host.kernel.writes)
+        layers.settle()
+        layers._pods._grow()
+        assert layers.states()["partition"] == told
+        assert len(host.kernel.writes) == count
+        layers.stop()
+
+    in_loop(scenario)
+
+
+def test_exclusive_cpus_that_somebody_else_gave_are_left_alone(host: Host) -> None:
+    set_text(host.cgroups / "kubepods/burstable", EXCLUSIVE, "0")
+
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(ASKED, "")
+        state = layers.states()["partition"]
+        assert (state.state, state.reason.split()[0]) == ("conflict", "burstable")
+        layers.undo()
+        assert exclusive(host) == {"burstable": frozenset({0})}
+
+    in_loop(scenario)
+
+
 @pytest.mark.parametrize("how", ["partition off", "pods off", "conflict", "undo"])
 def test_it_goes_with_what_it_needs(host: Host, how: str) -> None:
     may_use = {}
