@@ -120,7 +120,7 @@ class Slices:
             self._keep(slices={**saved.slices, **news})
         left = []
         for name, cpus in have.items():
-            now = cpus or self._cpusets.effective(f"../{name}")
+            now = cpus or self._topology.cpus  # not what is effective: a partition takes CPUs from that and gives them back
             if now & closed:
                 left += self._write(name, now - closed - self._topology.unbalanced)
         return LayerState(ON, "", tuple(left))
