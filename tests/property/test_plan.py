@@ -1,0 +1,121 @@
+"""Plans between random layouts: nobody is lost, no exclusive CPU ever has two owners, and a plan that was made leaves nothing to do."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import msgspec
+from hypothesis import assume, given, settings
+
+from cmk.model.layout import CpuList, Layout, Pool
+from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task
+from cmk.model.plan import Plan, cpus_of, demand, plan
+from cmk.model.steps import NoRoomError, steps
+
+KINDS = {"exclusive": True, "gold": True, "shared": False, "infra": False}
+MANY = settings(deadline=None, max_examples=400)
+
+
+def layout(cores: list[str]) -> Layout:
+    """Core number → pool; two CPUs per core, the first half of the cores on socket 0."""
+    half = (len(cores) + 1) // 2
+    pools = {}
+    for name, exclusive in KINDS.items():
+        mine = [number for number, pool in enumerate(cores) if pool == name]
+        lists = [CpuList(frozenset({2 * number, 2 * number + 1}), int(number >= half)) for number in mine]
+        if not exclusive:
+            lists = [
+                CpuList(frozenset().union(*(item.cpus for item in lists if item.socket == socket)), socket)
+                for socket in sorted({item.socket for item in lists})
+            ]
+        if lists or name == "infra":
+            pools[name] = Pool(name, exclusive, tuple(lists))
+    return Layout(pools)
+
+
+@st.composite
+def layouts(draw: st.DrawFn, count: int) -> Layout:
+    cores = draw(st.lists(st.sampled_from([*KINDS, "exclusive", "nobody"]), min_size=count, max_size=count))
+    cores[draw(st.integers(0, count - 1))] = "infra"
+    return layout(cores)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[Layout, Layout, list[Task], list[Pod]]:
+    """Two layouts of one machine, tasks on the first, and pods that are bound."""
+    count = draw(st.integers(2, 8))
+    old, new = draw(layouts(count)), draw(layouts(count))
+    ledger = Ledger(old, require_grant=False)
+    pods = {f"u{number}": Pod(f"u{number}", "ns", f"p{number}", {}) for number in range(4)}
+    for pid in range(draw(st.integers(0, 8))):
+        pod = pods[f"u{draw(st.integers(0, 3))}"]
+        pool, cores, socket = draw(st.sampled_from(sorted(KINDS))), draw(st.integers(1, 2)), draw(st.sampled_from([-1, -1, 0, 1]))
+        try:
+            ledger.allocate(Request(pool, Process(pid + 1, 1), cores, socket, pod, f"c{pid}"))
+        except Refused:
+            continue
+    bound = []
+    for pod in pods.values():
+        extra = draw(st.integers(0, 2))
+        held = ledger.held(pod.uid, "exclusive") + extra
+        bound.append(msgspec.structs.replace(pod, grants={"cmk.intel.com/exclusive-cores": held} if held else {}))
+    return old, new, list(ledger.tasks.values()), draw(st.sampled_from([[], bound]))
+
+
+def applied(found: Plan) -> list[Task]:
+    moved = [msgspec.structs.replace(move.task, lists=move.lists) for move in found.moves]
+    return sorted([*found.keeps, *moved], key=lambda task: task.process)
+
+
+@MANY
+@given(changes())
+def test_all_is_lost_or_nobody(change: tuple[Layout, Layout, list[Task], list[Pod]]) -> None:
+    old, new, tasks, pods = change
+    found = plan(old, new, tasks, pods)
+    if found.refusals:
+        assert (found.keeps, found.moves) == ((), ())
+        return
+    after = applied(found)
+    assert [task.process for task in after] == sorted(task.process for task in tasks)
+    ledger = Ledger(new)
+    assert all(ledger.restore(task) for task in after), "every list exists and has one owner"
+    for task in after:
+        before = next(other for other in tasks if other.process == task.process)
+        assert (task.pool, len(task.lists)) == (before.pool, len(before.lists))
+        lists = {item.name: item for item in new.pools[task.pool].lists}
+        if task.socket != -1 and task.pool != "infra":
+            assert {lists[name].socket for name in task.lists} == {task.socket}
+        if new.pools[task.pool].exclusive:
+            assert set(before.lists) & lists.keys() <= set(task.lists), "who has a list that stays keeps it"
+    for name, pool in new.pools.items():
+        if pool.exclusive:
+            assert sum(demand(name, tasks, pods).values()) <= len(pool.lists)
+    again = plan(new, new, after, pods)
+    assert (again.moves, again.refusals) == ((), ())
+    assert plan(old, new, reversed(tasks), reversed(pods)) == found
+
+
+@MANY
+@given(changes())
+def test_no_exclusive_cpu_has_two_owners_at_any_instant(change: tuple[Layout, Layout, list[Task], list[Pod]]) -> None:
+    old, new, tasks, _ = change
+    found = plan(old, new, tasks)
+    assume(found.moves)
+    try:
+        made = steps(found, new)
+    except NoRoomError:
+        # Only where every CPU that is shared before long is somebody's own now.
+        owned = frozenset().union(*(cpus_of(old, task) for task in tasks if old.pools[task.pool].exclusive))
+        shared = frozenset().union(*(pool.cpus for pool in new.pools.values() if not pool.exclusive))
+        assert shared & owned
+        return
+    kinds = {task.process: new.pools[task.pool].exclusive for task in tasks}
+    now = {task.process: (cpus_of(old, task), kinds[task.process]) for task in tasks}
+    for step in made:
+        now[step.process] = (step.cpus, step.last and kinds[step.process])
+        for process, (cpus, owns) in now.items():
+            assert cpus
+            for other, (others, owns_too) in now.items():
+                assert process == other or not (cpus & others and (owns or owns_too))
+    assert {process: cpus for process, (cpus, _) in now.items()} == {task.process: cpus_of(new, task) for task in applied(found)}
+    parked = [step.process for step in made if not step.last]
+    assert len(parked) == len(set(parked)), "nobody is parked twice"
