@@ -1,0 +1,35 @@
+"""Where a thread goes when its task's CPU lists change: its own mask is mapped place by place and never flattened.
+
+A thread that was bound to one CPU of its task (an lcore of DPDK) is bound to one CPU afterwards, the first sibling of a core to a first
+sibling. Pure, and harmless to repeat: what has been mapped already maps to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cmk.model.cpuset import CpuSet
+
+NOTHING: CpuSet = frozenset()
+
+
+class Mapping:
+    """From the CPU lists of a task before to those after. A list that stays maps to itself; those that go, in order, to those that come."""
+
+    def __init__(self, old: Sequence[CpuSet], new: Sequence[CpuSet]) -> None:
+        self.old, self.new = NOTHING.union(*old), NOTHING.union(*new)
+        self._to: dict[int, int] = {}
+        going = sorted((cpus for cpus in old if cpus not in new), key=min)
+        coming = sorted((cpus for cpus in new if cpus not in old), key=min)
+        for index, cpus in enumerate(going):
+            places = sorted(coming[index % len(coming)] if coming else self.new)
+            for place, cpu in enumerate(sorted(cpus)):
+                self._to[cpu] = cpu if cpu in self.new else places[place % len(places)]
+
+    def mask(self, mask: CpuSet) -> CpuSet:
+        """The new mask of a thread that had this one; the same for a thread that runs elsewhere than its task."""
+        if not mask <= self.old | self.new:
+            return mask
+        if mask == self.old:
+            return self.new
+        return frozenset(self._to.get(cpu, cpu) for cpu in mask)
