@@ -1,0 +1,104 @@
+"""Real processes and real affinities; it takes a machine with two CPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cmk.host.affinity import AffinityError
+from cmk.host.mover import move, undo
+from cmk.host.procfs import Procfs
+from cmk.model.cpuset import CpuSet
+from cmk.model.remap import Mapping
+
+CPUS = sorted(os.sched_getaffinity(0))
+ONE, OTHER = frozenset(CPUS[:1]), frozenset(CPUS[1:2])
+PROCFS = Procfs()
+# So many threads, each of which ends and is replaced by one that it makes itself, until nobody reads any more.
+SPAWNER = """
+import os, sys, threading, time
+os.sched_setaffinity(0, {int(sys.argv[2])})
+end = time.monotonic() + 20
+def live(depth):
+    time.sleep(0.02)
+    if time.monotonic() < end:
+        threading.Thread(target=live, args=(depth + 1,)).start()
+for _ in range(int(sys.argv[1])):
+    threading.Thread(target=live, args=(0,)).start()
+print("ready", flush=True)
+"""
+
+
+@pytest.fixture
+def spawner() -> Iterator[Callable[[int], int]]:
+    running: list[subprocess.Popen[str]] = []
+
+    def start(count: int) -> int:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SPAWNER, str(count), str(min(ONE))],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process.pid
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def masks(pid: int) -> set[CpuSet]:
+    found = set()
+    for tid in PROCFS.threads(pid):
+        try:
+            found.add(frozenset(os.sched_getaffinity(tid)))
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(spawner: Callable[[int], int]) -> None:
+    pid = spawner(300)
+    assert masks(pid) == {ONE}
+    moved = move(PROCFS, lambda: [pid], Mapping([ONE], [OTHER]).mask)
+    assert len(moved) >= 300
+    for _ in range(20):
+        assert masks(pid) == {OTHER}
+        time.sleep(0.01)
+
+
+def test_who_runs_elsewhere_is_left_alone(spawner: Callable[[int], int]) -> None:
+    pid = spawner(0)
+    os.sched_setaffinity(pid, ONE | OTHER)
+    assert move(PROCFS, lambda: [pid], Mapping([ONE], [frozenset({4000})]).mask) == []
+    assert masks(pid) == {ONE | OTHER}
+
+
+def test_what_cannot_be_had_is_told_and_undone(spawner: Callable[[int], int]) -> None:
+    first, second = spawner(0), spawner(0)
+    targets = {first: OTHER, second: frozenset({4000})}
+    asked = iter([OTHER, frozenset({4000})])
+    with pytest.raises(AffinityError, match=f"process {second}, thread {second}: CPUs 4000 refused by the kernel"):
+        move(PROCFS, lambda: targets, lambda mask: next(asked))
+    assert (masks(first), masks(second)) == ({ONE}, {ONE})
+
+
+def test_undo_puts_back_those_that_still_are_who_they_were(spawner: Callable[[int], int]) -> None:
+    pid = spawner(0)
+    moved = move(PROCFS, lambda: [pid], Mapping([ONE], [OTHER]).mask)
+    assert masks(pid) == {OTHER}
+    assert undo(PROCFS, moved) == []
+    assert masks(pid) == {ONE}
+
+
+def test_processes_that_ended_are_passed_over(spawner: Callable[[int], int]) -> None:
+    pid = spawner(0)
+    assert [thread.tid for thread in move(PROCFS, lambda: [2**22 + 1, pid], Mapping([ONE], [OTHER]).mask)] == [pid]
