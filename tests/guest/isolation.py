@@ -108,6 +108,14 @@ def a_partition_comes_and_goes(guest: Guest) -> None:
             assert changed(masks, guest.masks()) == {}
         guest.switch(partition="auto")
         wait_for("the partition again", lambda: cpuset.parse(isolated(guest)) >= cpuset.parse(cpus), SECONDS)
+        wait_for("its report", lambda: guest.layer("partition") == "on", SECONDS)
+        now, agents = files(guest), guest.agent_pids()
+        guest.on_node(1, f"kill -9 {agents[0]}")
+        wait_for("another agent", lambda: len(guest.agent_pids()) == 1 and guest.agent_pids() != agents, SECONDS)
+        wait_for("it serves", lambda: pid in guest.tasks("exclusive"), SECONDS)
+        for name, groups in files(guest).items():  # the agent's own container is another one
+            assert {path: text for path, text in groups.items() if path in now[name]}.items() <= now[name].items()
+            assert any(pod.uid in path for path in groups)
     wait_for("it went with its container", lambda: isolated(guest) == at_boot, SECONDS)
     wait_for("nothing is left above", lambda: not any(guest.groups("cpuset.cpus.exclusive").values()), SECONDS)
     assert changed(masks, guest.masks()) == {}

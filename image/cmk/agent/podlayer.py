@@ -188,12 +188,15 @@ class PodLayer:
         self._keepout = None
 
     def _begin_partitions(self, made: Partitions, cpusets: Cpusets) -> None:
+        groups = dict(cpusets.walk())
         if why := made.why_not():
             self._partition = LayerState(IMPOSSIBLE, why)
-        elif not self._saved().partitioned and (others := made.now(dict(cpusets.walk()))):
+        elif not self._saved().partitioned and (others := made.now(groups)):
             text = f"{next(iter(others)) or 'kubepods'} has exclusive CPUs that somebody else gave it: take them away first"
             self._partition = LayerState(CONFLICT, text)
         else:
+            # What an earlier agent made goes on, and keeps its set.
+            made.let_go(groups, self._holds(), self.exclusive)
             self._partition = LayerState(ON)
             self._partitions = made
 

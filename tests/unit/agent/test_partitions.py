@@ -52,6 +52,22 @@ def test_a_container_that_is_on_its_core_alone_becomes_one_and_ends_with_its_tas
     in_loop(scenario)
 
 
+def test_the_next_agent_has_nothing_to_do(host: Host) -> None:
+    def scenario() -> None:
+        first = host.layers()
+        first.apply(ASKED, "")
+        first.stop()
+        before = snapshot(host.cgroups)
+        second = host.layers()
+        second.resume()
+        second.apply(ASKED, "")
+        assert host.kernel.writes == []
+        assert snapshot(host.cgroups) == before
+        second.stop()
+
+    in_loop(scenario)
+
+
 def test_who_comes_later_becomes_one_after_he_was_pinned(host: Host) -> None:
     async def run() -> None:
         host.ledger.release(TASK.process)
