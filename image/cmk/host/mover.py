@@ -14,9 +14,16 @@ from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation import Thread
 
+Target = Callable[[int, CpuSet], CpuSet]
 
-def move(procfs: Procfs, pids: Callable[[], Iterable[int]], target: Callable[[CpuSet], CpuSet]) -> list[Thread]:
-    """Give every thread the mask that ``target`` says of its own; returns those that changed, with what they had.
+
+def mask_of(tid: int) -> CpuSet:
+    """Where a thread may run; raises ProcessLookupError."""
+    return frozenset(os.sched_getaffinity(tid))
+
+
+def move(procfs: Procfs, pids: Callable[[], Iterable[int]], target: Target) -> list[Thread]:
+    """Give every thread the mask that ``target`` says for it and its own one; returns those that changed, with what they had.
 
     ``pids`` lists the processes, anew for each pass. Raises AffinityError, with every thread back where it was.
     """
@@ -44,7 +51,7 @@ def undo(procfs: Procfs, moved: Iterable[Thread]) -> list[Thread]:
     return left
 
 
-def _pass(procfs: Procfs, pids: Iterable[int], target: Callable[[CpuSet], CpuSet], moved: list[Thread]) -> bool:
+def _pass(procfs: Procfs, pids: Iterable[int], target: Target, moved: list[Thread]) -> bool:
     """Look at every thread once; returns whether there was one to move."""
     any_moved = False
     for pid in pids:
@@ -60,9 +67,9 @@ def _pass(procfs: Procfs, pids: Iterable[int], target: Callable[[CpuSet], CpuSet
     return any_moved
 
 
-def _move_one(procfs: Procfs, pid: int, tid: int, target: Callable[[CpuSet], CpuSet], moved: list[Thread]) -> bool:
-    before = frozenset(os.sched_getaffinity(tid))
-    wanted = target(before)
+def _move_one(procfs: Procfs, pid: int, tid: int, target: Target, moved: list[Thread]) -> bool:
+    before = mask_of(tid)
+    wanted = target(tid, before)
     if wanted == before:
         return False
     # Noted before it is done: what fails half way is put back too.
@@ -75,7 +82,7 @@ def _move_one(procfs: Procfs, pid: int, tid: int, target: Callable[[CpuSet], Cpu
         raise AffinityError(
             f"process {pid}, thread {tid}: CPUs {cpuset.kernel_list(wanted)} refused by the kernel ({error.strerror})"
         ) from error
-    got = frozenset(os.sched_getaffinity(tid))
+    got = mask_of(tid)
     if got != wanted:
         raise AffinityError(
             f"process {pid}, thread {tid}: of CPUs {cpuset.kernel_list(wanted)} its cpuset allows only {cpuset.kernel_list(got)}"

@@ -19,12 +19,22 @@ NOTHING: CpuSet = frozenset()
 
 
 class Move(msgspec.Struct, frozen=True):
-    """A task's lists before and after; CPUs may differ under the same pool only."""
+    """A task, the names of its lists afterwards, and the CPUs of its lists before and after."""
 
     task: Task
     lists: tuple[str, ...]
-    old: CpuSet
-    new: CpuSet
+    old_lists: tuple[CpuSet, ...]
+    new_lists: tuple[CpuSet, ...]
+
+    @property
+    def old(self) -> CpuSet:
+        """All CPUs before."""
+        return NOTHING.union(*self.old_lists)
+
+    @property
+    def new(self) -> CpuSet:
+        """All CPUs after."""
+        return NOTHING.union(*self.new_lists)
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -63,7 +73,7 @@ def plan(
         return Plan(refusals=tuple(refusals))
     moves, keeps = [], []
     for task in ordered:
-        move = Move(task, lists[task.process], cpus_of(old, task), cpus_of(new, task, lists[task.process]))
+        move = Move(task, lists[task.process], _lists(old, task.pool, task.lists), _lists(new, task.pool, lists[task.process]))
         if move.old == move.new and move.lists == task.lists:
             keeps.append(task)
         else:
@@ -174,8 +184,12 @@ def _shared(old: Pool, new: Pool, tasks: list[Task]) -> tuple[dict[Process, tupl
 
 def cpus_of(layout: Layout, task: Task, lists: Iterable[str] | None = None) -> CpuSet:
     """CPUs that a task has in a layout, by its own lists or by others."""
-    names = set(task.lists if lists is None else lists)
-    return NOTHING.union(*(item.cpus for item in layout.pools[task.pool].lists if item.name in names))
+    return NOTHING.union(*_lists(layout, task.pool, task.lists if lists is None else lists))
+
+
+def _lists(layout: Layout, pool: str, names: Iterable[str]) -> tuple[CpuSet, ...]:
+    wanted = set(names)
+    return tuple(item.cpus for item in layout.pools[pool].lists if item.name in wanted)
 
 
 def _who(task: Task, names: Mapping[str, str]) -> str:

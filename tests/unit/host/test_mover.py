@@ -55,6 +55,10 @@ def spawner() -> Iterator[Callable[[int], int]]:
         process.communicate()
 
 
+def through(mapping: Mapping) -> Callable[[int, CpuSet], CpuSet]:
+    return lambda tid, mask: mapping.mask(mask)
+
+
 def masks(pid: int) -> set[CpuSet]:
     found = set()
     for tid in PROCFS.threads(pid):
@@ -68,7 +72,7 @@ def masks(pid: int) -> set[CpuSet]:
 def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(spawner: Callable[[int], int]) -> None:
     pid = spawner(300)
     assert masks(pid) == {ONE}
-    moved = move(PROCFS, lambda: [pid], Mapping([ONE], [OTHER]).mask)
+    moved = move(PROCFS, lambda: [pid], through(Mapping([ONE], [OTHER])))
     assert len(moved) >= 300
     for _ in range(20):
         assert masks(pid) == {OTHER}
@@ -78,7 +82,7 @@ def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(
 def test_who_runs_elsewhere_is_left_alone(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
     os.sched_setaffinity(pid, ONE | OTHER)
-    assert move(PROCFS, lambda: [pid], Mapping([ONE], [frozenset({4000})]).mask) == []
+    assert move(PROCFS, lambda: [pid], through(Mapping([ONE], [frozenset({4000})]))) == []
     assert masks(pid) == {ONE | OTHER}
 
 
@@ -87,13 +91,13 @@ def test_what_cannot_be_had_is_told_and_undone(spawner: Callable[[int], int]) ->
     targets = {first: OTHER, second: frozenset({4000})}
     asked = iter([OTHER, frozenset({4000})])
     with pytest.raises(AffinityError, match=f"process {second}, thread {second}: CPUs 4000 refused by the kernel"):
-        move(PROCFS, lambda: targets, lambda mask: next(asked))
+        move(PROCFS, lambda: targets, lambda tid, mask: next(asked))
     assert (masks(first), masks(second)) == ({ONE}, {ONE})
 
 
 def test_undo_puts_back_those_that_still_are_who_they_were(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
-    moved = move(PROCFS, lambda: [pid], Mapping([ONE], [OTHER]).mask)
+    moved = move(PROCFS, lambda: [pid], through(Mapping([ONE], [OTHER])))
     assert masks(pid) == {OTHER}
     assert undo(PROCFS, moved) == []
     assert masks(pid) == {ONE}
@@ -101,4 +105,4 @@ def test_undo_puts_back_those_that_still_are_who_they_were(spawner: Callable[[in
 
 def test_processes_that_ended_are_passed_over(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
-    assert [thread.tid for thread in move(PROCFS, lambda: [2**22 + 1, pid], Mapping([ONE], [OTHER]).mask)] == [pid]
+    assert [thread.tid for thread in move(PROCFS, lambda: [2**22 + 1, pid], through(Mapping([ONE], [OTHER])))] == [pid]

@@ -1,0 +1,210 @@
+"""Pools changed under running tasks: a journal first, then every thread, then the files; whoever finds a journal finishes or undoes it.
+
+Every step may be made again: a thread that is where it should be is left there. So a change that was cut anywhere is begun afresh.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from cmk.host import mover, state
+from cmk.host.affinity import AffinityError
+from cmk.host.members import find_members
+from cmk.host.procfs import Procfs
+from cmk.model.cpuset import CpuSet
+from cmk.model.isolation import Thread
+from cmk.model.layout import SavedLayout
+from cmk.model.ledger import Process, Task, TasksFile
+from cmk.model.place import Place
+from cmk.model.plan import Move, Plan
+from cmk.model.remap import Mapping
+from cmk.model.steps import Step, steps
+
+log = logging.getLogger(__name__)
+
+NOTHING: CpuSet = frozenset()
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A process of a task; the first is one too. ``threads`` have the masks they had before the change."""
+
+    process: Process
+    task: Process
+    threads: tuple[Thread, ...]
+
+
+class Journal(msgspec.Struct, frozen=True):
+    """A change that has begun: enough to finish it and to undo it. Void after a reboot."""
+
+    boot: str
+    old: SavedLayout
+    new: SavedLayout
+    plan: Plan
+    members: tuple[Member, ...]
+
+
+class ChangeError(RuntimeError):
+    """The change could not be made, and is undone; the text says which process is in the way, and why."""
+
+
+class Change:
+    """Where the journal is, and the files that it leads from one state to the other."""
+
+    def __init__(self, journal: Path, layout: Path, tasks: Path, procfs: Procfs) -> None:
+        self._journal = journal
+        self._layout = layout
+        self._tasks = tasks
+        self._procfs = procfs
+
+    def make(self, old: SavedLayout, new: SavedLayout, plan: Plan) -> list[Task]:
+        """Make a plan without refusals come true; returns the tasks as they are booked then.
+
+        Raises NoRoomError before anything has happened, ChangeError when it was undone, StateError.
+        """
+        steps(plan, new.layout)
+        journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan)))
+        state.write(self._journal, journal, durable=True)
+        return self._run(journal)
+
+    def resume(self) -> None:
+        """Finish, or else undo, what another agent began; nothing to do without a journal. Raises StateError."""
+        journal = state.read(self._journal, Journal)
+        if journal is None:
+            return
+        if journal.boot != self._procfs.boot_id():
+            self._commit(journal.new, [])
+            return
+        try:
+            self._run(journal)
+            log.info("finished a change of pools that had been cut short")
+        except ChangeError as error:
+            log.error("undid a change of pools that had been cut short: %s", error)
+
+    def _run(self, journal: Journal) -> list[Task]:
+        made = steps(journal.plan, journal.new.layout)
+        try:
+            for step in made:
+                self._go(journal, step, _rooms(made, step.process))
+        except AffinityError as error:
+            for step in reversed(made):
+                self._back(journal, step, _rooms(made, step.process))
+            self._commit(journal.old, _booked(journal.plan, after=False))
+            raise ChangeError(str(error)) from error
+        tasks = [task for task in _booked(journal.plan, after=True) if self._procfs.is_alive(task.process)]
+        self._commit(journal.new, tasks)
+        return tasks
+
+    def _go(self, journal: Journal, step: Step, rooms: frozenset[CpuSet]) -> None:
+        move = _move_of(journal.plan, step.process)
+        mapping = Mapping(move.old_lists, move.new_lists)
+        masks = {thread.tid: thread.before for thread in self._living(journal, step.process)}
+
+        def target(tid: int, mask: CpuSet) -> CpuSet:
+            before = masks.get(tid, move.old if mask in rooms else mask)
+            if not before <= move.old:
+                return mask
+            if not step.last:
+                return mask if mask <= move.new else step.cpus
+            # One that is in the new lists and not as it was has been here before.
+            return mapping.mask(before) if mask == before or mask in rooms or not mask <= move.new else mask
+
+        mover.move(self._procfs, self._pids(journal, move, rooms), target)
+
+    def _back(self, journal: Journal, step: Step, rooms: frozenset[CpuSet]) -> None:
+        """To where it was before this step: where it came from is free when all later ones have been undone."""
+        move = _move_of(journal.plan, step.process)
+        reverse = Mapping(move.new_lists, move.old_lists)
+        masks = {thread.tid: thread.before for thread in self._living(journal, step.process)}
+        room = next(iter(rooms)) if rooms and step.last else NOTHING
+
+        def target(tid: int, mask: CpuSet) -> CpuSet:
+            if not mask <= move.new and mask not in rooms:
+                return mask
+            if room:
+                return mask if mask <= move.old else room
+            return masks.get(tid) or (move.old if mask in rooms else reverse.mask(mask))
+
+        try:
+            mover.move(self._procfs, self._pids(journal, move, rooms), target)
+        except AffinityError as error:
+            log.error("on the way back: %s", error)
+
+    def _pids(self, journal: Journal, move: Move, rooms: frozenset[CpuSet]) -> Callable[[], list[int]]:
+        """Processes of a task: those that were known, and what they have made since."""
+        task = move.task
+        others = [
+            cpus
+            for other in journal.plan.moves
+            if other.task.process != task.process and (other.task.pod, other.task.container) == (task.pod, task.container)
+            for cpus in (other.old, other.new)
+        ]
+
+        def look() -> list[int]:
+            known = [
+                member.process
+                for member in journal.members
+                if member.task == task.process and self._procfs.is_alive(member.process)
+            ]
+            cpus = move.old.union(move.new, *rooms)
+            born = find_members(self._procfs, Place(task.pod, task.container), cpus, others)
+            return list(dict.fromkeys(process.pid for process in (*known, *born)))
+
+        return look
+
+    def _members(self, plan: Plan) -> Iterable[Member]:
+        for move in plan.moves:
+            task = move.task
+            others = [
+                other.old
+                for other in plan.moves
+                if other.task.process != task.process and (other.task.pod, other.task.container) == (task.pod, task.container)
+            ]
+            born = find_members(self._procfs, Place(task.pod, task.container), move.old, others)
+            for process in dict.fromkeys((task.process, *born)):
+                try:
+                    yield Member(process, task.process, tuple(self._threads(process.pid)))
+                except ProcessLookupError:
+                    continue
+
+    def _threads(self, pid: int) -> Iterable[Thread]:
+        for tid in self._procfs.threads(pid):
+            try:
+                mask = mover.mask_of(tid)
+                yield Thread(tid, self._procfs.start_time(tid), mask, mask)
+            except ProcessLookupError:
+                continue
+
+    def _living(self, journal: Journal, task: Process) -> Iterable[Thread]:
+        for member in journal.members:
+            for thread in member.threads if member.task == task else ():
+                try:
+                    if self._procfs.start_time(thread.tid) == thread.start:
+                        yield thread
+                except ProcessLookupError:
+                    continue
+
+    def _commit(self, saved: SavedLayout, tasks: list[Task]) -> None:
+        found = state.read(self._tasks, TasksFile)
+        boot = self._procfs.boot_id()
+        pods = found.pods if found is not None and found.boot == boot else []
+        state.write(self._layout, saved, durable=True)
+        state.write(self._tasks, TasksFile(boot, tasks, pods), durable=False)
+        self._journal.unlink(missing_ok=True)
+
+
+def _move_of(plan: Plan, process: Process) -> Move:
+    return next(move for move in plan.moves if move.task.process == process)
+
+
+def _rooms(made: Iterable[Step], process: Process) -> frozenset[CpuSet]:
+    """Where a task is parked on its way, if it is."""
+    return frozenset(step.cpus for step in made if step.process == process and not step.last)
+
+
+def _booked(plan: Plan, *, after: bool) -> list[Task]:
+    moved = [msgspec.structs.replace(move.task, lists=move.lists) if after else move.task for move in plan.moves]
+    return sorted([*plan.keeps, *moved], key=lambda task: task.process)

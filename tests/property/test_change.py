@@ -1,0 +1,200 @@
+"""A change of pools cut off at any system call or write, and refused by the kernel at any: what is left is the old state or the new one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import hypothesis.strategies as st
+import msgspec
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+
+from cmk.agent.change import Change, ChangeError
+from cmk.host import state
+from cmk.host.procfs import Procfs
+from cmk.model.config import Section
+from cmk.model.cpuset import CpuSet
+from cmk.model.layout import Layout, SavedLayout
+from cmk.model.ledger import Pod, Task, TasksFile
+from cmk.model.plan import cpus_of, plan
+from cmk.model.steps import NoRoomError
+from cmk.model.topology import Topology
+from tests.property.test_plan import changes, swaps
+
+Case = tuple[Layout, Layout, list[Task], list[Pod]]
+SLOW = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+
+
+class Killed(BaseException):
+    """kill -9, as seen from inside."""
+
+
+class Host:
+    """Processes of one thread each in a fabricated procfs: the first of a task on all its CPUs, a second one on one of them."""
+
+    def __init__(self, root: Path, old: Layout, new: Layout, tasks: list[Task]) -> None:
+        self.root = root
+        self.old, self.new = (
+            SavedLayout(layout, Section({}, name), name, Topology(())) for layout, name in ((old, "a"), (new, "b"))
+        )
+        self.tasks = tasks
+        self.masks: dict[int, CpuSet] = {}
+        self.of: dict[int, Task] = {}
+        self.calls, self.die_at, self.refuse_at = 0, -1, -1
+        (root / "proc/sys/kernel/random").mkdir(parents=True)
+        (root / "proc/sys/kernel/random/boot_id").write_text("boot\n")
+        for task in tasks:
+            cpus = cpus_of(old, task)
+            self._add(task.process.pid, task, cpus)
+            self._add(task.process.pid + 1000, task, frozenset({min(cpus)}))
+        state.write(root / "layout", self.old, durable=False)
+        state.write(root / "tasks", TasksFile("boot", tasks), durable=False)
+        self.before = dict(self.masks)
+
+    def _add(self, pid: int, task: Task, mask: CpuSet) -> None:
+        directory = self.root / f"proc/{pid}"
+        (directory / f"task/{pid}").mkdir(parents=True)
+        (directory / "stat").write_text(f"{pid} (x) S {'0 ' * 18}1 0\n")
+        (directory / "cgroup").write_text(f"0::/kubepods/pod{task.pod}/{task.container}\n")
+        self.masks[pid], self.of[pid] = mask, task
+
+    def change(self) -> Change:
+        return Change(self.root / "journal", self.root / "layout", self.root / "tasks", Procfs(self.root / "proc"))
+
+    @contextmanager
+    def kernel(self) -> Iterator[None]:
+        """Affinities are ours while this is on."""
+        write = state.write
+
+        def noted(*args: object, **more: object) -> None:
+            self._count()
+            write(*args, **more)  # type: ignore[arg-type]
+            self._count()
+
+        with (
+            mock.patch.object(os, "sched_getaffinity", lambda pid: set(self.masks[pid])),
+            mock.patch.object(os, "sched_setaffinity", self._set),
+            mock.patch.object(state, "write", noted),
+        ):
+            yield
+
+    def _set(self, pid: int, cpus: CpuSet) -> None:
+        self._count()
+        if self.calls == self.refuse_at:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self.masks[pid] = frozenset(cpus)
+        self._check()
+
+    def _count(self) -> None:
+        self.calls += 1
+        if self.calls == self.die_at:
+            raise Killed
+
+    def _check(self) -> None:
+        """Who is on a list of an exclusive pool is alone there."""
+        for pid, mask in self.masks.items():
+            task = self.of[pid]
+            mine = cpus_of(self.old.layout, task) | cpus_of(self.new.layout, self._after(task))
+            if self.new.layout.pools[task.pool].exclusive and mask <= mine:
+                for other, others in self.masks.items():
+                    assert self.of[other].process == task.process or not mask & others, (pid, mask, other, others)
+
+    def _after(self, task: Task) -> Task:
+        found = plan(self.old.layout, self.new.layout, self.tasks)
+        return next(
+            (msgspec.structs.replace(task, lists=move.lists) for move in found.moves if move.task.process == task.process), task
+        )
+
+    def assert_settled(self) -> str:
+        """Files and threads agree; returns which layout holds."""
+        saved = state.read(self.root / "layout", SavedLayout)
+        tasks = state.read(self.root / "tasks", TasksFile)
+        assert saved is not None
+        assert tasks is not None
+        assert not (self.root / "journal").exists()
+        assert {task.process for task in tasks.tasks} == {task.process for task in self.tasks}
+        for task in tasks.tasks:
+            cpus = cpus_of(saved.layout, task)
+            assert self.masks[task.process.pid] == cpus
+            beside = self.masks[task.process.pid + 1000]
+            assert beside <= cpus
+            assert len(beside) == 1, "never flattened"
+        if saved == self.old:
+            assert self.masks == self.before
+        return saved.scope
+
+
+@contextmanager
+def host(case: Case) -> Iterator[Host]:
+    old, new, tasks, _ = case
+    # The names of containers are short in the plan's tests; here they have to be what cgroups call them.
+    uid = "0000000{}-1111-2222-3333-444444444444"
+    tasks = [
+        msgspec.structs.replace(task, pod=uid.format(task.pod[1:]), container=f"{task.container.encode().hex():0>64}")
+        for task in tasks
+    ]
+    with tempfile.TemporaryDirectory(prefix="cmk") as directory:
+        yield Host(Path(directory), old, new, tasks)
+
+
+def attempt(made: Host) -> None:
+    found = plan(made.old.layout, made.new.layout, made.tasks)
+    assume(found.moves)
+    try:
+        made.change().make(made.old, made.new, found)
+    except NoRoomError:
+        assume(False)
+
+
+@SLOW
+@given(changes() | swaps(), st.integers(0, 40))
+def test_cut_off_anywhere_the_next_agent_ends_it(case: Case, die_at: int) -> None:
+    with host(case) as made, made.kernel():
+        made.die_at = die_at
+        try:
+            attempt(made)
+        except Killed:
+            made.die_at = -1
+            made.change().resume()
+        assert made.assert_settled() in "ab"
+
+
+@SLOW
+@given(swaps(), st.integers(3, 16), st.integers(0, 40))
+def test_refused_anywhere_all_goes_back_also_when_that_is_cut_off(case: Case, refuse_at: int, die_at: int) -> None:
+    with host(case) as made, made.kernel():
+        made.refuse_at, made.die_at = refuse_at, die_at
+        try:
+            attempt(made)
+        except ChangeError:
+            assert made.assert_settled() == "a"
+            return
+        except Killed:
+            made.die_at = -1
+            try:
+                made.change().resume()
+            except ChangeError:
+                pytest.fail("it is told, not raised")
+        assert made.assert_settled() in "ab"
+
+
+@SLOW
+@given(swaps())
+def test_a_reboot_in_between_leaves_the_new_layout_and_no_tasks(case: Case) -> None:
+    with host(case) as made, made.kernel():
+        made.die_at = 3
+        try:
+            attempt(made)
+        except Killed:
+            made.die_at = -1
+            (made.root / "proc/sys/kernel/random/boot_id").write_text("another\n")
+            made.change().resume()
+            tasks = state.read(made.root / "tasks", TasksFile)
+            assert tasks is not None
+            assert (tasks.boot, tasks.tasks) == ("another", [])
