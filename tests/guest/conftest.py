@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.cluster.cluster import NAMESPACE, REPO, Cluster, Json, wait_for
 
 SECONDS = 120  # everything takes its time on an emulated machine
@@ -91,3 +93,10 @@ def started(isolcpus: str) -> Iterator[Guest]:
     finally:
         if "CMK_KEEP" not in os.environ:
             guest.script("down")
+
+
+@pytest.fixture(scope="module")
+def isolating(guest: Guest) -> Guest:
+    """A host that does not exist has agents get all that layers need, so that switching one starts no new agents."""
+    guest.lay_out("isolation.pods=true", "hosts.nowhere.isolation.pods=true", "hosts.nowhere.isolation.partition=auto")
+    return guest

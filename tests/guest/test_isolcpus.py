@@ -95,13 +95,6 @@ def test_everything_that_remains_and_cores_beside_the_isolated_ones(guest: Guest
     assert (status[RESOURCE], status["cmk.intel.com/exclusive-non-isolcpus-cores"]) == ("5", "1")
 
 
-@pytest.fixture(scope="module")
-def isolating(guest: Guest) -> Guest:
-    """A host that does not exist has agents get all that layers need, so that switching one starts no new agents."""
-    guest.lay_out("isolation.pods=true", "hosts.nowhere.isolation.pods=true", "hosts.nowhere.isolation.partition=auto")
-    return guest
-
-
 def test_nobody_else_may_use_an_owned_core(isolating: Guest) -> None:
     isolation.nobody_else_may_use_an_owned_core(isolating)
 

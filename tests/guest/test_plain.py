@@ -73,13 +73,6 @@ def test_a_layout_that_this_machine_cannot_have_says_what_would_fit(guest: Guest
     assert guest.capacity() == (None, None)
 
 
-@pytest.fixture(scope="module")
-def isolating(guest: Guest) -> Guest:
-    """A host that does not exist has agents get all that layers need, so that switching one starts no new agents."""
-    guest.lay_out("isolation.pods=true", "hosts.nowhere.isolation.pods=true", "hosts.nowhere.isolation.partition=auto")
-    return guest
-
-
 def test_nobody_else_may_use_an_owned_core(isolating: Guest) -> None:
     isolation.nobody_else_may_use_an_owned_core(isolating)
 
