@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,11 @@ class Host:
         self.root = root
         self.cgroups = root / "cgroup"
         (root / "state").mkdir()
+        # Nobody but this very process, so that no test looks at others, or moves them.
+        (root / "proc/sys/kernel/random").mkdir(parents=True)
+        (root / "proc/sys/kernel/random/boot_id").write_text("this boot\n")
+        (root / f"proc/{os.getpid()}").symlink_to(f"/proc/{os.getpid()}")
+        self.procfs = Procfs(root / "proc")
         make(self.cgroups, dict.fromkeys(GROUPS, ALL if strict else ""), strict=strict, cpus=ALL)
         self.strict = strict
         self.kernel: Kernel
@@ -55,7 +61,7 @@ class Host:
 
         directories = [self.root / "state"] * 3
         options = Options("n", "ns", "c", "h", *directories, self.root, cgroups=self.cgroups if cgroups else None)
-        return Layers(options, Procfs(), self.ledger, TOPOLOGY, lambda: None, open_cpusets)
+        return Layers(options, self.procfs, self.ledger, TOPOLOGY, lambda: None, open_cpusets)
 
     def may_use(self, path: str) -> str:
         return self.kernel.text(path, "cpuset.effective_cpus" if self.strict else "cpuset.cpus.effective")
@@ -231,7 +237,7 @@ def test_what_another_boot_left_is_void(host: Host) -> None:
         layers.apply(Isolation(), "")
         layers.stop()
         file = host.root / "state/isolation.json"
-        file.write_text(file.read_text().replace(Procfs().boot_id(), "another"))
+        file.write_text(file.read_text().replace(host.procfs.boot_id(), "another"))
         layers = host.layers()
         layers.resume()
         assert layers.states()["pods"].state == "off"
