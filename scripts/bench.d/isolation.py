@@ -109,6 +109,22 @@ def world_elsewhere() -> Iterator[None]:
                 continue
 
 
+@contextmanager
+def interrupts_put_back() -> Iterator[None]:
+    """They are the machine's, not the cluster's: what the layers moved does not go with the cluster."""
+    files = [Path("/proc/irq/default_smp_affinity"), *Path("/proc/irq").glob("[0-9]*/smp_affinity")]
+    before = {file: file.read_text() for file in files}
+    try:
+        yield
+    finally:
+        for file, text in before.items():
+            try:
+                if file.read_text() != text:
+                    file.write_text(text)
+            except OSError as error:
+                print(f"bench: {file} stays as it is: {error.strerror}", file=sys.stderr)
+
+
 def usage(cluster: Cluster, uid: str) -> tuple[int, int]:
     """Nanoseconds on the core so far: pods but the owner's, and the node outside pods."""
     root = "/sys/fs/cgroup/cpuacct"
@@ -207,7 +223,8 @@ def main(rounds: int, output: Path) -> None:
         cluster.kubectl(
             "create", "configmap", "bench", *(f"--from-file={REPO}/scripts/bench.d/{name}.py" for name in ("probe", "noise"))
         )
-        rows = [row for number in range(rounds) for row in run(cluster, number)]
+        with interrupts_put_back():
+            rows = [row for number in range(rounds) for row in run(cluster, number)]
     finally:
         cluster.script("down")
     with (output / "isolation.csv").open("w") as file:

@@ -42,6 +42,16 @@ def cluster(installed: Cluster) -> Cluster:
     return installed
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """New interrupts may go everywhere, whatever this machine had: there is something to move."""
+    default = Path("/proc/irq/default_smp_affinity")
+    before = default.read_text()
+    default.write_text("3")
+    yield
+    default.write_text(before)
+
+
 def prepare(cluster: Cluster, node: str) -> None:
     """Put a node into the selection and wait until it is ready."""
     cluster.kubectl("label", "node", node, "cmk-node=enabled", "--overwrite")

@@ -248,6 +248,7 @@ def restart_kubelet(cluster: Cluster, number: int) -> None:
     wait_for("the kubelet is back", lambda: cluster.get(*lease)["spec"]["renewTime"] != beats, 90)
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_each_layer_goes_on_and_off_and_leaves_everything_as_it_was(cluster: Cluster) -> None:
     configure(cluster, pods=False)
     assert layer(cluster, "pods") == "off"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cluster.cluster import NAMESPACE, REPO, RESOURCE, Cluster, Json, wait_for
 from tests.cluster.conftest import VALUES, prepare
 from tests.cluster.test_3_isolation import configure, cpusets, everything, layer
@@ -34,6 +36,7 @@ def assert_as_before(cluster: Cluster, before: Untouched) -> None:
     assert cluster.on_node(1, "ls /var/lib/cmk/isolation.json", check=False) == ""
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_uninstalled_while_nodes_are_still_selected_isolation_is_undone(cluster: Cluster) -> None:
     before = with_all_layers(cluster)
     cluster.helm("uninstall", "cmk", "-n", NAMESPACE, "--wait")
@@ -44,6 +47,7 @@ def test_uninstalled_while_nodes_are_still_selected_isolation_is_undone(cluster:
         prepare(cluster, node)
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_the_way_out_leaves_nothing_on_the_nodes(cluster: Cluster) -> None:
     before = with_all_layers(cluster)
     text = (REPO / "README.md").read_text()
