@@ -112,7 +112,9 @@ def a_partition_comes_and_goes(guest: Guest) -> None:
         now, agents = files(guest), guest.agent_pids()
         guest.on_node(1, f"kill -9 {agents[0]}")
         wait_for("another agent", lambda: len(guest.agent_pids()) == 1 and guest.agent_pids() != agents, SECONDS)
-        wait_for("it serves", lambda: pid in guest.tasks("exclusive"), SECONDS)
+        # It takes its time here: longer than a client waits.
+        wait_for("it serves", lambda: guest.on_node(1, "/opt/cmk/cmk describe", check=False), 2 * SECONDS)
+        assert pid in guest.tasks("exclusive")
         for name, groups in files(guest).items():  # the agent's own container is another one
             assert {path: text for path, text in groups.items() if path in now[name]}.items() <= now[name].items()
             assert any(pod.uid in path for path in groups)
