@@ -189,12 +189,12 @@ def test_refused_anywhere_all_goes_back_also_when_that_is_cut_off(case: Case, re
 def test_a_reboot_in_between_leaves_the_new_layout_and_no_tasks(case: Case) -> None:
     with host(case) as made, made.kernel():
         made.die_at = 3
-        try:
+        with pytest.raises(Killed):
             attempt(made)
-        except Killed:
-            made.die_at = -1
-            (made.root / "proc/sys/kernel/random/boot_id").write_text("another\n")
-            made.change().resume()
-            tasks = state.read(made.root / "tasks", TasksFile)
-            assert tasks is not None
-            assert (tasks.boot, tasks.tasks) == ("another", [])
+        made.die_at = -1
+        (made.root / "proc/sys/kernel/random/boot_id").write_text("another\n")
+        made.change().resume()
+        tasks = state.read(made.root / "tasks", TasksFile)
+        assert tasks is not None
+        assert (tasks.boot, tasks.tasks) == ("another", [])
+        assert state.read(made.root / "layout", SavedLayout) == made.new

@@ -20,7 +20,7 @@ from cmk.model.isolation import Thread
 from cmk.model.layout import SavedLayout
 from cmk.model.ledger import Process, Task, TasksFile
 from cmk.model.place import Place
-from cmk.model.plan import Move, Plan
+from cmk.model.plan import Move, Plan, cpus_of
 from cmk.model.remap import Mapping
 from cmk.model.steps import Step, steps
 
@@ -66,7 +66,7 @@ class Change:
         Raises NoRoomError before anything has happened, ChangeError when it was undone, StateError.
         """
         steps(plan, new.layout)
-        journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan)))
+        journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan, new)))
         state.write(self._journal, journal, durable=True)
         return self._run(journal)
 
@@ -136,12 +136,7 @@ class Change:
     def _pids(self, journal: Journal, move: Move, rooms: frozenset[CpuSet]) -> Callable[[], list[int]]:
         """Processes of a task: those that were known, and what they have made since."""
         task = move.task
-        others = [
-            cpus
-            for other in journal.plan.moves
-            if other.task.process != task.process and (other.task.pod, other.task.container) == (task.pod, task.container)
-            for cpus in (other.old, other.new)
-        ]
+        others = _others(journal.plan, journal.new, task)
 
         def look() -> list[int]:
             known = [
@@ -155,15 +150,10 @@ class Change:
 
         return look
 
-    def _members(self, plan: Plan) -> Iterable[Member]:
+    def _members(self, plan: Plan, new: SavedLayout) -> Iterable[Member]:
         for move in plan.moves:
             task = move.task
-            others = [
-                other.old
-                for other in plan.moves
-                if other.task.process != task.process and (other.task.pod, other.task.container) == (task.pod, task.container)
-            ]
-            born = find_members(self._procfs, Place(task.pod, task.container), move.old, others)
+            born = find_members(self._procfs, Place(task.pod, task.container), move.old, _others(plan, new, task))
             for process in dict.fromkeys((task.process, *born)):
                 try:
                     yield Member(process, task.process, tuple(self._threads(process.pid)))
@@ -198,6 +188,17 @@ class Change:
 
 def _move_of(plan: Plan, process: Process) -> Move:
     return next(move for move in plan.moves if move.task.process == process)
+
+
+def _others(plan: Plan, new: SavedLayout, task: Task) -> list[CpuSet]:
+    """CPUs of other tasks in the same container, those that stay among them: processes that are confined there are not this one's."""
+    found = [(move.task, cpus) for move in plan.moves for cpus in (move.old, move.new)]
+    found += [(kept, cpus_of(new.layout, kept)) for kept in plan.keeps]
+    return [
+        cpus
+        for other, cpus in found
+        if other.process != task.process and (other.pod, other.container) == (task.pod, task.container)
+    ]
 
 
 def _rooms(made: Iterable[Step], process: Process) -> frozenset[CpuSet]:

@@ -17,7 +17,6 @@ from cmk.model.cpuset import CpuSet
 from cmk.model.place import Place, place_of_path
 
 NOTHING: CpuSet = frozenset()
-TOP = ""
 # Names of groups do not change what they say; a node has some hundreds at a time, asked about at every allocation.
 MANY = 8192
 Groups = Mapping[str, CpuSet | None]

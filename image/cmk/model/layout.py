@@ -48,6 +48,11 @@ class Pool(msgspec.Struct, frozen=True):
         """Every CPU of the pool."""
         return frozenset().union(*(item.cpus for item in self.lists))
 
+    def named(self, names: Iterable[str]) -> list[CpuList]:
+        """Lists with these names, in the pool's order."""
+        wanted = set(names)
+        return [item for item in self.lists if item.name in wanted]
+
 
 class Layout(msgspec.Struct, frozen=True):
     """Every pool of a node, and what an operator should know about it."""

@@ -21,6 +21,11 @@ def resource_of(pool: str) -> str:
     return f"{RESOURCE_PREFIX}{pool}-cores"
 
 
+def pool_of(resource: str) -> str:
+    """The pool whose lists a resource grants."""
+    return resource.removeprefix(RESOURCE_PREFIX).removesuffix("-cores")
+
+
 class Refused(Exception):  # an answer, not a fault
     """The request is not served. ``final``: it never will be; otherwise it may be once somebody releases."""
 
@@ -187,7 +192,7 @@ class Ledger:
         }
 
     def _lists(self, task: Task) -> list[CpuList]:
-        return [item for item in self.layout.pools[task.pool].lists if item.name in task.lists]
+        return self.layout.pools[task.pool].named(task.lists)
 
     def _by_its_new_name(self, request: Request) -> Request:
         if request.pool in self.layout.pools or request.pool not in OLD_NAMES:

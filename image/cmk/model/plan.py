@@ -13,7 +13,7 @@ import msgspec
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import CpuList, Layout, Pool
-from cmk.model.ledger import ANY_SOCKET, Pod, Process, Task, resource_of
+from cmk.model.ledger import ANY_SOCKET, Pod, Process, Task, pool_of, resource_of
 
 NOTHING: CpuSet = frozenset()
 
@@ -112,7 +112,7 @@ def _too_small(new: Layout, tasks: list[Task], pods: list[Pod]) -> list[Refusal]
     pools = {task.pool for task in tasks} | {name for name, pool in new.pools.items() if pool.exclusive}
     asked = {resource for pod in pods for resource in pod.grants}
     names = {pod.uid: str(pod) for pod in pods}
-    for name in sorted(pools | {resource.removeprefix("cmk.intel.com/").removesuffix("-cores") for resource in asked}):
+    for name in sorted(pools | {pool_of(resource) for resource in asked}):
         pool = new.pools.get(name)
         if pool is not None and not pool.exclusive:
             continue
@@ -188,8 +188,7 @@ def cpus_of(layout: Layout, task: Task, lists: Iterable[str] | None = None) -> C
 
 
 def _lists(layout: Layout, pool: str, names: Iterable[str]) -> tuple[CpuSet, ...]:
-    wanted = set(names)
-    return tuple(item.cpus for item in layout.pools[pool].lists if item.name in wanted)
+    return tuple(item.cpus for item in layout.pools[pool].named(names))
 
 
 def _who(task: Task, names: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ import posixpath
 import msgspec
 
 from cmk.model import quantity
-from cmk.model.ledger import RESOURCE_PREFIX, resource_of
+from cmk.model.ledger import RESOURCE_PREFIX, pool_of, resource_of
 from cmk.webhook.draft import Draft, Json, Path
 from cmk.webhook.merge import CONTAINERS, merge
 from cmk.webhook.rules import Mutations, Rules
@@ -131,7 +131,7 @@ def _cores(draft: Draft, path: Path, rules: Rules) -> dict[str, int]:
             count = quantity.whole(str(merged[name]))
         except ValueError as error:
             raise _Refused(f"{where}: {error}; a core has one owner") from error
-        pool = name.removeprefix(RESOURCE_PREFIX).removesuffix("-cores")
+        pool = pool_of(name)
         if rules.pools is not None and pool not in rules.pools:
             there = ", ".join(sorted(rules.pools)) or "none"
             raise _Refused(f"{where}: there is no exclusive pool {pool}; there are: {there}. A shared pool needs no request")

@@ -67,6 +67,19 @@ class Host:
         return self.kernel.text(path, "cpuset.effective_cpus" if self.strict else "cpuset.cpus.effective")
 
 
+def undo_killed_at_each_write(host: Host) -> None:
+    """Agent after agent undoes what it finds; each gets one write further."""
+    for die_at in range(20):
+        try:
+            last = host.layers(die_at=die_at)
+            last.resume()
+            last.undo()
+            return
+        except Killed:
+            continue
+    pytest.fail("never undone")
+
+
 def in_loop(scenario: Callable[[], None]) -> None:
     async def run() -> None:
         scenario()
@@ -118,14 +131,7 @@ def test_killed_at_any_write_the_next_agent_completes_and_undoes(host: Host, die
         assert host.kernel.effective(GROUPS[4]) >= FIRST.cpus
         assert not any(FIRST.cpus & host.kernel.effective(path) for path in (GROUPS[5], GROUPS[6], GROUPS[7]))
         layers.stop()
-        for again in range(20):
-            try:
-                last = host.layers(die_at=again)
-                last.resume()
-                last.undo()
-                break
-            except Killed:
-                continue
+        undo_killed_at_each_write(host)
         if host.strict:
             assert snapshot(host.cgroups) == before
         assert {host.may_use(path) for path in GROUPS} == {ALL}

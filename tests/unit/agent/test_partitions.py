@@ -12,7 +12,7 @@ from cmk.agent.layers import Layers
 from cmk.agent.partitions import EXCLUSIVE, ISOLATED, MEMBER, PARTITION
 from cmk.model import cpuset
 from cmk.model.isolation import Isolation
-from tests.unit.agent.test_layers import FIRST, GROUPS, OWNER, TASK, Host, in_loop
+from tests.unit.agent.test_layers import FIRST, GROUPS, OWNER, TASK, Host, in_loop, undo_killed_at_each_write
 from tests.unit.cgrouptree import Killed, set_text, snapshot
 
 MINE = GROUPS[4]
@@ -192,14 +192,7 @@ def test_killed_at_any_write_the_next_agent_completes_and_undoes(host: Host, die
         layers.apply(ASKED, "")
         assert (partitions(host), exclusive(host)) == ({MINE}, CHAIN)
         layers.stop()
-        for again in range(20):
-            try:
-                last = host.layers(die_at=again)
-                last.resume()
-                last.undo()
-                break
-            except Killed:
-                continue
+        undo_killed_at_each_write(host)
         assert (partitions(host), exclusive(host)) == (set(), {})
 
     in_loop(scenario)
