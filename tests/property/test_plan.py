@@ -68,8 +68,9 @@ def swaps(draw: st.DrawFn) -> tuple[Layout, Layout, list[Task], list[Pod]]:
     old, new = layout(draw(st.permutations(cores))), layout(draw(st.permutations(cores)))
     ledger = Ledger(old, require_grant=False)
     lists = [(name, item) for name, pool in old.pools.items() for item in pool.lists]
+    apart = draw(st.sampled_from([4, 100]))  # or several in a container
     for pid, (name, _) in enumerate(lists):
-        ledger.allocate(Request(name, Process(pid + 1, 1), pod=Pod(f"u{pid % 4}", "ns", "p", {}), container=f"c{pid}"))
+        ledger.allocate(Request(name, Process(pid + 1, 1), pod=Pod(f"u{pid % 4}", "ns", "p", {}), container=f"c{pid % apart}"))
     return old, new, list(ledger.tasks.values()), []
 
 

@@ -136,7 +136,8 @@ class Change:
     def _pids(self, journal: Journal, move: Move, rooms: frozenset[CpuSet]) -> Callable[[], list[int]]:
         """Processes of a task: those that were known, and what they have made since."""
         task = move.task
-        others = _others(journal.plan, journal.new, task)
+        others = _others(journal.new, journal.plan, task, begun=True)
+        taken = {member.process for member in journal.members if member.task != task.process}
 
         def look() -> list[int]:
             known = [
@@ -145,15 +146,15 @@ class Change:
                 if member.task == task.process and self._procfs.is_alive(member.process)
             ]
             cpus = move.old.union(move.new, *rooms)
-            born = find_members(self._procfs, Place(task.pod, task.container), cpus, others)
-            return list(dict.fromkeys(process.pid for process in (*known, *born)))
+            born = set(find_members(self._procfs, Place(task.pod, task.container), cpus, others)) - taken
+            return list(dict.fromkeys(process.pid for process in (*known, *sorted(born))))
 
         return look
 
     def _members(self, plan: Plan, new: SavedLayout) -> Iterable[Member]:
         for move in plan.moves:
             task = move.task
-            born = find_members(self._procfs, Place(task.pod, task.container), move.old, _others(plan, new, task))
+            born = find_members(self._procfs, Place(task.pod, task.container), move.old, _others(new, plan, task, begun=False))
             for process in dict.fromkeys((task.process, *born)):
                 try:
                     yield Member(process, task.process, tuple(self._threads(process.pid)))
@@ -190,10 +191,13 @@ def _move_of(plan: Plan, process: Process) -> Move:
     return next(move for move in plan.moves if move.task.process == process)
 
 
-def _others(plan: Plan, new: SavedLayout, task: Task) -> list[CpuSet]:
-    """CPUs of other tasks in the same container, those that stay among them: processes that are confined there are not this one's."""
-    found = [(move.task, cpus) for move in plan.moves for cpus in (move.old, move.new)]
-    found += [(kept, cpus_of(new.layout, kept)) for kept in plan.keeps]
+def _others(new: SavedLayout, plan: Plan, task: Task, *, begun: bool) -> list[CpuSet]:
+    """CPUs of other tasks in the same container: processes confined there are not this one's. Once moves have ``begun`` it is only those
+    that stay of whom that can be said.
+    """
+    found = [(kept, cpus_of(new.layout, kept)) for kept in plan.keeps]
+    if not begun:
+        found += [(move.task, move.old) for move in plan.moves]
     return [
         cpus
         for other, cpus in found
