@@ -196,6 +196,26 @@ class NetworkPolicy(Strict, rename={"from_": "from"}):
     apiServerPorts: list[int] | UnsetType = UNSET
 
 
+class Plan(Strict):
+    """The hook before an upgrade."""
+
+    enabled: bool | None = None
+
+
+class Verify(Strict):
+    """The hook after it."""
+
+    enabled: bool | None = None
+    timeoutSeconds: Annotated[int, Meta(ge=1, le=3600)] | None = None
+    maxFailures: Annotated[int, Meta(ge=0)] | Annotated[str, Meta(pattern="^([0-9]+|[0-9]{1,2}%|100%)$")] | None = None
+
+
+class Rollout(Strict):
+    """How many nodes change at a time."""
+
+    maxUnavailable: Annotated[int, Meta(ge=0, le=100)] | None = None
+
+
 class StarlingxConf(msgspec.Struct):
     """What StarlingX's charts took. Other keys belong to helm-toolkit and are ignored with a word."""
 
@@ -227,6 +247,9 @@ class Values(Scope, rename={"global_": "global"}):
     agent: Agent | UnsetType = UNSET
     webhook: Webhook | UnsetType = UNSET
     networkPolicy: NetworkPolicy | UnsetType = UNSET
+    plan: Plan | UnsetType = UNSET
+    verify: Verify | UnsetType = UNSET
+    rollout: Rollout | UnsetType = UNSET
     crds: Crds | UnsetType = UNSET
     nameOverride: str | UnsetType = UNSET
     fullnameOverride: str | UnsetType = UNSET

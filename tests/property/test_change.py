@@ -147,7 +147,8 @@ def attempt(made: Host) -> None:
     found = plan(made.old.layout, made.new.layout, made.tasks)
     assume(found.moves)
     try:
-        made.change().make(made.old, made.new, found)
+        change = made.change()
+        change.finish(change.begin(made.old, made.new, found))
     except NoRoomError:
         assume(False)
 

@@ -64,6 +64,10 @@ unsupportedRuntimeClasses: []
 cpuRequests: "off"
 {{- end -}}
 
+{{- define "cmk.plan" -}}{{ include "cmk.over" (list (dict "enabled" true) .Values.plan) }}{{- end -}}
+{{- define "cmk.verify" -}}{{ include "cmk.over" (list (dict "enabled" true "timeoutSeconds" 240 "maxFailures" 0) .Values.verify) }}{{- end -}}
+{{- define "cmk.rollout" -}}{{ include "cmk.over" (list (dict "maxUnavailable" 0) .Values.rollout) }}{{- end -}}
+
 {{/* Values over their defaults, key by key; null and "" leave the default. Call with (list defaults values). */}}
 {{- define "cmk.over" -}}
 {{- $result := index . 0 -}}

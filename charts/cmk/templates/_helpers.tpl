@@ -15,6 +15,7 @@
 {{- end -}}
 {{- define "cmk.config.name" -}}{{ include "cmk.fullname" . }}-config{{- end -}}
 {{- define "cmk.hosts.prefix" -}}{{ include "cmk.fullname" . }}-hosts{{- end -}}
+{{- define "cmk.rollout.prefix" -}}{{ include "cmk.fullname" . }}-rollout{{- end -}}
 
 {{/* Selector labels are immutable on workloads: these three and no others, for ever. */}}
 {{- define "cmk.selectorLabels" -}}

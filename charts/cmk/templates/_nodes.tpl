@@ -80,7 +80,7 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{- $section := include "cmk.section" (include "cmk.merge" (list $scopes.default $group ($group.scope | default $name)) | fromJson) | fromJson -}}
 {{- $_ := set $groups $name (dict "weight" ($group.weight | int64) "matchLabels" $group.matchLabels "section" $section) -}}
 {{- end -}}
-{{- dict "selection" (include "cmk.selection" . | fromJson) "default" (include "cmk.section" $scopes.default | fromJson) "groups" $groups | toPrettyJson -}}
+{{- dict "selection" (include "cmk.selection" . | fromJson) "default" (include "cmk.section" $scopes.default | fromJson) "groups" $groups "maxUnavailable" ((include "cmk.rollout" . | fromJson).maxUnavailable | int64) | toPrettyJson -}}
 {{- end -}}
 
 {{/* One host: its section under each group it can be in. Call with (dict "scopes" all scopes "host" this one). */}}
@@ -98,6 +98,34 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{- end -}}
 {{- end -}}
 {{- dict "group" ($host.group | default "") "alone" ($host.alone | default false) "scope" $host.scope "sections" $sections | toJson -}}
+{{- end -}}
+
+{{/* Hosts by shard (adler32 of the name, modulo 16; the agent computes the same): JSON of {NN: {host: ...}}. */}}
+{{- define "cmk.shards" -}}
+{{- $scopes := include "cmk.scopes" . | fromJson -}}
+{{- $shards := dict -}}
+{{- range $name, $host := $scopes.hosts -}}
+{{- $shard := printf "%02d" (mod (adler32sum $name | int64) 16) -}}
+{{- $hosts := index $shards $shard | default dict -}}
+{{- $_ := set $hosts $name (include "cmk.host" (dict "scopes" $scopes "host" $host) | fromJson) -}}
+{{- $_ := set $shards $shard $hosts -}}
+{{- end -}}
+{{- $shards | toJson -}}
+{{- end -}}
+
+{{/* A volume with the whole configuration, for a hook. Call with (dict "root" $ "config" name "hosts" prefix). */}}
+{{- define "cmk.configVolume" -}}
+- name: config
+  projected:
+    sources:
+      - configMap:
+          name: {{ .config }}
+          items: [{key: config.json, path: config.json}]
+      {{- range $shard, $_ := include "cmk.shards" .root | fromJson }}
+      - configMap:
+          name: {{ $.hosts }}-{{ $shard }}
+          items: [{key: hosts.json, path: hosts-{{ $shard }}.json}]
+      {{- end }}
 {{- end -}}
 
 {{/* Every section of every scope, by where it comes from: JSON. */}}

@@ -11,12 +11,16 @@ from pathlib import Path
 import msgspec
 
 from cmk.agent.lifetimes import Lifetimes
+from cmk.agent.notices import DIRECTORY, Notices, name_of
 from cmk.agent.pods import Pods
 from cmk.host import affinity, state
 from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
+from cmk.model import onmove
 from cmk.model.cpuset import CpuSet
+from cmk.model.layout import Layout
 from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task, TasksFile
+from cmk.model.onmove import How, OnMove, OnMoveError
 from cmk.model.place import MixedCgroupsError, Place
 from cmk.model.wire import Isolate
 
@@ -36,7 +40,8 @@ class Allocator:
         procfs: Procfs,
         tasks_file: Path,
         changed: Callable[[], None],
-        clear: Callable[[], None] = lambda: None,
+        clear: Callable[[], None],
+        notices: Notices,
     ) -> None:
         self.ledger = ledger
         self.pods = pods
@@ -44,6 +49,7 @@ class Allocator:
         self._file = tasks_file
         self._changed = changed
         self._clear = clear
+        self._notices = notices
         self._boot = procfs.boot_id()
         self._freed = asyncio.Event()
         self._lifetimes = Lifetimes(procfs, self._on_released, ledger.cpus_of, self._others_in_container)
@@ -57,6 +63,7 @@ class Allocator:
             elif not self._lifetimes.adopt(task):
                 self.ledger.release(task.process)
                 ended.append(task)
+        self._notices.resume(self.ledger)
         self._save()
         return ended
 
@@ -105,6 +112,14 @@ class Allocator:
                 if not self._lifetimes.sweep():
                     await self._freed.wait()
 
+    def moved(self, layout: Layout, tasks: Iterable[Task]) -> None:
+        """The pools have been changed, files included: these are layout and tasks now."""
+        self.ledger.end(layout, tasks)
+        for task in self.ledger.tasks.values():
+            self._lifetimes.replace(task)
+        self._notices.resume(self.ledger)
+        self._wake()
+
     def save(self) -> None:
         """Write tasks and grants, so that an agent that starts without API server knows them."""
         self._save()
@@ -138,7 +153,7 @@ class Allocator:
             # Tasks are booked under the name the cgroup has, which a static pod's uid on the API is not.
             known = pod or Pod(place.pod, "", place.pod, {})
             pod = msgspec.structs.replace(known, uid=place.pod)
-        return Request(asked.pool, process, asked.cores, asked.socket, pod, place.container)
+        return Request(asked.pool, process, asked.cores, asked.socket, pod, place.container, _on_move(asked, pod))
 
     def _needs_grant(self, name: str) -> bool:
         pool = self.ledger.pool(name)
@@ -152,9 +167,11 @@ class Allocator:
             self._clear()
             if asked.affinity:
                 affinity.pin(self._procfs, peer.pid, self.ledger.cpus_of(task))
+            self._notices.put(self.ledger, task)
             self._save()
         except (affinity.AffinityError, state.StateError, ProcessLookupError):
             self.ledger.release(request.process)
+            self._notices.drop(request.process)
             if before:
                 self.ledger.restore(before)
             self._clear()
@@ -167,7 +184,11 @@ class Allocator:
         if before and before != task:
             self._wake()
         self._changed()
-        return self.ledger.environment(task)
+        environment = self.ledger.environment(task)
+        # A launcher that knows nothing of moves would not know either where the file is.
+        if asked.on_move is not None and task.on_move.how is How.NOTIFY:
+            environment["CMK_STATE"] = f"{DIRECTORY}/{name_of(task.process)}"
+        return environment
 
     def _others_in_container(self, task: Task) -> list[CpuSet]:
         return [
@@ -178,6 +199,7 @@ class Allocator:
 
     def _on_released(self, process: Process) -> None:
         self.ledger.release(process)
+        self._notices.drop(process)
         self._clear()
         self._wake()
         try:
@@ -194,6 +216,16 @@ class Allocator:
     def _save(self) -> None:
         pods = [pod for pod in self.pods.all.values() if pod.grants]
         state.write(self._file, TasksFile(self._boot, list(self.ledger.tasks.values()), pods), durable=False)
+
+
+def _on_move(asked: Isolate, pod: Pod | None) -> OnMove:
+    """What the command line says, else what the pod says; raises Refused."""
+    text = asked.on_move or (pod.on_move if pod else "")
+    try:
+        return onmove.parse(text) if text else OnMove()
+    except OnMoveError as error:
+        where = "" if asked.on_move else f"annotation {onmove.ANNOTATION} of pod {pod}: "
+        raise Refused(f"{where}{error}", final=True) from error
 
 
 def load_tasks(path: Path, boot: str) -> TasksFile:

@@ -60,31 +60,18 @@ class Change:
         self._tasks = tasks
         self._procfs = procfs
 
-    def make(self, old: SavedLayout, new: SavedLayout, plan: Plan) -> list[Task]:
-        """Make a plan without refusals come true; returns the tasks as they are booked then.
+    def begin(self, old: SavedLayout, new: SavedLayout, plan: Plan) -> Journal:
+        """Note durably what a plan without refusals is about to do, and every mask as it is now.
 
-        Raises NoRoomError before anything has happened, ChangeError when it was undone, StateError.
+        Raises NoRoomError before anything has happened, StateError.
         """
         steps(plan, new.layout)
         journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan, new)))
         state.write(self._journal, journal, durable=True)
-        return self._run(journal)
+        return journal
 
-    def resume(self) -> None:
-        """Finish, or else undo, what another agent began; nothing to do without a journal. Raises StateError."""
-        journal = state.read(self._journal, Journal)
-        if journal is None:
-            return
-        if journal.boot != self._procfs.boot_id():
-            self._commit(journal.new, [])
-            return
-        try:
-            self._run(journal)
-            log.info("finished a change of pools that had been cut short")
-        except ChangeError as error:
-            log.error("undid a change of pools that had been cut short: %s", error)
-
-    def _run(self, journal: Journal) -> list[Task]:
+    def finish(self, journal: Journal) -> list[Task]:
+        """Make it come true; returns the tasks as they are booked then. Raises ChangeError when it was undone, StateError."""
         made = steps(journal.plan, journal.new.layout)
         try:
             for step in made:
@@ -94,9 +81,41 @@ class Change:
                 self._back(journal, step, _rooms(made, step.process))
             self._commit(journal.old, _booked(journal.plan, after=False))
             raise ChangeError(str(error)) from error
-        tasks = [task for task in _booked(journal.plan, after=True) if self._procfs.is_alive(task.process)]
+        tasks = _booked(journal.plan, after=True)
         self._commit(journal.new, tasks)
         return tasks
+
+    def assert_masks(self, journal: Journal) -> None:
+        """Put threads back where a finished change had put them. Kernels before 6.2 give every thread of a cpuset that changes all its
+        CPUs, and cpusets are narrowed after the change.
+        """
+        made = steps(journal.plan, journal.new.layout)
+        for step in made:
+            if step.last:
+                try:
+                    self._go(journal, step, _rooms(made, step.process))
+                except AffinityError as error:
+                    log.error("after the change: %s", error)
+
+    def resume(self) -> tuple[Journal, str] | None:
+        """Finish, or else undo, what another agent began; returns it and why it was undone, or None without a journal.
+
+        Raises StateError.
+        """
+        journal = state.read(self._journal, Journal)
+        if journal is None:
+            return None
+        problem = ""
+        if journal.boot != self._procfs.boot_id():
+            self._commit(journal.new, [])
+            return journal, problem
+        try:
+            self.finish(journal)
+            log.info("finished a change of pools that had been cut short")
+        except ChangeError as error:
+            problem = str(error)
+            log.error("undid a change of pools that had been cut short: %s", error)
+        return journal, problem
 
     def _go(self, journal: Journal, step: Step, rooms: frozenset[CpuSet]) -> None:
         move = _move_of(journal.plan, step.process)
@@ -211,5 +230,5 @@ def _rooms(made: Iterable[Step], process: Process) -> frozenset[CpuSet]:
 
 
 def _booked(plan: Plan, *, after: bool) -> list[Task]:
-    moved = [msgspec.structs.replace(move.task, lists=move.lists) if after else move.task for move in plan.moves]
+    moved = [move.after if after else move.task for move in plan.moves]
     return sorted([*plan.keeps, *moved], key=lambda task: task.process)

@@ -74,6 +74,10 @@ class Layers:
         """Nobody but holders is on cores that are held when this returns; called before a core is handed out and after its release."""
         self._pods.settle()
 
+    def renew(self) -> None:
+        """The pools are others now, or about to be: every layer anew. Raises StateError."""
+        self._switch()
+
     def stop(self) -> None:
         """Leave everything as it is: cores stay closed while no agent looks."""
         if self._pass is not None:

@@ -12,13 +12,17 @@ from typing import Any
 from cmk import __version__
 from cmk.agent import health, status
 from cmk.agent.allocator import load_tasks
+from cmk.agent.change import Change
 from cmk.agent.cluster import ClusterView, see
+from cmk.agent.history import APPLIED, History
 from cmk.agent.kubeletcpus import KubeletCpus
 from cmk.agent.nodelayout import NodeLayout
 from cmk.agent.options import Options
 from cmk.agent.predecessor import Predecessor
 from cmk.agent.publisher import Marks, Publisher
+from cmk.agent.reconfigure import Reconfigure
 from cmk.agent.service import Service
+from cmk.agent.slots import Slots
 from cmk.host import oldtree, state
 from cmk.host.procfs import Procfs
 from cmk.host.sysfs import read_topology
@@ -49,6 +53,9 @@ class Agent:
             read_topology(options.sys_root, options.proc_root / "cmdline"),
             self._publisher.tell,
         )
+        self._history = History(options.history_file)
+        slots = Slots(api, options.namespace, options.rollout_prefix, options.node)
+        self._reconfigure = Reconfigure(self._layout, self._view, self._publisher, self._history, slots, lambda: self._service)
         self._predecessor = Predecessor(api, options, self._view, self._layout.topology)
         self._service: Service | None = None
         self._leads = False
@@ -76,7 +83,9 @@ class Agent:
         log.info("agent %s leads node %s", __version__, self._options.node)
         self._leads = True
         loop = asyncio.get_running_loop()
-        working: set[asyncio.Future[None]] = {loop.create_task(self._publisher.run()), loop.create_task(self._kubelet.run())}
+        working: set[asyncio.Future[None]] = {
+            loop.create_task(work) for work in (self._publisher.run(), self._kubelet.run(), self._reconfigure.run())
+        }
         try:
             self._resume()
             if self._service is None:
@@ -93,6 +102,11 @@ class Agent:
             await self._leave()
 
     def _resume(self) -> None:
+        options, procfs = self._options, Procfs(self._options.proc_root)
+        if done := Change(options.journal_file, options.layout_file, options.tasks_file, procfs).resume():
+            journal, problem = done
+            hashes = journal.old.section.hash, journal.new.section.hash
+            self._history.add(*hashes, len(journal.plan.moves), 0, f"undone: {problem}" if problem else APPLIED)
         found = load_tasks(self._options.tasks_file, Procfs(self._options.proc_root).boot_id())
         self._view.pods.remember(found.pods)
         self._layout.resume(in_use=bool(found.tasks))
@@ -101,7 +115,7 @@ class Agent:
         self._on_view()
 
     def _serve(self, saved: SavedLayout) -> None:
-        service = Service(self._options, saved.layout, self._layout.topology, self._view.pods, self._publisher.poke)
+        service = Service(self._options, saved.layout, self._layout.topology, self._view.pods, self._on_ledger)
         service.start(load_tasks(self._options.tasks_file, Procfs(self._options.proc_root).boot_id()))
         self._service = service
         for pool in saved.layout.pools.values():
@@ -117,6 +131,11 @@ class Agent:
         if self._service is None and (saved := self._first_layout()) is not None:
             self._serve(saved)
         self._isolate()
+        self._reconfigure.poke()
+        self._publisher.poke()
+
+    def _on_ledger(self) -> None:
+        self._reconfigure.poke()
         self._publisher.poke()
 
     def _isolate(self) -> None:
@@ -158,7 +177,7 @@ class Agent:
                 self._service.save()
             except state.StateError as error:
                 log.error("%s", error)  # the next allocation says so to whoever asks
-        self._publisher.poke()
+        self._on_ledger()
 
     def _marks(self) -> Marks | None:
         saved = self._layout.saved
@@ -167,12 +186,17 @@ class Agent:
         seen = see(self._view)
         section = seen.chosen.section if seen.chosen else saved.section
         lists = {resource_of(pool.name): len(pool.lists) for pool in saved.layout.pools.values() if pool.exclusive}
+        if coming := self._reconfigure.coming:
+            # Nobody is to be sent here for what goes; what comes is advertised when it is there.
+            after = {resource_of(pool.name): len(pool.lists) for pool in coming.pools.values() if pool.exclusive}
+            lists = {name: min(count, after[name]) for name, count in lists.items() if name in after}
         return Marks(lists, taint=section.taint)
 
     def _report(self) -> Json | None:
-        service = self._service
+        service, view = self._service, self._view
         ledger, layers = (service.ledger, service.layers) if service else (None, None)
-        return status.body(self._layout, ledger, layers, see(self._view), self._view.report, str(self._options.state_dir))
+        pods, history, path = view.pods.all.values(), self._history.entries, str(self._options.state_dir)
+        return status.body(self._layout, ledger, layers, see(view), view.report, path, pods, history)
 
     async def _leave(self) -> None:
         """Stop serving; take everything back when the node is no longer ours; let the next agent in."""
@@ -185,6 +209,7 @@ class Agent:
                     self._service.layers.undo()
                     self._service.remove_files()
                 self._layout.forget()
+                self._history.forget()
             elif self._service is not None and await self._is_uninstalled():
                 self._service.layers.undo()
                 log.info("the chart is being uninstalled: isolation undone")

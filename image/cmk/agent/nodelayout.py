@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,22 @@ import msgspec
 
 from cmk.agent.cluster import Seen
 from cmk.host import affinity, state
-from cmk.model import cpuset, layout
+from cmk.model import layout
 from cmk.model.adoption import TakenOver, as_config
-from cmk.model.config import AUTO, ConfigError, Section, with_preference
+from cmk.model.config import ConfigError, Section
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, LayoutError, SavedLayout
 from cmk.model.topology import Topology
 
 log = logging.getLogger(__name__)
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """Why a configuration is not applied, and its hash; empty when it is."""
+
+    reason: str = ""
+    text: str = ""
+    hash: str = ""
 
 
 class NodeLayout:
@@ -34,6 +43,7 @@ class NodeLayout:
         self.saved: SavedLayout | None = None
         self.reason = ""
         self.problem = ""
+        self.pending = Pending()
 
     def resume(self, *, in_use: bool) -> None:
         """Read what an earlier agent made. One that names CPUs the machine has no longer is kept only while tasks run on it.
@@ -81,13 +91,53 @@ class NodeLayout:
             self.saved = msgspec.structs.replace(saved, section=chosen.section, scope=chosen.scope)
             state.write(self._path, self.saved, durable=True)
 
-    def _compute(self, section: Section, seen: Seen) -> Layout:
-        return layout.compute(self.topology, with_preference(section.pools, seen.labels), self._reserved(section))
+    def wanted(self, seen: Seen) -> SavedLayout | None:
+        """What the configuration asks for instead of the layout there is; None when it is the same, not known or impossible, which
+        ``pending`` tells.
+        """
+        saved, chosen = self.saved, seen.chosen
+        if saved is None or chosen is None:
+            return None
+        if chosen.section.same_pools(saved.section):
+            self.pending = Pending()
+            return None
+        try:
+            made = self._compute(chosen.section, seen)
+        except ConfigError as error:
+            self.pend("ConfigInvalid", str(error), chosen.section)
+        except LayoutError as error:
+            self.pend("LayoutImpossible", f"{error}; the pools stay as they were", chosen.section)
+        else:
+            return SavedLayout(made, chosen.section, chosen.scope, self.topology)
+        return None
 
-    def _reserved(self, section: Section) -> CpuSet:
-        if section.reserved != AUTO:
-            return cpuset.parse(section.reserved)
-        # What the agent's container may not use, no container may: CPUs that the node keeps from pods.
+    def takes(self, wanted: SavedLayout) -> bool:
+        """Whether another configuration comes to the same pools as there are; then it is kept. Raises StateError."""
+        if self.saved is None or wanted.layout.pools != self.saved.layout.pools:
+            return False
+        state.write(self._path, wanted, durable=True)
+        self.took(wanted)
+        return True
+
+    def took(self, saved: SavedLayout) -> None:
+        """The pools have been changed, files included."""
+        self.saved, self.pending = saved, Pending()
+        for warning in saved.layout.warnings:
+            self._tell("LayoutWarning", warning)
+
+    def pend(self, reason: str, text: str, section: Section) -> None:
+        """The layout stays as it is although the configuration asks for another; told once."""
+        if text != self.pending.text and reason != "Waiting":
+            log.warning("%s: %s", reason, text)
+            self._tell(reason, text)
+        self.pending = Pending(reason, text, section.hash)
+
+    def _compute(self, section: Section, seen: Seen) -> Layout:
+        return layout.for_section(section, self.topology, seen.labels, self.outside)
+
+    @functools.cached_property
+    def outside(self) -> CpuSet:
+        """CPUs that the agent's container may not use, and so no other: those that the node keeps from pods."""
         return self.topology.cpus - affinity.allowed(self.topology.cpus)
 
     def take_over(self, found: TakenOver, source: str, seen: Seen) -> SavedLayout | None:

@@ -12,7 +12,7 @@ class Options(msgspec.Struct, frozen=True):
 
     ``adopt_namespaces`` are looked into for what CMK 1.5 kept in ConfigMaps. ``cgroups`` and ``irqs`` are where the host's can be
     written, if they can; ``kubelet_socket`` where kubelet tells of CPUs; ``daemonset`` is the agent's own, which is gone when the chart
-    is uninstalled.
+    is uninstalled. ``rollout_prefix`` begins the names of Leases that limit how many nodes change at a time.
     """
 
     node: str
@@ -33,6 +33,7 @@ class Options(msgspec.Struct, frozen=True):
     irqs: Path | None = None
     kubelet_socket: Path | None = None
     daemonset: str = ""
+    rollout_prefix: str = "cmk-rollout"
 
     @property
     def service_dirs(self) -> tuple[Path, ...]:
@@ -48,6 +49,16 @@ class Options(msgspec.Struct, frozen=True):
     def layout_file(self) -> Path:
         """The layout and what it was made from."""
         return self.state_dir / "layout.json"
+
+    @property
+    def journal_file(self) -> Path:
+        """A change of pools that has begun."""
+        return self.state_dir / "journal.json"
+
+    @property
+    def history_file(self) -> Path:
+        """The last changes of pools."""
+        return self.state_dir / "history.json"
 
     @property
     def isolation_file(self) -> Path:

@@ -141,8 +141,8 @@ class PodLayer:
 
     @property
     def exclusive(self) -> CpuSet:
-        """CPUs of exclusive pools."""
-        return frozenset().union(*(pool.cpus for pool in self._ledger.layout.pools.values() if pool.exclusive))
+        """CPUs of exclusive pools; in a change of pools those before and after."""
+        return self._ledger.exclusive
 
     def _close(self, cpusets: Cpusets, *, partition: bool) -> None:
         if self._partitions is None and partition:
@@ -234,4 +234,4 @@ class PodLayer:
         return self.exclusive & frozenset().union(*(hold.cpus for hold in self._holds()))
 
     def _holds(self) -> list[Hold]:
-        return [Hold(Place(task.pod, task.container), self._ledger.cpus_of(task)) for task in self._ledger.tasks.values()]
+        return [Hold(Place(task.pod, task.container), self._ledger.open_to(task)) for task in self._ledger.tasks.values()]

@@ -13,6 +13,7 @@ from cmk.agent.cluster import ClusterView
 from cmk.kube import events, reports
 from cmk.kube import node as node_api
 from cmk.kube.client import Api, ApiError, Json
+from cmk.model.ledger import Pod
 from cmk.model.pods import demand, from_json
 
 log = logging.getLogger(__name__)
@@ -53,11 +54,12 @@ class Publisher:
         self._report = report
         self._dirty = asyncio.Event()
         self._next_report = 0.0
-        self._events: deque[tuple[str, str]] = deque(maxlen=MOST_EVENTS)
+        self._events: deque[tuple[str, str, bool, Pod | None]] = deque(maxlen=MOST_EVENTS)
+        self._patching = asyncio.Lock()
 
-    def tell(self, reason: str, message: str) -> None:
-        """Have an Event on the Node say so."""
-        self._events.append((reason, message))
+    def tell(self, reason: str, message: str, *, warning: bool = True, pod: Pod | None = None) -> None:
+        """Have an Event on the Node, or on a pod, say so."""
+        self._events.append((reason, message, warning, pod))
         self.poke()
 
     def poke(self) -> None:
@@ -71,7 +73,7 @@ class Publisher:
             await self._dirty.wait()
             self._dirty.clear()
             try:
-                await self._assert_node()
+                await self.assert_node()
                 await self._assert_report()
                 await self._send_events()
                 delay = FIRST_RETRY
@@ -98,11 +100,13 @@ class Publisher:
         await asyncio.to_thread(reports.delete, self._api, self._node)
         return True
 
-    async def _assert_node(self) -> None:
-        marks, node = self._marks(), self._view.node
-        if marks is None or node is None:
-            return
-        await self._patch(node, marks, advertise(marks.lists, node_api.advertised(node), self._demand()))
+    async def assert_node(self) -> None:
+        """Have the Node carry what it should, now. Raises ApiError."""
+        async with self._patching:
+            marks, node = self._marks(), self._view.node
+            if marks is None or node is None:
+                return
+            await self._patch(node, marks, advertise(marks.lists, node_api.advertised(node), self._demand()))
 
     async def _patch(self, node: Json, marks: Marks, resources: Mapping[str, int]) -> None:
         if patch := node_api.status_patch(node, resources):
@@ -114,8 +118,8 @@ class Publisher:
 
     async def _send_events(self) -> None:
         while self._events:
-            reason, message = self._events[0]
-            await asyncio.to_thread(events.warn, self._api, self._node, reason, message)
+            reason, message, warning, pod = self._events[0]
+            await asyncio.to_thread(events.send, self._api, self._node, reason, message, warning=warning, pod=pod)
             self._events.popleft()
 
     def _demand(self) -> Callable[[str], int | None]:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmk.agent.allocator import Allocator
+from cmk.agent.change import Change, ChangeError
 from cmk.agent.layers import Layers
+from cmk.agent.notices import Notices
 from cmk.agent.options import Options
 from cmk.agent.pods import Pods
 from cmk.agent.server import SOCKET, Server
@@ -18,8 +20,11 @@ from cmk.host.affinity import AffinityError
 from cmk.host.inotify import DirectoryWatch
 from cmk.host.procfs import Procfs
 from cmk.model import report
-from cmk.model.layout import Layout
-from cmk.model.ledger import Ledger, Refused, TasksFile
+from cmk.model.cpuset import CpuSet
+from cmk.model.layout import Layout, SavedLayout
+from cmk.model.ledger import Ledger, Process, Refused, TasksFile
+from cmk.model.plan import Plan
+from cmk.model.steps import steps
 from cmk.model.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -37,7 +42,9 @@ class Service:
         procfs = Procfs(options.proc_root)
         self.ledger = Ledger(layout, require_grant=options.require_request)
         self.layers = Layers(options, procfs, self.ledger, topology, changed)
-        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed, self.layers.settle)
+        self._notices = Notices(options.service_dirs, procfs)
+        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed, self.layers.settle, self._notices)
+        self._change = Change(options.journal_file, options.layout_file, options.tasks_file, procfs)
         self._server = Server(self._allocator, procfs, self.show)
         self._damage = DirectoryWatch()
         self._repair: asyncio.TimerHandle | None = None
@@ -55,6 +62,29 @@ class Service:
             self._damage.add(directory)
         asyncio.get_running_loop().add_reader(self._damage.fileno(), self._on_damage)
 
+    def change(self, now: SavedLayout, wanted: SavedLayout, plan: Plan) -> None:
+        """Make a plan without refusals come true, files included. Nobody but its owner is on a core that changes hands, before or after.
+
+        Raises NoRoomError, ChangeError with everything as it was, StateError.
+        """
+        journal = self._change.begin(now, wanted, plan)
+        ways: dict[Process, CpuSet] = {}
+        for step in steps(plan, wanted.layout):
+            ways[step.process] = step.cpus | ways.get(step.process, frozenset())
+        self.ledger.begin(wanted.layout, ways)
+        self.layers.renew()
+        try:
+            tasks = self._change.finish(journal)
+        except ChangeError:
+            self.ledger.end(now.layout, self.ledger.tasks.values())
+            self.layers.renew()
+            raise
+        self._allocator.moved(wanted.layout, tasks)
+        self.layers.renew()
+        self._change.assert_masks(journal)
+        for move in plan.moves:
+            self._notices.tell(move.after)
+
     def save(self) -> None:
         """Write tasks and grants."""
         self._allocator.save()
@@ -71,6 +101,7 @@ class Service:
         """Take launcher and sockets away from the host."""
         for directory in self._options.service_dirs:
             install.remove(directory, *self._names(directory), SOCKET)
+        self._notices.remove()
 
     def show(self, what: str) -> str:
         """Text of ``describe`` or ``node-report``."""

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
+
+import msgspec
 
 from cmk import __version__
 from cmk.agent.cluster import Seen
+from cmk.agent.history import Entry
 from cmk.agent.layers import Layers
-from cmk.agent.nodelayout import NodeLayout
+from cmk.agent.nodelayout import NodeLayout, Pending
 from cmk.kube.client import Json
-from cmk.model import report
+from cmk.model import nodestate, report
 from cmk.model.isolation import LayerState
 from cmk.model.layout import SavedLayout
-from cmk.model.ledger import Ledger
+from cmk.model.ledger import Ledger, Pod
+from cmk.model.nodestate import NodeState
 from cmk.model.report import Condition
 
 
 def body(
-    node: NodeLayout, ledger: Ledger | None, layers: Layers | None, seen: Seen, current: Json | None, path: str
+    node: NodeLayout,
+    ledger: Ledger | None,
+    layers: Layers | None,
+    seen: Seen,
+    current: Json | None,
+    path: str,
+    pods: Iterable[Pod] = (),
+    history: Iterable[Entry] = (),
 ) -> Json | None:
     """``spec`` and ``status`` of the report, or None while there is nothing to say. ``current`` is the object as stored."""
     saved = node.saved
     if saved is not None and ledger is not None and layers is not None:
         states = layers.states()
-        conditions = [*_served(saved, seen), *report.isolation_conditions(states)]
+        conditions = [*_served(saved, node.pending, seen), *report.isolation_conditions(states)]
         spec = report.node_report(ledger, node.topology, path)
         details = {
             "configHash": saved.section.hash,
             "scope": saved.scope,
+            "pending": msgspec.to_builtins(node.pending) if node.pending.reason else {},
             "values": [f"{node.name}: {value}" for value in saved.section.values()],
             "pools": report.pool_counts(ledger),
             "warnings": list(saved.layout.warnings),
@@ -53,9 +66,18 @@ def body(
         "agentVersion": __version__,
         "conditions": report.merge_conditions(old, conditions, now),
         "isolatedFrom": list(node.topology.isolated_from),
+        "history": [msgspec.to_builtins(entry) for entry in history],
+        "state": nodestate.dump(_state(node, ledger, seen, pods)),
         **details,
     }
     return {"spec": {"report": spec}, "status": status}
+
+
+def _state(node: NodeLayout, ledger: Ledger | None, seen: Seen, pods: Iterable[Pod]) -> NodeState:
+    tasks = sorted(ledger.tasks.values(), key=lambda task: task.process) if ledger else []
+    layout, section = (ledger.layout, node.saved.section) if ledger and node.saved else (None, None)
+    bound, labels = nodestate.mattering(pods, tasks), dict(sorted(seen.labels.items()))
+    return NodeState(node.topology, layout, section, tuple(tasks), bound, node.outside, labels)
 
 
 def _shown(layer: LayerState) -> Json:
@@ -67,14 +89,18 @@ def _shown(layer: LayerState) -> Json:
     return shown
 
 
-def _served(saved: SavedLayout, seen: Seen) -> list[Condition]:
+def _served(saved: SavedLayout, pending: Pending, seen: Seen) -> list[Condition]:
     ready = Condition("Ready", True, "Serving", f"serves pools {', '.join(sorted(saved.layout.pools))}")
     if seen.error:
-        return [ready, Condition("ConfigApplied", False, "ConfigInvalid", seen.error)]
+        return [ready, Condition("ConfigApplied", False, "ConfigInvalid", seen.error), _refused("")]
+    if pending.text:
+        refused = pending.text if pending.reason == "ConfigRefused" else ""
+        return [ready, Condition("ConfigApplied", False, pending.reason, pending.text), _refused(refused)]
     if seen.chosen and not seen.chosen.section.same_pools(saved.section):
-        text = (
-            f"configuration {seen.chosen.section.hash} of {seen.chosen.scope} asks for other pools; the node keeps the layout of "
-            f"{saved.section.hash}, because this version does not move pools: take the node out of the selection and put it in again"
-        )
-        return [ready, Condition("ConfigApplied", False, "LayoutKept", text)]
-    return [ready, Condition("ConfigApplied", True, "Applied", f"from {saved.scope}")]
+        text = f"configuration {seen.chosen.section.hash} of {seen.chosen.scope} is about to be applied"
+        return [ready, Condition("ConfigApplied", False, "Changing", text), _refused("")]
+    return [ready, Condition("ConfigApplied", True, "Applied", f"from {saved.scope}"), _refused("")]
+
+
+def _refused(text: str) -> Condition:
+    return Condition("ConfigRefused", bool(text), "Refused" if text else "None", text)

@@ -42,6 +42,9 @@ def run(
         Path | None, typer.Option(help="kubelet's pod-resources socket: tells whether its CPU manager is at work.")
     ] = None,
     daemonset: Annotated[str, typer.Option(help="The agent's own DaemonSet: once it is gone, isolation is undone.")] = "",
+    rollout_prefix: Annotated[
+        str, typer.Option(help="Leases that limit how many nodes change are named PREFIX-0 and so on.")
+    ] = "cmk-rollout",
     launcher: Annotated[Path, typer.Option(envvar="CMK_LAUNCHER", help="Launcher to install.")] = Path("/usr/lib/cmk/cmk"),
     system_root: Annotated[
         Path, typer.Option(envvar="CMK_DEV_LSCPU_SYSFS", help="Read the topology below this root, as lscpu -s does.")
@@ -78,6 +81,7 @@ def run(
         irqs=irqs,
         kubelet_socket=kubelet_socket,
         daemonset=daemonset,
+        rollout_prefix=rollout_prefix,
         sys_root=system_root / "sys",
         proc_root=procfs,
     )

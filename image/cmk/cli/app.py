@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cmk import __version__, launch
-from cmk.cli import agent, certs, chart, common, host, show, webhook
+from cmk.cli import agent, certs, chart, common, hook, host, plan, show, webhook
 
 app = typer.Typer(
     name="cmk",
@@ -23,6 +23,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "init": host.init,
     "describe": show.describe,
     "node-report": show.node_report,
+    "plan": plan.plan,
     "reconcile": host.reconcile,
     "reconfigure": host.reconfigure,
     "reaffinitize": host.reaffinitize,
@@ -36,6 +37,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in _COMMANDS.items():
     app.command(name)(command)
 app.add_typer(certs.app, name="certs")
+app.add_typer(hook.app, name="hook")
 
 
 @app.command("isolate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

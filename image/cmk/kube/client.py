@@ -7,6 +7,7 @@ per agent, and we read four kinds of objects.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -48,6 +49,22 @@ def in_cluster() -> Api:
         load_incluster_config(configuration)
     except ConfigException as error:
         raise ApiError(f"not in a pod with a service account: {error}") from error
+    return Api(configuration)
+
+
+def connect() -> Api:
+    """A client for the cluster this pod runs in, or that of the kubeconfig; raises ApiError."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return in_cluster()
+    try:
+        from kubernetes.config.kube_config import load_kube_config  # noqa: PLC0415  # the image has it not: it would need 20 MB
+    except ImportError as error:
+        raise ApiError("this image reads no kubeconfig: install cmk with pip where kubectl is, or use --against FILE") from error
+    configuration = Configuration()
+    try:
+        load_kube_config(client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        raise ApiError(f"cannot use the kubeconfig: {error}") from error
     return Api(configuration)
 
 

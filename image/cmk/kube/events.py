@@ -1,30 +1,35 @@
-"""Events on the Node object: what an operator sees with ``kubectl describe node``."""
+"""Events on Node and Pod objects: what an operator sees with ``kubectl describe``."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 from cmk.kube.client import Api, Json
+from cmk.model.ledger import Pod
 
 # Events about cluster-scoped objects live there by the API's rule.
-PATH = "/api/v1/namespaces/default/events"
+_DEFAULT = "default"
 _MAX_MESSAGE = 1024
 
 
-def warn(api: Api, node: str, reason: str, message: str) -> None:
-    """Record a Warning about a node; raises ApiError."""
-    api.create(PATH, body(node, reason, message))
+def send(api: Api, node: str, reason: str, message: str, *, warning: bool = True, pod: Pod | None = None) -> None:
+    """Record an Event about a node, or about a pod on it; raises ApiError."""
+    event = body(node, reason, message, warning=warning, pod=pod)
+    api.create(f"/api/v1/namespaces/{event['metadata']['namespace']}/events", event)
 
 
-def body(node: str, reason: str, message: str) -> Json:
+def body(node: str, reason: str, message: str, *, warning: bool = True, pod: Pod | None = None) -> Json:
     """The Event; a node's events carry its name for a uid, as kubelet's do and kubectl expects."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    about: Json = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node}
+    if pod is not None:
+        about = {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "namespace": pod.namespace, "uid": pod.uid}
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"generateName": f"{node[:200]}.", "namespace": "default"},
-        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node},
-        "type": "Warning",
+        "metadata": {"generateName": f"{about['name'][:200]}.", "namespace": about.get("namespace", _DEFAULT)},
+        "involvedObject": about,
+        "type": "Warning" if warning else "Normal",
         "reason": reason,
         "message": message if len(message) <= _MAX_MESSAGE else f"{message[: _MAX_MESSAGE - 3]}...",
         "source": {"component": "cmk", "host": node},

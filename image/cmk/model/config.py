@@ -152,11 +152,12 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class ClusterConfig(msgspec.Struct, frozen=True):
-    """The ConfigMap that every agent reads: selection, default and groups."""
+    """The ConfigMap that every agent reads: selection, default and groups, and how many nodes may change pools at a time (0 all)."""
 
     selection: Selection
     default: Section
     groups: dict[str, Group] = {}
+    max_unavailable: Count = msgspec.field(name="maxUnavailable", default=0)
 
 
 class Host(msgspec.Struct, frozen=True):

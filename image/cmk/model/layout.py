@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from cmk.model import cpuset
-from cmk.model.config import REMAINING, REST, PoolConfig, Section
+from cmk.model.config import AUTO, REMAINING, REST, PoolConfig, Section, with_preference
 from cmk.model.cores import Cores, LayoutError
 from cmk.model.cpuset import CpuSet
 from cmk.model.topology import Core, Topology
@@ -72,6 +72,15 @@ class SavedLayout(msgspec.Struct, frozen=True):
     section: Section
     scope: str
     topology: Topology
+
+
+def for_section(section: Section, topology: Topology, labels: Mapping[str, str], outside: CpuSet) -> Layout:
+    """The layout that a node's configuration asks for. ``outside`` are CPUs that no container may use: what ``reserved: auto`` means.
+
+    Raises ConfigError, LayoutError.
+    """
+    reserved = outside if section.reserved == AUTO else cpuset.parse(section.reserved)
+    return compute(topology, with_preference(section.pools, labels), reserved)
 
 
 def compute(topology: Topology, pools: Mapping[str, PoolConfig], reserved: CpuSet = frozenset()) -> Layout:

@@ -9,8 +9,10 @@ import msgspec
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import CpuList, Layout, Pool
+from cmk.model.onmove import OnMove
 
 ANY_SOCKET = -1
+_NOTHING: CpuSet = frozenset()
 RESOURCE_PREFIX = "cmk.intel.com/"
 # What kcm called two of the pools.
 OLD_NAMES = {"dataplane": "exclusive", "controlplane": "shared"}
@@ -44,7 +46,7 @@ class Process(msgspec.Struct, frozen=True, order=True):
 class Pod(msgspec.Struct, frozen=True):
     """A pod bound to this node and what it is granted: resource name → number of lists.
 
-    ``config_hash`` names a static pod's cgroup, where its uid on the API does not occur.
+    ``config_hash`` names a static pod's cgroup, where its uid on the API does not occur. ``on_move`` is its annotation, if it has one.
     """
 
     uid: str
@@ -53,6 +55,7 @@ class Pod(msgspec.Struct, frozen=True):
     grants: dict[str, int]
     config_hash: str = ""
     terminal: bool = False
+    on_move: str = ""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -67,10 +70,11 @@ class Request(msgspec.Struct, frozen=True):
     socket: int = ANY_SOCKET
     pod: Pod | None = None
     container: str = ""
+    on_move: OnMove = OnMove()
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What one ``cmk isolate`` started and holds. ``lists`` are list names of the pool."""
+    """What one ``cmk isolate`` started and holds. ``lists`` are list names of the pool; ``generation`` grows when they change."""
 
     process: Process
     pool: str
@@ -79,6 +83,8 @@ class Task(msgspec.Struct, frozen=True):
     container: str = ""
     cores: int = 1
     socket: int = ANY_SOCKET
+    on_move: OnMove = OnMove()
+    generation: int = 1
 
 
 class TasksFile(msgspec.Struct, frozen=True):
@@ -96,6 +102,9 @@ class Ledger:
         self.layout = layout
         self.require_grant = require_grant
         self._tasks = {task.process: task for task in tasks}
+        self._going: frozenset[tuple[str, str]] = frozenset()
+        self._coming: Layout | None = None
+        self._on_the_way: Mapping[Process, CpuSet] = {}
 
     @property
     def tasks(self) -> Mapping[Process, Task]:
@@ -108,7 +117,35 @@ class Ledger:
 
     def cpus_of(self, task: Task) -> CpuSet:
         """CPUs that a task holds."""
-        return frozenset().union(*(item.cpus for item in self._lists(task)))
+        return _NOTHING.union(*(item.cpus for item in self._lists(task)))
+
+    @property
+    def exclusive(self) -> CpuSet:
+        """CPUs of exclusive pools; in a change those before and after."""
+        layouts = (self.layout, self._coming) if self._coming else (self.layout,)
+        return _NOTHING.union(*(pool.cpus for made in layouts for pool in made.pools.values() if pool.exclusive))
+
+    def open_to(self, task: Task) -> CpuSet:
+        """CPUs that a task may be on: those it holds, and in a change also those it comes by."""
+        return self.cpus_of(task) | self._on_the_way.get(task.process, _NOTHING)
+
+    def begin(self, coming: Layout, on_the_way: Mapping[Process, CpuSet]) -> None:
+        """A change to another layout begins; ``on_the_way`` are CPUs that tasks come by."""
+        self._coming, self._on_the_way = coming, on_the_way
+
+    def end(self, layout: Layout, tasks: Iterable[Task]) -> None:
+        """The change is over, and these are layout and tasks now."""
+        self.layout, self._coming, self._on_the_way, self._going = layout, None, {}, frozenset()
+        self._tasks = {task.process: task for task in tasks}
+
+    def freeze(self, coming: Layout | None) -> None:
+        """Hand out lists that another layout lacks last, and only to pods that are counted there; None ends that."""
+        self._going = frozenset(
+            (name, item.name)
+            for name, pool in (self.layout.pools.items() if coming else ())
+            for item in pool.lists
+            if coming and (name not in coming.pools or item not in coming.pools[name].lists)
+        )
 
     def held(self, pod: str, pool: str) -> int:
         """How many lists of a pool the tasks of a pod hold."""
@@ -135,7 +172,8 @@ class Ledger:
             request.cores,
             request.socket,
         ):
-            return previous
+            self._tasks[request.process] = msgspec.structs.replace(previous, on_move=request.on_move)
+            return self._tasks[request.process]
         self._tasks.pop(request.process, None)
         try:
             lists = self._choose(request)
@@ -151,6 +189,7 @@ class Ledger:
             container=request.container,
             cores=request.cores,
             socket=request.socket,
+            on_move=request.on_move,
         )
         self._tasks[request.process] = task
         return task
@@ -218,7 +257,9 @@ class Ledger:
                 final=True,
             )
         users = self.users(pool.name)
-        free = [item for item in lists if not users[item.name]]
+        free = [item for item in lists if not users[item.name] and (pool.name, item.name) not in self._going]
+        if request.pod and request.pod.grants.get(resource_of(pool.name)):
+            free += [item for item in lists if not users[item.name] and (pool.name, item.name) in self._going]
         if request.cores > len(free):
             raise Refused(
                 f"Not enough free cpu lists in pool {pool.name}: {request.cores} asked, {len(free)} of {len(lists)} free",

@@ -14,6 +14,7 @@ from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.ledger import ANY_SOCKET, Pod, Process, Task, pool_of, resource_of
+from cmk.model.onmove import How
 
 NOTHING: CpuSet = frozenset()
 
@@ -25,6 +26,11 @@ class Move(msgspec.Struct, frozen=True):
     lists: tuple[str, ...]
     old_lists: tuple[CpuSet, ...]
     new_lists: tuple[CpuSet, ...]
+
+    @property
+    def after(self) -> Task:
+        """The task as it is booked afterwards."""
+        return msgspec.structs.replace(self.task, lists=self.lists, generation=self.task.generation + 1)
 
     @property
     def old(self) -> CpuSet:
@@ -54,13 +60,12 @@ class Plan(msgspec.Struct, frozen=True):
     refusals: tuple[Refusal, ...] = ()
 
 
-def plan(
-    old: Layout, new: Layout, tasks: Iterable[Task], pods: Iterable[Pod] = (), pinned: frozenset[Process] = frozenset()
-) -> Plan:
-    """Plan the change from one layout to the other. ``pods`` are bound to the node, with what each is granted; ``pinned`` do not move."""
+def plan(old: Layout, new: Layout, tasks: Iterable[Task], pods: Iterable[Pod] = ()) -> Plan:
+    """Plan the change from one layout to the other. ``pods`` are bound to the node and have not ended, with what each is granted."""
     ordered = sorted(tasks, key=lambda task: task.process)
-    names = {pod.uid: str(pod) for pod in pods}
-    refusals = _vanished(old, new, ordered, names) or _too_small(new, ordered, list(pods))
+    bound = list(pods)
+    names = _names(bound)
+    refusals = _vanished(old, new, ordered, names) or _too_small(new, ordered, bound)
     if refusals:
         return Plan(refusals=tuple(refusals))
     lists: dict[Process, tuple[str, ...]] = {}
@@ -78,20 +83,28 @@ def plan(
             keeps.append(task)
         else:
             moves.append(move)
-    refusals = [_stays(move, names) for move in moves if move.task.process in pinned and move.old != move.new]
+    refusals = [_stays(move, names) for move in moves if move.task.on_move.how is How.PINNED and move.old != move.new]
     return Plan(refusals=tuple(refusals)) if refusals else Plan(tuple(keeps), tuple(moves))
 
 
 def demand(pool: str, tasks: Iterable[Task], pods: Iterable[Pod]) -> dict[str, int]:
     """Lists that each pod has or may still ask for, the larger of both: uid → number, the empty uid for tasks outside pods."""
     found: dict[str, int] = {}
+    bound = list(pods)
+    # A static pod's cgroup, and so its tasks, have another name than the pod on the API.
+    uids = {pod.config_hash: pod.uid for pod in bound if pod.config_hash}
     for task in tasks:
         if task.pool == pool:
-            found[task.pod] = found.get(task.pod, 0) + len(task.lists)
-    for pod in pods:
+            uid = uids.get(task.pod, task.pod)
+            found[uid] = found.get(uid, 0) + len(task.lists)
+    for pod in bound:
         if granted := pod.grants.get(resource_of(pool), 0):
             found[pod.uid] = max(found.get(pod.uid, 0), granted)
     return found
+
+
+def _names(pods: Iterable[Pod]) -> dict[str, str]:
+    return {uid: str(pod) for pod in pods for uid in (pod.uid, pod.config_hash) if uid}
 
 
 def _vanished(old: Layout, new: Layout, tasks: list[Task], names: Mapping[str, str]) -> list[Refusal]:
@@ -111,7 +124,7 @@ def _too_small(new: Layout, tasks: list[Task], pods: list[Pod]) -> list[Refusal]
     found = []
     pools = {task.pool for task in tasks} | {name for name, pool in new.pools.items() if pool.exclusive}
     asked = {resource for pod in pods for resource in pod.grants}
-    names = {pod.uid: str(pod) for pod in pods}
+    names = _names(pods)
     for name in sorted(pools | {pool_of(resource) for resource in asked}):
         pool = new.pools.get(name)
         if pool is not None and not pool.exclusive:
@@ -180,6 +193,11 @@ def _shared(old: Pool, new: Pool, tasks: list[Task]) -> tuple[dict[Process, tupl
         users[choice.name] += 1
         placed[task.process] = (choice.name,)
     return placed, lost
+
+
+def told(move: Move) -> str:
+    """A move in words."""
+    return f"process {move.task.process.pid} moved from CPUs {cpuset.kernel_list(move.old)} to {cpuset.kernel_list(move.new)}"
 
 
 def cpus_of(layout: Layout, task: Task, lists: Iterable[str] | None = None) -> CpuSet:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cmk.model import quantity
 from cmk.model.ledger import RESOURCE_PREFIX, Pod
+from cmk.model.onmove import ANNOTATION
 
 CONFIG_HASH = "kubernetes.io/config.hash"
 _TERMINAL = {"Succeeded", "Failed"}
@@ -22,6 +23,7 @@ def from_json(obj: Mapping[str, Any]) -> Pod:
         name=meta["name"],
         grants=effective_requests(obj.get("spec") or {}),
         config_hash=annotations.get(CONFIG_HASH, "") if "kubernetes.io/config.mirror" in annotations else "",
+        on_move=annotations.get(ANNOTATION, ""),
         terminal=(obj.get("status") or {}).get("phase") in _TERMINAL,
     )
 

@@ -20,13 +20,17 @@ class WireError(ValueError):
 
 
 class Isolate(msgspec.Struct, frozen=True):
-    """``cmk isolate``: pool, number of lists, socket (-1 any), whether to pin, and how many seconds the client waits."""
+    """``cmk isolate``: pool, number of lists, socket (-1 any), whether to pin, and how many seconds the client waits.
+
+    ``on_move`` is what it says about changes of its CPUs, None from a launcher that knows nothing of them.
+    """
 
     pool: str
     cores: int = 1
     socket: int = -1
     affinity: bool = True
     timeout: float = 30.0
+    on_move: str | None = None
 
 
 class Show(msgspec.Struct, frozen=True):
@@ -57,6 +61,7 @@ def parse(data: bytes) -> Isolate | Show:
         socket=_int(fields, "socket", -1),
         affinity=fields.get("affinity", "1") != "0",
         timeout=min(max(_int(fields, "timeout", 30000) / 1000, 0.0), _MAX_TIMEOUT),
+        on_move=fields.get("on-move"),
     )
 
 

@@ -1,5 +1,6 @@
 {{/*
-A hook: account, rights, Job. Call with (dict "root" $ "name" suffix "events" "pre-install,…" "weight" number "args" list "rules" "clusterRules").
+A hook: account, rights, Job. Call with (dict "root" $ "name" suffix "events" "pre-install,…" "weight" number "args" list "clusterRules"), and
+where they are needed "rules", "seconds" it may take (120), "volumes" and "mounts".
 Account and rights come before the Job, on the same events and with the same policy; each hook has its own.
 */}}
 {{- define "cmk.hook" -}}
@@ -31,6 +32,7 @@ metadata:
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{ $name }}}
 subjects:
   - {kind: ServiceAccount, name: {{ $name }}, namespace: {{ $root.Release.Namespace }}}
+{{- if .rules }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
@@ -50,6 +52,7 @@ metadata:
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ $name }}}
 subjects:
   - {kind: ServiceAccount, name: {{ $name }}, namespace: {{ $root.Release.Namespace }}}
+{{- end }}
 ---
 apiVersion: batch/v1
 kind: Job
@@ -59,7 +62,7 @@ metadata:
   {{- include "cmk.hook.marks" (merge (dict "weight" .weight) $common) | nindent 2 }}
 spec:
   backoffLimit: 0
-  activeDeadlineSeconds: 120
+  activeDeadlineSeconds: {{ .seconds | default 120 }}
   template:
     metadata:
       labels:
@@ -84,6 +87,14 @@ spec:
             limits: {memory: 128Mi}
           securityContext:
             {{- include "cmk.lockedDown" . | nindent 12 }}
+          {{- with .mounts }}
+          volumeMounts:
+            {{- toYaml . | nindent 12 }}
+          {{- end }}
+      {{- with .volumes }}
+      volumes:
+        {{- . | nindent 8 }}
+      {{- end }}
 {{- end -}}
 
 {{- define "cmk.hook.marks" -}}
@@ -94,6 +105,16 @@ annotations:
   helm.sh/hook-weight: {{ .weight | quote }}
   helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
   helm.sh/hook-output-log-policy: hook-failed
+{{- end -}}
+
+{{/* The rights of who looks at nodes and how they are doing. */}}
+{{- define "cmk.hook.looks" -}}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list]
+- apiGroups: [cmk.intel.com]
+  resources: [cmk-nodereports]
+  verbs: [list]
 {{- end -}}
 
 {{/* The rights of both who put the CA in place. */}}

@@ -1,0 +1,54 @@
+"""The nodes' configuration as the chart renders it: out of mounted ConfigMaps, or out of values by ``helm template``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cmk.model import config
+from cmk.model.config import ClusterConfig, ConfigError, Host
+
+CLUSTER, HOSTS = "config.json", "hosts.json"
+Configuration = tuple[ClusterConfig, dict[str, Host]]
+
+
+def mounted(directory: Path) -> Configuration:
+    """``config.json`` and any number of ``hosts-*.json``; raises ConfigError, OSError."""
+    hosts = [path.read_text() for path in sorted(directory.glob("hosts*.json"))]
+    return _parse((directory / CLUSTER).read_text(), hosts)
+
+
+def rendered(values: Iterable[Path], settings: Iterable[str], chart: Path) -> Configuration:
+    """What helm makes of values files and ``--set`` words; raises ConfigError."""
+    import yaml  # noqa: PLC0415  # no other command should pay for it
+
+    if not (chart / "Chart.yaml").is_file():
+        raise ConfigError(f"there is no chart in {chart}: name it with --chart")
+    words = [word for path in values for word in ("-f", str(path))] + [word for text in settings for word in ("--set", text)]
+    command = [os.environ.get("HELM_BIN") or "helm", "template", "cmk", str(chart), "--no-hooks", *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # words of whoever runs us
+    except OSError as error:
+        raise ConfigError(f"cannot run {command[0]}: {error.strerror}; plan needs helm to read values, or --config") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["helm says nothing"]
+        raise ConfigError(lines[-1].removeprefix("Error: "))
+    found = [item.get("data") or {} for item in yaml.safe_load_all(done.stdout) if _is_configmap(item)]
+    cluster = next((data[CLUSTER] for data in found if CLUSTER in data), None)
+    if cluster is None:
+        raise ConfigError(f"{chart} renders no {CLUSTER}: is it the chart of cmk?")
+    return _parse(cluster, [data[HOSTS] for data in found if HOSTS in data])
+
+
+def _is_configmap(item: Any) -> bool:  # noqa: ANN401  # whatever YAML holds
+    return isinstance(item, Mapping) and item.get("kind") == "ConfigMap"
+
+
+def _parse(cluster: str, hosts: Iterable[str]) -> Configuration:
+    every: dict[str, Host] = {}
+    for text in hosts:
+        every |= config.parse_hosts(text)
+    return config.parse_cluster(cluster), every

@@ -1,0 +1,79 @@
+"""``cmk hook``: what the chart's Jobs run around an upgrade. The last line says what is wrong and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmk import __version__
+from cmk.cli import common, configuration, fleettable
+
+app = typer.Typer(help="What the chart's hooks run.", no_args_is_help=True)
+ConfigOption = Annotated[Path, typer.Option(help="Directory with config.json and hosts-*.json.")]
+_TERMINATION_LOG = Path("/dev/termination-log")
+
+
+@app.command("plan")
+def plan(config: ConfigOption) -> None:
+    """Before an upgrade: fail when the new configuration is impossible for a node, with nothing changed."""
+    with _last_line():
+        from cmk.kube import client  # noqa: PLC0415  # no other command should pay for it
+        from cmk.kube import fleet as live  # noqa: PLC0415
+        from cmk.model import fleet  # noqa: PLC0415
+
+        wanted, hosts = configuration.mounted(config)
+        found = fleet.plan(wanted, hosts, live.nodes(client.in_cluster()))
+        for line in fleettable.plan_lines(found):
+            typer.echo(line, err=True)
+        if found.refused:
+            first = found.refused[0]
+            more = f" (and {len(found.refused) - 1} nodes more)" if len(found.refused) > 1 else ""
+            _fail(f"upgrade refused, nothing has changed: node {first.node}: {first.text}{more}")
+
+
+@app.command("verify")
+def verify(
+    config: ConfigOption,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for all nodes.")] = 240,
+    max_failures: Annotated[str, typer.Option(help="Nodes that may fail: a number, or a percentage as in 5%.")] = "0",
+) -> None:
+    """After an upgrade: wait for every node, fail with a table of those that have not got the configuration."""
+    with _last_line():
+        from cmk.hooks import verify as work  # noqa: PLC0415  # no other command should pay for it
+        from cmk.kube import client  # noqa: PLC0415
+        from cmk.kube import fleet as live  # noqa: PLC0415
+        from cmk.model import rollout  # noqa: PLC0415
+
+        wanted, hosts = configuration.mounted(config)
+        api = client.in_cluster()
+        rows = work.verify(wanted, hosts, lambda: live.nodes(api), __version__, timeout)
+        for line in fleettable.verify_lines(rows):
+            typer.echo(line, err=True)
+        failed = [row for row in rows if row.failed]
+        if len(failed) > rollout.allowed(max_failures, len(rows)):
+            names = ", ".join(row.node for row in failed[:5]) + (" and more" if len(failed) > 5 else "")
+            _fail(
+                f"{len(failed)} of {len(rows)} nodes have not got the configuration ({names}): {failed[0].text or failed[0].state}"
+            )
+
+
+@contextmanager
+def _last_line() -> Iterator[None]:
+    from cmk.kube.client import ApiError  # noqa: PLC0415
+    from cmk.model.config import ConfigError  # noqa: PLC0415
+
+    try:
+        yield
+    except (ApiError, ConfigError, OSError) as error:
+        _fail(str(error))
+
+
+def _fail(text: str) -> None:
+    """Say it, also where Kubernetes shows why a container ended."""
+    with suppress(OSError):  # there is none outside a container
+        _TERMINATION_LOG.write_text(f"{text}\n")
+    common.fail(text)

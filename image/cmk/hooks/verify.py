@@ -1,0 +1,42 @@
+"""Waits until every node has what the configuration says, or until time is up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from time import monotonic, sleep
+
+import msgspec
+
+from cmk.model.config import ClusterConfig, Host
+from cmk.model.fleet import Node
+from cmk.model.rollout import SILENT, WAITING, Row, row
+
+# A refusal may be gone with a pod that is about to end.
+SECONDS_TO_BELIEVE = 10.0
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def verify(
+    wanted: ClusterConfig,
+    hosts: Mapping[str, Host],
+    look: Callable[[], Iterable[Node]],
+    version: str,
+    seconds: float,
+    clock: Callable[[], float] = monotonic,
+    pause: Callable[[float], None] = sleep,
+) -> list[Row]:
+    """Look again and again until nothing is left to wait for; returns a row for each selected node.
+
+    ``version`` is what agents have to be of. Raises ApiError.
+    """
+    began = clock()
+    doubted_since: dict[str, float] = {}
+    while True:
+        rows = [row(wanted, hosts, node, version) for node in look() if wanted.selection.matches(node.name, node.labels)]
+        now = clock()
+        doubted_since = {found.node: doubted_since.get(found.node, now) for found in rows if found.failed}
+        waits = [found for found in rows if found.state == WAITING]
+        waits += [found for found in rows if found.failed and now - doubted_since[found.node] < SECONDS_TO_BELIEVE]
+        if not waits or now - began >= seconds:
+            return [msgspec.structs.replace(found, state=SILENT) if found.state == WAITING else found for found in rows]
+        pause(SECONDS_BETWEEN_LOOKS)

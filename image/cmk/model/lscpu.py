@@ -1,0 +1,38 @@
+"""The topology of a machine that is not here, out of what ``lscpu -p`` printed there."""
+
+from __future__ import annotations
+
+from cmk.model.cpuset import CpuSet
+from cmk.model.topology import Core, Topology
+
+
+class LscpuError(ValueError):
+    """Text that is no output of ``lscpu -p``."""
+
+
+def parse(text: str, isolated: CpuSet = frozenset()) -> Topology:
+    """Read the columns CPU, Core and Socket, wherever they are; ``isolated`` are CPUs of isolcpus, which lscpu does not tell. Raises
+    LscpuError.
+    """
+    columns = ["cpu", "core", "socket"]
+    members: dict[int, set[int]] = {}
+    sockets: dict[int, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.strip().lstrip("# ").split(",")
+        if line.startswith("#"):
+            columns = [word.strip().lower() for word in words] if words[0].strip().lower() == "cpu" else columns
+            continue
+        if not line.strip():
+            continue
+        try:
+            cpu, core, socket = (int(words[columns.index(name)] or 0) for name in ("cpu", "core", "socket"))
+        except (ValueError, IndexError) as error:
+            raise LscpuError(f"line {number} is none of lscpu -p=CPU,CORE,SOCKET: {line[:60]}") from error
+        members.setdefault(core, set()).add(cpu)
+        sockets[core] = socket
+    if not members:
+        raise LscpuError("there is no CPU in it: is it the output of lscpu -p=CPU,CORE,SOCKET?")
+    cores = tuple(
+        Core(core, sockets[core], frozenset(cpus), frozenset(cpus) & isolated) for core, cpus in sorted(members.items())
+    )
+    return Topology(cores, ("cmdline",) if isolated else ())
