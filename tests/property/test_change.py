@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -21,9 +21,9 @@ from cmk.host.procfs import Procfs
 from cmk.model.config import Section
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
-from cmk.model.ledger import Pod, Task, TasksFile
+from cmk.model.ledger import Pod, Process, Task, TasksFile
 from cmk.model.plan import cpus_of, plan
-from cmk.model.steps import NoRoomError
+from cmk.model.steps import NoRoomError, steps
 from cmk.model.topology import Topology
 from tests.property.test_plan import changes, swaps
 
@@ -56,6 +56,10 @@ class Host:
         state.write(root / "layout", self.old, durable=False)
         state.write(root / "tasks", TasksFile("boot", tasks), durable=False)
         self.before = dict(self.masks)
+        found = plan(old, new, tasks)
+        self.parked: set[Process] = set()
+        with suppress(NoRoomError):
+            self.parked = {step.process for step in steps(found, old, new) if not step.last}
 
     def _add(self, pid: int, task: Task, mask: CpuSet) -> None:
         directory = self.root / f"proc/{pid}"
@@ -97,11 +101,11 @@ class Host:
             raise Killed
 
     def _check(self) -> None:
-        """Who is on a list of an exclusive pool is alone there."""
+        """Who is on a list of an exclusive pool is alone there, unless he is only parked."""
         for pid, mask in self.masks.items():
             task = self.of[pid]
             mine = cpus_of(self.old.layout, task) | cpus_of(self.new.layout, self._after(task))
-            if self.new.layout.pools[task.pool].exclusive and mask <= mine:
+            if self.new.layout.pools[task.pool].exclusive and mask <= mine and task.process not in self.parked:
                 for other, others in self.masks.items():
                     assert self.of[other].process == task.process or not mask & others, (pid, mask, other, others)
 

@@ -74,6 +74,10 @@ def swaps(draw: st.DrawFn) -> tuple[Layout, Layout, list[Task], list[Pod]]:
     return old, new, list(ledger.tasks.values()), []
 
 
+def shared_cpus(layout: Layout) -> frozenset[int]:
+    return frozenset().union(*(pool.cpus for pool in layout.pools.values() if not pool.exclusive))
+
+
 def applied(found: Plan) -> list[Task]:
     moved = [msgspec.structs.replace(move.task, lists=move.lists) for move in found.moves]
     return sorted([*found.keeps, *moved], key=lambda task: task.process)
@@ -114,12 +118,12 @@ def test_no_exclusive_cpu_has_two_owners_at_any_instant(change: tuple[Layout, La
     found = plan(old, new, tasks)
     assume(found.moves)
     try:
-        made = steps(found, new)
+        made = steps(found, old, new)
     except NoRoomError:
-        # Only where every CPU that is shared before long is somebody's own now.
+        # Only where every CPU that is shared before long is somebody's own now, and every one that has been is about to be.
         owned = frozenset().union(*(cpus_of(old, task) for task in tasks if old.pools[task.pool].exclusive))
-        shared = frozenset().union(*(pool.cpus for pool in new.pools.values() if not pool.exclusive))
-        assert shared & owned
+        assert shared_cpus(new) & owned or not shared_cpus(new)
+        assert not shared_cpus(old) - owned or len(found.moves) > 2
         return
     kinds = {task.process: new.pools[task.pool].exclusive for task in tasks}
     now = {task.process: (cpus_of(old, task), kinds[task.process]) for task in tasks}

@@ -65,14 +65,14 @@ class Change:
 
         Raises NoRoomError before anything has happened, StateError.
         """
-        steps(plan, new.layout)
+        steps(plan, old.layout, new.layout)
         journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan, new)))
         state.write(self._journal, journal, durable=True)
         return journal
 
     def finish(self, journal: Journal) -> list[Task]:
         """Make it come true; returns the tasks as they are booked then. Raises ChangeError when it was undone, StateError."""
-        made = steps(journal.plan, journal.new.layout)
+        made = _steps(journal)
         try:
             for step in made:
                 self._go(journal, step, _rooms(made, step.process))
@@ -89,7 +89,7 @@ class Change:
         """Put threads back where a finished change had put them. Kernels before 6.2 give every thread of a cpuset that changes all its
         CPUs, and cpusets are narrowed after the change.
         """
-        made = steps(journal.plan, journal.new.layout)
+        made = _steps(journal)
         for step in made:
             if step.last:
                 try:
@@ -204,6 +204,10 @@ class Change:
         state.write(self._layout, saved, durable=True)
         state.write(self._tasks, TasksFile(boot, tasks, pods), durable=False)
         self._journal.unlink(missing_ok=True)
+
+
+def _steps(journal: Journal) -> tuple[Step, ...]:
+    return steps(journal.plan, journal.old.layout, journal.new.layout)
 
 
 def _move_of(plan: Plan, process: Process) -> Move:

@@ -69,7 +69,7 @@ class Service:
         """
         journal = self._change.begin(now, wanted, plan)
         ways: dict[Process, CpuSet] = {}
-        for step in steps(plan, wanted.layout):
+        for step in steps(plan, now.layout, wanted.layout):
             ways[step.process] = step.cpus | ways.get(step.process, frozenset())
         self.ledger.begin(wanted.layout, ways)
         self.layers.renew()
