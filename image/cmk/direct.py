@@ -63,14 +63,17 @@ class Lock:
         posix.close(self._fd)
 
 
-def isolate(directory: str, pool: str, cores: int, socket: int, *, pin: bool, seconds: float, procfs: str) -> dict[str, str]:
+def isolate(
+    directory: str, pool: str, cores: int, socket: int, *, pin: bool, seconds: float, procfs: str, on_move: str = ""
+) -> dict[str, str]:
     """Take CPU lists for this very process and move it there; returns the workload's variables. Raises Failure."""
+    how = _on_move(on_move)
     deadline = monotonic() + seconds
     pause = _FIRST_PAUSE
     while True:
         with Lock(directory, deadline):
             try:
-                return _isolate(directory, pool, cores, socket, pin=pin, procfs=procfs)
+                return _isolate(directory, pool, cores, socket, pin=pin, procfs=procfs, on_move=how)
             except (KeyError, TypeError) as error:
                 text = f"cannot use {directory}/{STATE}: it lacks {error}; move it away to start afresh"
                 raise Failure(NEVER, text) from None
@@ -81,7 +84,16 @@ def isolate(directory: str, pool: str, cores: int, socket: int, *, pin: bool, se
         pause = min(pause * 2, _LAST_PAUSE)
 
 
-def _isolate(directory: str, pool: str, cores: int, socket: int, *, pin: bool, procfs: str) -> dict[str, str]:
+def _isolate(  # type: ignore[no-untyped-def]
+    directory: str,
+    pool: str,
+    cores: int,
+    socket: int,
+    *,
+    pin: bool,
+    procfs: str,
+    on_move,  # noqa: ANN001
+) -> dict[str, str]:
     state = _read(f"{directory}/{STATE}")
     pools = state["saved"]["layout"]["pools"]
     boot = _text(f"{procfs}/sys/kernel/random/boot_id").strip()
@@ -94,9 +106,12 @@ def _isolate(directory: str, pool: str, cores: int, socket: int, *, pin: bool, p
     if pin:
         _pin({cpu for item in lists for cpu in item["cpus"]})
     names = [comma_list(item["cpus"]) for item in lists]
-    tasks.append({"process": me, "pool": name, "lists": names, "cores": cores, "socket": socket})
-    _write(directory, json.dumps({**state, "boot": boot, "tasks": tasks, "moving": moving}))
-    return environment(pools, lists)
+    tasks.append({"process": me, "pool": name, "lists": names, "cores": cores, "socket": socket, "on_move": on_move})
+    assigned = environment(pools, lists)
+    if on_move["how"] == "notify":
+        assigned["CMK_STATE"] = _tell(directory, me, names, lists)
+    _write(f"{directory}/{STATE}", json.dumps({**state, "boot": boot, "tasks": tasks, "moving": moving}))
+    return assigned
 
 
 def choose(  # type: ignore[no-untyped-def]
@@ -214,10 +229,42 @@ def _read(path: str) -> dict:  # type: ignore[type-arg]
     return found if isinstance(found, dict) else {}
 
 
-def _write(directory: str, text: str) -> None:
-    """Replace the state: a kill at any moment leaves the old or the new one."""
-    path = f"{directory}/{STATE}"
-    temporary = f"{directory}/.{STATE}.new"
+def _on_move(text: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # a dict; typing is heavy
+    """What ``cmk.model.onmove`` reads out of it, with the same words; raises Failure."""
+    how, colon, name = (text or "follow").partition(":")
+    number = 0
+    if colon:
+        import _signal  # type: ignore[import-not-found]  # noqa: PLC0415  # no stub; signal itself would import enum
+
+        word = name.upper()
+        number = getattr(_signal, word if word.startswith("SIG") else f"SIG{word}", 0)
+        if how != "notify" or type(number) is not int or number in (0, 9, 19):
+            text = f"on-move {text[:40]!r}: only notify takes a signal, and one that can be caught, as in notify:SIGHUP"
+            raise Failure(NEVER, text)
+    if how not in ("follow", "pinned", "notify"):
+        raise Failure(NEVER, f"on-move {text[:40]!r} is none of follow, pinned, notify, notify:SIGNAL")
+    return {"how": how, "signal": number}
+
+
+def _tell(directory: str, me: dict[str, int], names: list[str], lists: list) -> str:  # type: ignore[type-arg]
+    """The file that tells a task where its CPUs are; its path."""
+    path = f"{directory}/state"
+    try:
+        posix.mkdir(path, 0o755)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise Failure(LATER, f"cannot make {path}: {error.strerror}") from None
+    path = f"{path}/{me['pid']}-{me['start']}.json"
+    cpus = [cpu for item in lists for cpu in item["cpus"]]
+    _write(path, json.dumps({"generation": 1, "cpus": comma_list(cpus), "lists": names}))
+    return path
+
+
+def _write(path: str, text: str) -> None:
+    """Replace a file: a kill at any moment leaves the old or the new one."""
+    directory, _, name = path.rpartition("/")
+    temporary = f"{directory}/.{name}.new"
     try:
         fd = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o644)
         try:

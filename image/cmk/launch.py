@@ -20,6 +20,7 @@ _OPTIONS = {
     "--namespace": True,
     "--install-dir": True,
     "--no-affinity": False,
+    "--on-move": True,
     "--wait": False,
     "--help": False,
 }
@@ -34,11 +35,13 @@ Run COMMAND on CPUs of a pool: the process keeps its pid, and the CPUs come free
   --socket-id=NUM   only CPUs of this socket; -1 (default) is any
   --no-affinity     take the CPUs but leave the affinity alone: COMMAND places itself by CMK_CPUS_ASSIGNED
   --wait            stay as parent: forward signals, reap, return the status of COMMAND
+  --on-move=HOW     what happens when the pools change: follow (default), pinned (such a change is refused), notify (CMK_STATE names a
+                    file with the CPUs of the moment) or notify:SIGNAL (and that signal is sent)
   --conf-dir=DIR    also look for the agent's socket in DIR (default /etc/cmk)
   --namespace, --install-dir   accepted and without meaning
 
 Reads CMK_NUM_CORES (lists to take from an exclusive pool, default 1), CMK_LOCK_TIMEOUT (seconds to wait, default 30), CMK_SOCKET.
-Sets CMK_CPUS_ASSIGNED, CMK_CPUS_ASSIGNED_MASK, CMK_CPUS_SHARED, CMK_CPUS_INFRA.
+Sets CMK_CPUS_ASSIGNED, CMK_CPUS_ASSIGNED_MASK, CMK_CPUS_SHARED, CMK_CPUS_INFRA; with notify CMK_STATE.
 Exit: that of COMMAND; 75 try again later, 78 will never work, 126 and 127 as a shell has them.
 """
 
@@ -105,6 +108,9 @@ def parse(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     pool = options["--pool"]
     if not pool or len(pool.encode("utf-8", "surrogateescape")) > 253 or any(char in pool for char in "\n\r=\t "):
         raise Failure(NEVER, f"--pool={pool[:40]} is no pool name{_SEE}")
+    how = options.get("--on-move", "")
+    if len(how.encode("utf-8", "surrogateescape")) > 40 or any(char in how for char in "\n\r=\t "):
+        raise Failure(NEVER, f"--on-move={how[:40]} is none of follow, pinned, notify, notify:SIGNAL{_SEE}")
     if not words:
         raise Failure(NEVER, f"no command to run{_SEE}")
     return options, words
@@ -156,15 +162,19 @@ def _isolate(argv: list[str], *, kcm: bool) -> int:
             pin="--no-affinity" not in options,
             seconds=timeout(),
             procfs=_variable("CMK_PROC_FS") or "/proc",
+            on_move=options.get("--on-move", ""),
         )
         return _exec(command, environment | _variables(assigned, kcm))
     request = (
         f"cmk/1 isolate\npool={options['--pool']}\ncores={int(text)}\nsocket={_socket_number(options.get('--socket-id', '-1'))}"
-        f"\naffinity={0 if '--no-affinity' in options else 1}"
+        f"\naffinity={0 if '--no-affinity' in options else 1}\non-move={options.get('--on-move', '')}"
     )
-    reply = next(_ask(request, conf_dir))
+    path, reply = next(_ask(request, conf_dir))
     lines = (line.partition("=") for line in _body(reply).split("\n"))
     assigned = {name: value for name, joined, value in lines if joined and name.startswith("CMK_")}
+    if "CMK_STATE" in assigned:  # the agent does not know where its directory is mounted
+        directory, slash, _ = path.rpartition("/")
+        assigned["CMK_STATE"] = f"{directory}{slash}{assigned['CMK_STATE']}"
     return _exec(command, environment | _variables(assigned, kcm))
 
 
@@ -191,7 +201,7 @@ def serves(directory: str) -> bool:
 def agent_at(conf_dir: str) -> str:
     """Path of the first socket at which an agent takes connections, or "" when there is none; raises Failure."""
     for path in _candidates(conf_dir):
-        connection = _connect([path])
+        connection, _ = _connect([path])
         if connection is not None:
             connection.close()
             return path
@@ -201,8 +211,9 @@ def agent_at(conf_dir: str) -> str:
 def show(what: str, conf_dir: str):  # type: ignore[no-untyped-def]  # noqa: ANN201  # an iterator of bytes; typing is not builtin
     """The agent's answer to ``describe`` or ``node-report``, packet by packet; raises Failure."""
     packets = _ask(f"cmk/1 {what}", conf_dir)
-    _body(next(packets))
-    yield from packets
+    _body(next(packets)[1])
+    for _, packet in packets:
+        yield packet
 
 
 def _body(reply: bytes) -> str:
@@ -216,14 +227,14 @@ def _body(reply: bytes) -> str:
     raise Failure(NEVER, f'the agent answered "{head[:40]}", which this launcher does not understand')
 
 
-def _ask(request: str, conf_dir: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # an iterator of bytes; typing is not builtin
-    """Packets of the agent's answer; asks again until one comes or the deadline passes."""
+def _ask(request: str, conf_dir: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # an iterator of (str, bytes); typing is not builtin
+    """Packets of the agent's answer, each with the socket's path; asks again until one comes or the deadline passes."""
     whole = timeout()
     deadline = monotonic() + whole
     paths = _candidates(conf_dir)
     pause = 0.02
     while True:
-        connection = _connect(paths)
+        connection, path = _connect(paths)
         if connection is not None:
             try:
                 left = max(deadline - monotonic(), 0.001)
@@ -236,7 +247,7 @@ def _ask(request: str, conf_dir: str):  # type: ignore[no-untyped-def]  # noqa: 
                 packet = b""
             if packet:
                 while packet:
-                    yield packet
+                    yield path, packet
                     packet = connection.recv(65536)
                 return
             connection.close()
@@ -254,7 +265,7 @@ def _candidates(conf_dir: str) -> list[str]:
     return list(dict.fromkeys((f"{conf_dir}/agent.sock", "/run/cmk/agent.sock")))
 
 
-def _connect(paths: list[str]) -> "_socket.socket | None":
+def _connect(paths: list[str]) -> "tuple[_socket.socket | None, str]":
     for path in paths:
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
@@ -266,8 +277,8 @@ def _connect(paths: list[str]) -> "_socket.socket | None":
                 raise Failure(NEVER, f"socket path {path[:60]}... is longer than the kernel allows") from None
             connection.close()
         else:
-            return connection
-    return None
+            return connection, path
+    return None, ""
 
 
 def timeout() -> float:

@@ -25,6 +25,7 @@
 static char reply[65536 + 1];
 static char candidates[4][sizeof((struct sockaddr_un *)0)->sun_path];
 static int candidate_count;
+static int answering; /* index of the candidate that was connected to last */
 
 static long now_ms(void)
 {
@@ -91,6 +92,16 @@ static void set(const char *name, const char *value)
 		fail(EXIT_LATER, "cannot set %s: %s", name, strerror(errno));
 }
 
+/* The agent knows the path of a file only from the directory that its socket is in: where that is mounted, it does not know. */
+static void set_beside_socket(const char *name, const char *value)
+{
+	static char path[sizeof candidates[0] + 256];
+	const char *slash = strrchr(candidates[answering], '/');
+	int length = slash ? (int)(slash - candidates[answering]) : 0;
+	snprintf(path, sizeof path, "%.*s%s%.200s", length, candidates[answering], slash ? "/" : "", value);
+	set(name, path);
+}
+
 static long timeout_ms(void)
 {
 	const char *text = variable("LOCK_TIMEOUT");
@@ -112,8 +123,10 @@ static int connect_agent(void)
 		int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 		if (fd < 0)
 			fail(EXIT_LATER, "cannot make a socket: %s", strerror(errno));
-		if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
+		if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) {
+			answering = i;
 			return fd;
+		}
 		int error = errno;
 		close(fd);
 		if (error == EACCES || error == EPERM)
@@ -211,8 +224,8 @@ void ask_isolate(const struct isolate *what)
 	find_candidates(what->conf_dir);
 
 	char request[512];
-	snprintf(request, sizeof request, "cmk/1 isolate\npool=%s\ncores=%ld\nsocket=%d\naffinity=%d", what->pool, cores, what->socket,
-		 what->affinity);
+	snprintf(request, sizeof request, "cmk/1 isolate\npool=%s\ncores=%ld\nsocket=%d\naffinity=%d\non-move=%s", what->pool, cores,
+		 what->socket, what->affinity, what->on_move);
 	close(ask(request, deadline, whole));
 	for (char *line = body_of_reply(), *next; line && *line; line = next) {
 		next = strchr(line, '\n');
@@ -222,7 +235,10 @@ void ask_isolate(const struct isolate *what)
 		if (!value || strncmp(line, "CMK_", 4) != 0)
 			continue;
 		*value++ = '\0';
-		set(line, value);
+		if (strcmp(line, "CMK_STATE") == 0)
+			set_beside_socket(line, value);
+		else
+			set(line, value);
 		if (strcmp(line, "CMK_CPUS_ASSIGNED") == 0 && strcmp(program_invocation_short_name, "kcm") == 0)
 			set("KCM_CPUS_ASSIGNED", value);
 	}

@@ -11,7 +11,7 @@
 
 #define SEE "; see cmk isolate --help"
 
-enum option { POOL, SOCKET_ID, CONF_DIR, NAMESPACE, INSTALL_DIR, NO_AFFINITY, WAIT, HELP, OPTIONS };
+enum option { POOL, SOCKET_ID, CONF_DIR, NAMESPACE, INSTALL_DIR, NO_AFFINITY, ON_MOVE, WAIT, HELP, OPTIONS };
 
 static const struct {
 	const char *name;
@@ -23,6 +23,7 @@ static const struct {
 	[NAMESPACE] = {"--namespace", 1},
 	[INSTALL_DIR] = {"--install-dir", 1},
 	[NO_AFFINITY] = {"--no-affinity", 0},
+	[ON_MOVE] = {"--on-move", 1},
 	[WAIT] = {"--wait", 0},
 	[HELP] = {"--help", 0},
 };
@@ -72,6 +73,9 @@ static void set(struct isolate *parsed, enum option which, const char *value)
 	case NO_AFFINITY:
 		parsed->affinity = 0;
 		break;
+	case ON_MOVE:
+		parsed->on_move = value;
+		break;
 	case WAIT:
 		parsed->wait = 1;
 		break;
@@ -85,7 +89,7 @@ static void set(struct isolate *parsed, enum option which, const char *value)
 
 struct isolate parse_isolate(int argc, char **argv)
 {
-	struct isolate parsed = {.conf_dir = "/etc/cmk", .socket = -1, .affinity = 1};
+	struct isolate parsed = {.conf_dir = "/etc/cmk", .socket = -1, .affinity = 1, .on_move = ""};
 	int seen[OPTIONS] = {0};
 	int words = 0, i = 0;
 
@@ -129,6 +133,8 @@ struct isolate parse_isolate(int argc, char **argv)
 		fail(EXIT_NEVER, "--pool is missing" SEE);
 	if (parsed.pool[0] == '\0' || strlen(parsed.pool) > 253 || strpbrk(parsed.pool, "\n\r=\t "))
 		fail(EXIT_NEVER, "--pool=%.40s is no pool name" SEE, parsed.pool);
+	if (strlen(parsed.on_move) > 40 || strpbrk(parsed.on_move, "\n\r=\t "))
+		fail(EXIT_NEVER, "--on-move=%.40s is none of follow, pinned, notify, notify:SIGNAL" SEE, parsed.on_move);
 	if (words == 0)
 		fail(EXIT_NEVER, "no command to run" SEE);
 	return parsed;

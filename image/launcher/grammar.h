@@ -8,6 +8,7 @@ struct isolate {
 	int socket;
 	int affinity;
 	int wait;
+	const char *on_move; /* as given; the agent knows what it means */
 	int help;
 	char **command; /* NULL-terminated: program and its arguments */
 };

@@ -24,11 +24,13 @@ static const char isolate_usage[] =
 	"  --socket-id=NUM   only CPUs of this socket; -1 (default) is any\n"
 	"  --no-affinity     take the CPUs but leave the affinity alone: COMMAND places itself by CMK_CPUS_ASSIGNED\n"
 	"  --wait            stay as parent: forward signals, reap, return the status of COMMAND\n"
+	"  --on-move=HOW     what happens when the pools change: follow (default), pinned (such a change is refused), notify (CMK_STATE names a\n"
+	"                    file with the CPUs of the moment) or notify:SIGNAL (and that signal is sent)\n"
 	"  --conf-dir=DIR    also look for the agent's socket in DIR (default /etc/cmk)\n"
 	"  --namespace, --install-dir   accepted and without meaning\n"
 	"\n"
 	"Reads CMK_NUM_CORES (lists to take from an exclusive pool, default 1), CMK_LOCK_TIMEOUT (seconds to wait, default 30), CMK_SOCKET.\n"
-	"Sets CMK_CPUS_ASSIGNED, CMK_CPUS_ASSIGNED_MASK, CMK_CPUS_SHARED, CMK_CPUS_INFRA.\n"
+	"Sets CMK_CPUS_ASSIGNED, CMK_CPUS_ASSIGNED_MASK, CMK_CPUS_SHARED, CMK_CPUS_INFRA; with notify CMK_STATE.\n"
 	"Exit: that of COMMAND; 75 try again later, 78 will never work, 126 and 127 as a shell has them.\n";
 
 static const struct {

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from cmk.agent.change import Change, ChangeError
 from cmk.host import state
+from cmk.host.change import Change, ChangeError
 from cmk.host.procfs import Procfs
 from cmk.model.config import Section
 from cmk.model.cpuset import CpuSet
@@ -69,7 +69,13 @@ class Host:
         self.masks[pid], self.of[pid] = mask, task
 
     def change(self) -> Change:
-        return Change(self.root / "journal", self.root / "layout", self.root / "tasks", Procfs(self.root / "proc"))
+        procfs = Procfs(self.root / "proc")
+
+        def book(saved: SavedLayout, tasks: list[Task]) -> None:
+            state.write(self.root / "layout", saved, durable=True)
+            state.write(self.root / "tasks", TasksFile(procfs.boot_id(), tasks), durable=False)
+
+        return Change(self.root / "journal", book, procfs)
 
     @contextmanager
     def kernel(self) -> Iterator[None]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 
 from cmk.agent.lifetimes import Lifetimes
-from cmk.agent.notices import DIRECTORY, Notices, name_of
 from cmk.agent.pods import Pods
 from cmk.host import affinity, state
+from cmk.host.notices import DIRECTORY, Notices, name_of
 from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
 from cmk.model import onmove

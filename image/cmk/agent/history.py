@@ -39,12 +39,15 @@ class History:
         return self._entries
 
     def add(self, before: str, after: str, moves: int, milliseconds: int, outcome: str) -> None:
-        """Note a change; one that is refused again and again for the same reason is one. Raises StateError."""
-        last = self.entries[-1] if self.entries else None
-        if outcome != APPLIED and last and (last.from_hash, last.to_hash, last.outcome) == (before, after, outcome):
-            return
+        """Note a change; of one that is refused again and again the last refusal stands. Raises StateError."""
+        others = self.entries
+        last = others[-1] if others else None
+        if last and APPLIED not in (outcome, last.outcome) and (last.from_hash, last.to_hash) == (before, after):
+            if last.outcome == outcome:
+                return
+            others = others[:-1]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._entries = [*self.entries, Entry(now, before, after, moves, milliseconds, outcome)][-MOST:]
+        self._entries = [*others, Entry(now, before, after, moves, milliseconds, outcome)][-MOST:]
         state.write(self._path, self._entries, durable=True)
 
     def forget(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from cmk import __version__
 from cmk.agent import health, status
 from cmk.agent.allocator import load_tasks
-from cmk.agent.change import Change
+from cmk.agent.books import change_of
 from cmk.agent.cluster import ClusterView, see
 from cmk.agent.history import APPLIED, History
 from cmk.agent.kubeletcpus import KubeletCpus
@@ -103,7 +103,7 @@ class Agent:
 
     def _resume(self) -> None:
         options, procfs = self._options, Procfs(self._options.proc_root)
-        if done := Change(options.journal_file, options.layout_file, options.tasks_file, procfs).resume():
+        if done := change_of(options, procfs).resume():
             journal, problem = done
             hashes = journal.old.section.hash, journal.new.section.hash
             self._history.add(*hashes, len(journal.plan.moves), 0, f"undone: {problem}" if problem else APPLIED)

@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
-from cmk.agent.change import ChangeError
 from cmk.agent.cluster import ClusterView, see
 from cmk.agent.history import APPLIED, History
 from cmk.agent.nodelayout import NodeLayout
 from cmk.agent.publisher import Publisher
 from cmk.agent.service import Service
 from cmk.agent.slots import Slots
+from cmk.host.change import ChangeError
 from cmk.kube.client import ApiError
 from cmk.model import plan as planner
 from cmk.model.layout import Layout, SavedLayout

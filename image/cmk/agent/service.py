@@ -9,15 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmk.agent.allocator import Allocator
-from cmk.agent.change import Change, ChangeError
+from cmk.agent.books import change_of
 from cmk.agent.layers import Layers
-from cmk.agent.notices import Notices
 from cmk.agent.options import Options
 from cmk.agent.pods import Pods
 from cmk.agent.server import SOCKET, Server
 from cmk.host import install
 from cmk.host.affinity import AffinityError
+from cmk.host.change import ChangeError
 from cmk.host.inotify import DirectoryWatch
+from cmk.host.notices import Notices
 from cmk.host.procfs import Procfs
 from cmk.model import report
 from cmk.model.cpuset import CpuSet
@@ -44,7 +45,7 @@ class Service:
         self.layers = Layers(options, procfs, self.ledger, topology, changed)
         self._notices = Notices(options.service_dirs, procfs)
         self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed, self.layers.settle, self._notices)
-        self._change = Change(options.journal_file, options.layout_file, options.tasks_file, procfs)
+        self._change = change_of(options, procfs)
         self._server = Server(self._allocator, procfs, self.show)
         self._damage = DirectoryWatch()
         self._repair: asyncio.TimerHandle | None = None

@@ -17,7 +17,7 @@ from cmk.model.flags import PoolFlags, values_of
 
 _CHART = "charts/cmk"
 _COMMANDS = ("init", "discover", "install", "reconcile", "nodereport")
-_NO_LAYOUT_CHANGE = "A node that has a layout keeps it: take it out of the selection and put it in again."
+_PLAN_FIRST = f"What it would do to each node, and to the tasks there: cmk plan -f values.yaml --chart {_CHART}"
 
 
 class PullPolicy(StrEnum):
@@ -105,7 +105,7 @@ def print_upgrade(pools: Mapping[str, PoolConfig], node: str, namespace: str, mo
     wanted = values_of(pools)
     values = {"hosts": {node: {"pools": wanted}}} if node else {"pools": wanted}
     command = f"helm upgrade cmk {_CHART} --namespace {namespace} --reset-then-reuse-values -f values.yaml"
-    _print({**values, **(more or {})}, command, _NO_LAYOUT_CHANGE)
+    _print({**values, **(more or {})}, command, _PLAN_FIRST)
 
 
 def print_uninstall(namespace: str) -> None:

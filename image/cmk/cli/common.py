@@ -19,6 +19,7 @@ import typer
 from cmk import direct, launch
 from cmk.cli import logs
 from cmk.host.affinity import AffinityError
+from cmk.host.change import ChangeError
 from cmk.host.confdir import ConfDir
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
@@ -28,9 +29,21 @@ from cmk.model.config import ConfigError, Preference
 from cmk.model.flags import PoolFlags
 from cmk.model.layout import LayoutError
 from cmk.model.ledger import Refused
+from cmk.model.steps import NoRoomError
 from cmk.model.topology import Topology
 
-_EXPECTED = (AdoptionError, AffinityError, ConfigError, LayoutError, OSError, Refused, StateError, TopologyError)
+_EXPECTED = (
+    AdoptionError,
+    AffinityError,
+    ChangeError,
+    ConfigError,
+    LayoutError,
+    NoRoomError,
+    OSError,
+    Refused,
+    StateError,
+    TopologyError,
+)
 
 
 class Mode(StrEnum):

@@ -91,10 +91,12 @@ def reconfigure(
         common.refuse_beside_agent(directory, "change the chart's values")
         wanted = _saved(pools, reserved_cpus, common.topology())
         with _pools_of(directory) as (state, saved):
-            moved = state.move(state.recover(saved), saved, wanted)
+            done = state.move(state.recover(saved), saved, wanted)
         _tell(wanted.layout)
-        for before, after in moved:
-            common.note(f"process {before.process.pid}: {before.pool} {' '.join(before.lists)} -> {' '.join(after.lists)}")
+        for move in done.moves:
+            common.note(
+                f"process {move.task.process.pid}: {move.task.pool} {' '.join(move.task.lists)} -> {' '.join(move.lists)}"
+            )
 
 
 def reaffinitize(

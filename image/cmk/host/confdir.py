@@ -1,19 +1,26 @@
-"""Direct mode's state: layout and tasks of one host, read and changed under a lock. ``cmk.direct`` allocates in it."""
+"""Direct mode's state: layout and tasks of one host, read and changed under a lock. ``cmk.direct`` allocates in it.
+
+A change that was cut short is undone by whoever comes next, not finished: meanwhile ``cmk isolate`` may have handed out lists of the old
+layout.
+"""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from cmk import direct
-from cmk.host import affinity, oldtree, state
+from cmk.host import oldtree, state
+from cmk.host.change import Change, ChangeError
+from cmk.host.notices import Notices
 from cmk.host.procfs import Procfs
-from cmk.model import cpuset
 from cmk.model.adoption import TakenOver
-from cmk.model.layout import Layout, SavedLayout
-from cmk.model.ledger import Ledger, Refused, Request, Task
+from cmk.model.layout import SavedLayout
+from cmk.model.ledger import Ledger, Refused, Task
+from cmk.model.plan import Plan, plan
+
+JOURNAL = "journal.json"
 
 
 class State(msgspec.Struct, frozen=True):
@@ -74,75 +81,47 @@ class ConfDir:
     def recover(self, saved: SavedLayout) -> Ledger:
         """The living tasks; had a change been interrupted, each is put back where the ledger has it."""
         found = state.read(self._file, State)
-        ledger, _ = self.ledger(saved)
-        if found and found.moving:
-            for task in ledger.tasks.values():
-                if str(task.process.pid) in found.moving:
-                    self._put_back(task, ledger.cpus_of(task))
-            self.keep(saved, ledger)
+        change = Change(self.path / JOURNAL, self._book, self._procfs)
+        if (journal := change.begun()) is not None:
+            change.undo(journal)
+        elif found and found.moving:
+            self.keep(saved, self.ledger(saved)[0])
+        ledger = self.ledger(saved)[0]
+        Notices([self.path], self._procfs).resume(ledger)
         return ledger
 
-    def move(self, ledger: Ledger, now: SavedLayout, saved: SavedLayout) -> list[tuple[Task, Task]]:
-        """Put the tasks of a ledger onto another layout: each keeps its lists when they are still there, else gets others of its socket, or
-        any; every thread is pinned and read back. Returns (before, after) of those that moved; raises Refused or AffinityError with
+    def move(self, ledger: Ledger, now: SavedLayout, saved: SavedLayout) -> Plan:
+        """Put the tasks of a ledger onto another layout, as planned; returns the plan. Raises Refused, NoRoomError or ChangeError with
         everything as it was. Killed on the way, old and new lists of whoever moves stay taken until ``recover``.
         """
-        planned = rehouse(ledger, saved.layout)
-        changes = [(before, after) for before, after in planned if before != after]
-        self.keep(now, ledger, {str(before.process.pid): after.lists for before, after in changes})
-        fresh = Ledger(saved.layout, (after for _, after in planned), require_grant=False)
-        moved: list[Task] = []
+        found = plan(now.layout, saved.layout, ledger.tasks.values())
+        if found.refusals:
+            raise Refused("; ".join(refusal.text for refusal in found.refusals), final=True)
+        change = Change(self.path / JOURNAL, self._book, self._procfs)
+        journal = change.begin(now, saved, found)
+        self.keep(now, ledger, {str(move.task.process.pid): move.lists for move in found.moves})
         try:
-            for before, after in changes:
-                old = ledger.cpus_of(before)
-                moved.append(before)
-                # A mask that is not within the old lists is the task's own doing (--no-affinity).
-                if frozenset(os.sched_getaffinity(before.process.pid)) <= old:
-                    affinity.pin(self._procfs, before.process.pid, fresh.cpus_of(after))
-        except (affinity.AffinityError, ProcessLookupError, PermissionError) as error:
-            for before in moved:
-                self._put_back(before, ledger.cpus_of(before))
-            self.keep(now, ledger)
-            raise affinity.AffinityError(
-                f"process {moved[-1].process.pid} cannot be moved: {error}; nothing was changed"
-            ) from error
-        self.keep(saved, fresh)
-        return changes
+            change.finish(journal)
+        except ChangeError as error:
+            raise ChangeError(f"{error}; nothing was changed") from error
+        notices, fresh = Notices([self.path], self._procfs), self.ledger(saved)[0]
+        notices.resume(fresh)
+        for move in found.moves:
+            notices.tell(move.after)
+        return found
 
     def remove(self) -> None:
         """Take everything of ours away; the directory itself only when nothing else is in it."""
-        for name in (direct.STATE, direct.LOCK):
+        Notices([self.path], self._procfs).remove()
+        for name in (direct.STATE, JOURNAL, direct.LOCK):
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
 
-    def _put_back(self, task: Task, cpus: cpuset.CpuSet) -> None:
-        try:
-            affinity.pin(self._procfs, task.process.pid, cpus)
-        except (affinity.AffinityError, ProcessLookupError):
-            return  # it has ended, or stays where it is: within what was allowed before
-
-
-def rehouse(ledger: Ledger, layout: Layout) -> list[tuple[Task, Task]]:
-    """Where each task goes on another layout; raises Refused when one has no place."""
-    fresh = Ledger(layout, require_grant=False)
-    homeless = [task for task in ledger.tasks.values() if not fresh.restore(task)]
-    for task in homeless:
-        sockets = {item.socket for item in ledger.layout.pools[task.pool].lists if item.name in task.lists}
-        request = Request(task.pool, task.process, cores=len(task.lists), socket=task.socket)
-        same = msgspec.structs.replace(request, socket=min(sockets)) if len(sockets) == 1 else request
-        try:
-            try:
-                fresh.allocate(same)
-            except Refused:
-                fresh.allocate(request)
-        except Refused as refusal:
-            raise Refused(
-                f"process {task.process.pid} holds {' '.join(task.lists)} of pool {task.pool} and would have no place: {refusal}",
-                final=refusal.final,
-            ) from refusal
-    return [(task, _renewed(task, fresh.tasks[process])) for process, task in ledger.tasks.items()]
-
-
-def _renewed(before: Task, after: Task) -> Task:
-    return msgspec.structs.replace(before, lists=after.lists)
+    def _book(self, saved: SavedLayout, tasks: list[Task]) -> None:
+        """What a change wants to be written. When it goes back to the layout there is, the tasks that are booked are right."""
+        found = state.read(self._file, State)
+        if found is not None and found.saved == saved:
+            self.keep(saved, self.ledger(saved)[0])
+        else:
+            self.keep(saved, Ledger(saved.layout, tasks, require_grant=False))

@@ -29,6 +29,25 @@ def find_members(procfs: Procfs, place: Place, cpus: CpuSet, others: Iterable[Cp
     return []
 
 
+def descendants(procfs: Procfs, process: Process) -> list[Process]:
+    """Live processes that a process has started, and those that they have; one whose parent ended before it is found no more."""
+    parents: dict[int, list[int]] = {}
+    for pid in procfs.pids():
+        try:
+            parents.setdefault(procfs.parent(pid), []).append(pid)
+        except ProcessLookupError:
+            continue
+    found, todo = [], [process.pid] if procfs.is_alive(process) else []
+    while todo:
+        for pid in parents.get(todo.pop(), []):
+            try:
+                found.append(procfs.process(pid))
+                todo.append(pid)
+            except ProcessLookupError:
+                continue
+    return found
+
+
 def processes_beside(procfs: Procfs, pids: Iterable[int], owner: int, cpus: CpuSet) -> list[tuple[int, str]]:
     """Pid and name of those that may run on ``cpus`` and elsewhere: the owner's own children are confined as it is."""
     found = []

@@ -22,6 +22,11 @@ class Procfs:
         stat = self._read(f"{pid}/stat")
         return int(stat[stat.rindex(")") + 2 :].split()[19])
 
+    def parent(self, pid: int) -> int:
+        """Pid of the parent."""
+        stat = self._read(f"{pid}/stat")
+        return int(stat[stat.rindex(")") + 2 :].split()[1])
+
     def name(self, pid: int) -> str:
         """The command name the kernel shows."""
         return self._read(f"{pid}/comm").strip()

@@ -18,9 +18,10 @@ def parse(text: str, isolated: CpuSet = frozenset()) -> Topology:
     members: dict[int, set[int]] = {}
     sockets: dict[int, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.strip().lstrip("# ").split(",")
+        words = [word.strip() for word in line.lstrip("# ").split(",")]
         if line.startswith("#"):
-            columns = [word.strip().lower() for word in words] if words[0].strip().lower() == "cpu" else columns
+            named = [word.lower() for word in words]
+            columns = named if {"cpu", "core", "socket"} <= set(named) else columns
             continue
         if not line.strip():
             continue

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from cmk.agent.layers import Layers
 from cmk.agent.nodelayout import NodeLayout
 from cmk.agent.options import Options
 from cmk.host.procfs import Procfs
+from cmk.model import nodestate
 from cmk.model.config import Chosen, PoolConfig, Section
 from cmk.model.ledger import Ledger
 from cmk.model.topology import Core, Topology
 
-LAYERS_OFF = {"Isolated": ("False", "LayersOff"), "Conflict": ("False", "None")}
+LAYERS_OFF = {"Isolated": ("False", "LayersOff"), "Conflict": ("False", "None"), "ConfigRefused": ("False", "None")}
 
 
 def seen(exclusive: int, hash_: str = "abc") -> Seen:
@@ -56,11 +58,34 @@ def test_a_node_that_serves(layout: NodeLayout) -> None:
     assert body["status"]["pools"]["exclusive"] == {"lists": 2, "free": 2, "tasks": 0}
 
 
-def test_other_pools_are_reported_and_the_layout_kept(layout: NodeLayout) -> None:
+def test_other_pools_are_on_their_way(layout: NodeLayout) -> None:
     body = served(layout, seen(1, "def"))
-    assert conditions(body) == {"Ready": ("True", "Serving"), "ConfigApplied": ("False", "LayoutKept"), **LAYERS_OFF}
+    assert conditions(body) == {"Ready": ("True", "Serving"), "ConfigApplied": ("False", "Changing"), **LAYERS_OFF}
     assert body is not None
-    assert body["status"]["configHash"] == "abc"
+    assert (body["status"]["configHash"], body["status"]["pending"]) == ("abc", {})
+
+
+@pytest.mark.parametrize(("reason", "refused"), [("ConfigRefused", "True"), ("Paused", "False"), ("LayoutImpossible", "False")])
+def test_why_a_configuration_is_not_applied(layout: NodeLayout, reason: str, refused: str) -> None:
+    made = layout.make(seen(2))
+    assert made is not None
+    layout.pend(reason, "because", Section({}, "def"))
+    ledger = Ledger(made.layout)
+    options = Options("n", "ns", "config", "hosts", *[Path("/nowhere")] * 4)
+    layers = Layers(options, Procfs(), ledger, layout.topology, lambda: None)
+    body = status.body(layout, ledger, layers, seen(1, "def"), None, "/state")
+    found = conditions(body)
+    assert (found["ConfigApplied"], found["ConfigRefused"][0]) == (("False", reason), refused)
+    assert body is not None
+    assert body["status"]["pending"] == {"reason": reason, "text": "because", "hash": "def"}
+
+
+def test_what_a_plan_elsewhere_needs_is_in_it(layout: NodeLayout) -> None:
+    body = served(layout, seen(2))
+    assert body is not None
+    found = nodestate.load(json.loads(json.dumps(body["status"]["state"])))
+    assert layout.saved is not None
+    assert (found.topology, found.layout, found.section) == (layout.topology, layout.saved.layout, layout.saved.section)
 
 
 def test_an_unreadable_configuration_leaves_the_node_serving(layout: NodeLayout) -> None:

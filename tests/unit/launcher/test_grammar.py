@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.unit.launcher.conftest import OK, FakeAgent, Launcher
 
-DEFAULT = {"pool": "infra", "cores": "1", "socket": "-1", "affinity": "1"}
+DEFAULT = {"pool": "infra", "cores": "1", "socket": "-1", "affinity": "1", "on-move": ""}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,8 @@ DEFAULT = {"pool": "infra", "cores": "1", "socket": "-1", "affinity": "1"}
         ("--pool=infra --namespace=x --install-dir=/opt/bin echo a", {}, "a"),
         ("--pool=exclusive-non-isolcpus echo", {"pool": "exclusive-non-isolcpus"}, ""),
         ("--pool=infra --wait echo a", {}, "a"),
+        ("--pool=infra --on-move=pinned echo a", {"on-move": "pinned"}, "a"),
+        ("--pool=infra --on-move notify:SIGHUP echo a", {"on-move": "notify:SIGHUP"}, "a"),
         ("--pool=infra echo - a", {}, "- a"),
     ],
 )
@@ -62,6 +64,8 @@ def test_accepted(launcher: Launcher, agent: Callable[..., FakeAgent], line: str
         ("--pool=infra --no-affinity=1 echo", "--no-affinity takes no value"),
         ("--pool=infra --nosuch echo", "unknown option --nosuch"),
         ("--pool=infra -x echo", "unknown option -x"),
+        ("--pool=infra --on-move=a=b echo", "--on-move=a=b is none of follow, pinned, notify, notify:SIGNAL"),
+        (f"--pool=infra --on-move={'x' * 41} echo", f"--on-move={'x' * 40} is none of"),
         ("--pool=infra --n echo", "option --n could be --namespace or --no-affinity"),
         ("--pool=infra --socket-id=x echo", "--socket-id=x is no socket number"),
         ("--pool=infra --socket-id=-2 echo", "--socket-id=-2 is no socket number"),

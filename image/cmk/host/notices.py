@@ -43,7 +43,7 @@ class Notices:
         """Write a task's file, if it wants one. Raises StateError."""
         if task.on_move.how is not How.NOTIFY:
             return
-        notice = Notice(task.generation, cpuset.kernel_list(ledger.cpus_of(task)), list(task.lists))
+        notice = Notice(task.generation, cpuset.comma_list(ledger.cpus_of(task)), list(task.lists))
         for directory in self._directories:
             try:
                 directory.mkdir(mode=0o755, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pools changed under running tasks: a journal first, then every thread, then the files; whoever finds a journal finishes or undoes it.
+"""Pools changed under running tasks: a journal first, then every thread, then the books; whoever finds a journal finishes or undoes it.
 
 Every step may be made again: a thread that is where it should be is left there. So a change that was cut anywhere is begun afresh.
 """
@@ -13,12 +13,12 @@ import msgspec
 
 from cmk.host import mover, state
 from cmk.host.affinity import AffinityError
-from cmk.host.members import find_members
+from cmk.host.members import descendants, find_members
 from cmk.host.procfs import Procfs
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation import Thread
 from cmk.model.layout import SavedLayout
-from cmk.model.ledger import Process, Task, TasksFile
+from cmk.model.ledger import Process, Task
 from cmk.model.place import Place
 from cmk.model.plan import Move, Plan, cpus_of
 from cmk.model.remap import Mapping
@@ -52,12 +52,11 @@ class ChangeError(RuntimeError):
 
 
 class Change:
-    """Where the journal is, and the files that it leads from one state to the other."""
+    """``journal`` is a file; ``book`` writes layout and tasks, which may be done twice. Everything raises what ``book`` raises."""
 
-    def __init__(self, journal: Path, layout: Path, tasks: Path, procfs: Procfs) -> None:
+    def __init__(self, journal: Path, book: Callable[[SavedLayout, list[Task]], None], procfs: Procfs) -> None:
         self._journal = journal
-        self._layout = layout
-        self._tasks = tasks
+        self._book = book
         self._procfs = procfs
 
     def begin(self, old: SavedLayout, new: SavedLayout, plan: Plan) -> Journal:
@@ -77,13 +76,22 @@ class Change:
             for step in made:
                 self._go(journal, step, _rooms(made, step.process))
         except AffinityError as error:
-            for step in reversed(made):
-                self._back(journal, step, _rooms(made, step.process))
-            self._commit(journal.old, _booked(journal.plan, after=False))
+            self.undo(journal)
             raise ChangeError(str(error)) from error
         tasks = _booked(journal.plan, after=True)
         self._commit(journal.new, tasks)
         return tasks
+
+    def undo(self, journal: Journal) -> None:
+        """Everybody back to where he was, and no journal any more. Raises StateError."""
+        made = _steps(journal)
+        for step in reversed(made):
+            self._back(journal, step, _rooms(made, step.process))
+        self._commit(journal.old, _booked(journal.plan, after=False))
+
+    def begun(self) -> Journal | None:
+        """What was begun and has not ended, of this boot or another; raises StateError."""
+        return state.read(self._journal, Journal)
 
     def assert_masks(self, journal: Journal) -> None:
         """Put threads back where a finished change had put them. Kernels before 6.2 give every thread of a cpuset that changes all its
@@ -102,7 +110,7 @@ class Change:
 
         Raises StateError.
         """
-        journal = state.read(self._journal, Journal)
+        journal = self.begun()
         if journal is None:
             return None
         problem = ""
@@ -165,7 +173,7 @@ class Change:
                 if member.task == task.process and self._procfs.is_alive(member.process)
             ]
             cpus = move.old.union(move.new, *rooms)
-            born = set(find_members(self._procfs, Place(task.pod, task.container), cpus, others)) - taken
+            born = set(self._find(task, cpus, others)) - taken
             return list(dict.fromkeys(process.pid for process in (*known, *sorted(born))))
 
         return look
@@ -173,12 +181,18 @@ class Change:
     def _members(self, plan: Plan, new: SavedLayout) -> Iterable[Member]:
         for move in plan.moves:
             task = move.task
-            born = find_members(self._procfs, Place(task.pod, task.container), move.old, _others(new, plan, task, begun=False))
+            born = self._find(task, move.old, _others(new, plan, task, begun=False))
             for process in dict.fromkeys((task.process, *born)):
                 try:
                     yield Member(process, task.process, tuple(self._threads(process.pid)))
                 except ProcessLookupError:
                     continue
+
+    def _find(self, task: Task, cpus: CpuSet, others: list[CpuSet]) -> list[Process]:
+        """Processes that go with a task: in a pod those of its container, else what it has started itself."""
+        if not task.pod:
+            return descendants(self._procfs, task.process)
+        return find_members(self._procfs, Place(task.pod, task.container), cpus, others)
 
     def _threads(self, pid: int) -> Iterable[Thread]:
         for tid in self._procfs.threads(pid):
@@ -198,11 +212,7 @@ class Change:
                     continue
 
     def _commit(self, saved: SavedLayout, tasks: list[Task]) -> None:
-        found = state.read(self._tasks, TasksFile)
-        boot = self._procfs.boot_id()
-        pods = found.pods if found is not None and found.boot == boot else []
-        state.write(self._layout, saved, durable=True)
-        state.write(self._tasks, TasksFile(boot, tasks, pods), durable=False)
+        self._book(saved, tasks)
         self._journal.unlink(missing_ok=True)
 
 

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cmk.host.notices import Notices, name_of
+from cmk.host.procfs import Procfs
+from cmk.host.state import StateError
+from cmk.model.layout import CpuList, Layout, Pool
+from cmk.model.ledger import Ledger, Process, Task
+from cmk.model.onmove import How, OnMove
+
+LAYOUT = Layout({"exclusive": Pool("exclusive", True, (CpuList(frozenset({1, 5}), 0), CpuList(frozenset({2, 6}), 0)))})
+TOLD = Task(Process(7, 3), "exclusive", ("1,5", "2,6"), on_move=OnMove(How.NOTIFY))
+
+
+def notices(root: Path) -> Notices:
+    return Notices([root], Procfs())
+
+
+def test_a_task_that_asked_for_it_finds_its_cpus(tmp_path: Path) -> None:
+    notices(tmp_path).put(Ledger(LAYOUT), TOLD)
+    file = tmp_path / "state" / name_of(TOLD.process)
+    assert json.loads(file.read_text()) == {"generation": 1, "cpus": "1,2,5,6", "lists": ["1,5", "2,6"]}
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o644, 0o755)
+
+
+@pytest.mark.parametrize("how", [How.FOLLOW, How.PINNED])
+def test_others_have_no_file(tmp_path: Path, how: How) -> None:
+    notices(tmp_path).put(Ledger(LAYOUT), msgspec.structs.replace(TOLD, on_move=OnMove(how)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_agent_finds_every_file_there_should_be_and_no_other(tmp_path: Path) -> None:
+    made = notices(tmp_path)
+    made.put(Ledger(LAYOUT), msgspec.structs.replace(TOLD, process=Process(8, 8)))
+    made.resume(Ledger(LAYOUT, [TOLD]))
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["7-3.json"]
+    made.drop(TOLD.process)
+    made.drop(TOLD.process)
+    assert list((tmp_path / "state").iterdir()) == []
+    made.remove()
+    made.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    with pytest.raises(StateError, match=r"cannot make .*/state: File exists"):
+        notices(tmp_path).put(Ledger(LAYOUT), TOLD)
+
+
+def test_the_signal_reaches_that_very_process(tmp_path: Path) -> None:
+    script = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {1}); print('ready', flush=True); signal.sigwait({1})"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        process = Procfs().process(child.pid)
+        wish = OnMove(How.NOTIFY, signal.SIGHUP)
+        notices(tmp_path).tell(msgspec.structs.replace(TOLD, process=Process(child.pid, process.start + 1), on_move=wish))
+        notices(tmp_path).tell(msgspec.structs.replace(TOLD, process=process))
+        assert child.poll() is None
+        notices(tmp_path).tell(msgspec.structs.replace(TOLD, process=process, on_move=wish))
+        assert child.wait(timeout=20) == 0
+
+
+def test_who_has_ended_is_told_nothing(tmp_path: Path) -> None:
+    child = subprocess.Popen(["true"])
+    process = Process(child.pid, 1)
+    child.wait()
+    notices(tmp_path).tell(msgspec.structs.replace(TOLD, process=process, on_move=OnMove(How.NOTIFY, signal.SIGHUP)))

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from cmk.kube import fleet, reports
+from tests.unit.kube.apiserver import serving
+
+
+def item(name: str, ready: str = "True", **spec: object) -> dict[str, object]:
+    return {
+        "metadata": {"name": name, "labels": {"a": name}},
+        "spec": spec,
+        "status": {"conditions": [{"type": "MemoryPressure", "status": "False"}, {"type": "Ready", "status": ready}]},
+    }
+
+
+def test_nodes_come_page_by_page_with_their_reports() -> None:
+    report = {"metadata": {"name": "two"}, "status": {"configHash": "x"}}
+    with serving(
+        (200, {"items": [report], "metadata": {}}),
+        (200, {"items": [item("one")], "metadata": {"continue": "more"}}),
+        (200, {"items": [item("two", "Unknown"), item("three", unschedulable=True)], "metadata": {}}),
+    ) as server:
+        found = fleet.nodes(server.api)
+    assert [(node.name, node.ready, node.report) for node in found] == [
+        ("one", True, None),
+        ("two", False, report),
+        ("three", False, None),
+    ]
+    assert found[0].labels == {"a": "one"}
+    assert [(path, query) for _, path, query, *_ in server.seen] == [
+        (reports.PATH, {"limit": "200"}),
+        ("/api/v1/nodes", {"limit": "200"}),
+        ("/api/v1/nodes", {"limit": "200", "continue": "more"}),
+    ]
+
+
+def test_without_our_definitions_there_are_no_reports() -> None:
+    with serving((404, {"message": "no such resource"}), (200, {"items": [item("one")]})) as server:
+        assert [node.report for node in fleet.nodes(server.api)] == [None]
