@@ -37,13 +37,13 @@ class Cluster:
 
     def __init__(self, name: str, script: str = "cluster") -> None:
         self._script = REPO / "scripts" / script
-        self._environment = {**os.environ, "CMK_CLUSTER": name}
+        self.environment = {**os.environ, "CMK_CLUSTER": name}
 
     def script(self, *args: str, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run the script."""
         done = subprocess.run(
             [self._script, *args],
-            env=self._environment,
+            env=self.environment,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,

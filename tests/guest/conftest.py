@@ -13,7 +13,10 @@ from tests.cluster.cluster import NAMESPACE, REPO, Cluster, Json, wait_for
 SECONDS = 120  # everything takes its time on an emulated machine
 
 # These tests are about layouts and refusals; hooks and webhook, which tests/cluster sees, take their time here.
-SETTINGS = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never,webhook.enabled=false,isolation.pods=false"
+SETTINGS = (
+    "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never,webhook.enabled=false,plan.enabled=false,verify.enabled=false,"
+    "isolation.pods=false"
+)
 
 
 class Guest(Cluster):
@@ -51,6 +54,22 @@ class Guest(Cluster):
             return wanted <= set(self.get("cmk-nodereport", "node1")["status"]["values"])
 
         wait_for("the layers are as asked", arrived, SECONDS)
+
+    def change(self, *settings: str, condition: str = "ConfigApplied") -> None:
+        """Other pools under what runs; until the node says that it has them, or refuses them."""
+        line = ["upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--reuse-values", "--no-hooks"]
+        before = self.get("cmk-nodereport", "node1")["status"]["history"]
+        self.helm(*line, *(word for setting in settings for word in ("--set-json", setting)))
+        wait_for("it has come to something", lambda: self.get("cmk-nodereport", "node1")["status"]["history"] != before, SECONDS)
+        wait_for(condition, lambda: self.conditions()[condition]["status"] == "True", SECONDS)
+
+    def conditions(self) -> Json:
+        """Conditions of the report by type."""
+        return {item["type"]: item for item in self.get("cmk-nodereport", "node1")["status"]["conditions"]}
+
+    def message(self, condition: str) -> str:
+        """What a condition says."""
+        return str(self.conditions()[condition]["message"])
 
     def layer(self, name: str) -> str:
         """State and reason of a layer."""

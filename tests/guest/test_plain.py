@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.cluster import isolate, wait_for
-from tests.guest import isolation
+from tests.guest import isolation, reconfigure
 from tests.guest.conftest import SECONDS, SETTINGS, Guest, started
 
 
@@ -71,6 +71,10 @@ def test_a_layout_that_this_machine_cannot_have_says_what_would_fit(guest: Guest
     message = wait_for("it is told", told, SECONDS)
     assert message.startswith("needs 10 cores (exclusive 8 + shared 1 + infra 1), has 8; at most 7 can go to pools with a number")
     assert guest.capacity() == (None, None)
+
+
+def test_the_operator_manuals_example(guest: Guest) -> None:
+    reconfigure.the_operator_manuals_example(guest)
 
 
 def test_nobody_else_may_use_an_owned_core(isolating: Guest) -> None:

@@ -3,6 +3,21 @@ Node configuration: scopes merged here and nowhere else, so that helm template s
 */}}
 
 {{/*
+What is made once in a rendering however often it is asked for: with a thousand hosts each time takes seconds. The values are the one
+thing that all templates have in common. Call with (list root name).
+*/}}
+{{- define "cmk.once" -}}
+{{- $root := index . 0 -}}
+{{- if not (hasKey $root.Values "__made") -}}
+{{- $_ := set $root.Values "__made" dict -}}
+{{- end -}}
+{{- if not (hasKey $root.Values.__made (index . 1)) -}}
+{{- $_ := set $root.Values.__made (index . 1) (include (index . 1) $root) -}}
+{{- end -}}
+{{- index $root.Values.__made (index . 1) -}}
+{{- end -}}
+
+{{/*
 One scope over another, key by key; cores and cpus replace each other, and a map of cores by socket is one value. Call with
 (list base scope name); returns JSON of {pools, taint, paused, reserved, isolation, origins}.
 */}}
@@ -46,11 +61,14 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{- end -}}
 
 {{/* Every scope in one shape, whatever it was written in: JSON of {default, groups, hosts}. */}}
-{{- define "cmk.scopes" -}}
+{{- define "cmk.scopes" -}}{{ include "cmk.once" (list . "cmk.scopes.made") }}{{- end -}}
+{{- define "cmk.scopes.made" -}}
 {{- $foreign := include "cmk.starlingx" . | fromJson -}}
 {{- $own := dict "pools" (.Values.pools | default dict) "taint" .Values.taint "paused" .Values.paused "reserved" (.Values.reserved | default dict) "isolation" (.Values.isolation | default dict) -}}
 {{- $default := include "cmk.merge" (list (include "cmk.defaults" . | fromYaml) $own "values") | fromJson -}}
 {{- $default = include "cmk.merge" (list $default (dict "pools" $foreign.pools) "conf.cmk") | fromJson -}}
+{{- /* In every section, for a node is to know of it with its pools and not before or after. */ -}}
+{{- $_ := set $default "maxUnavailable" ((include "cmk.rollout" . | fromJson).maxUnavailable | int64) -}}
 {{- $groups := deepCopy $foreign.groups -}}
 {{- range $name, $group := .Values.groups -}}
 {{- $_ := set $groups $name (mergeOverwrite (dict "weight" 0 "matchLabels" dict "scope" (printf "groups.%s" $name)) (deepCopy ($group | default dict))) -}}
@@ -68,22 +86,23 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 
 {{/* A scope as the agent reads it. The hash is computed here alone; agents echo it. Call with the merged scope. */}}
 {{- define "cmk.section" -}}
-{{- $hash := omit . "origins" | toJson | sha256sum | trunc 16 -}}
+{{- $hash := omit . "origins" "maxUnavailable" | toJson | sha256sum | trunc 16 -}}
 {{- set (deepCopy .) "hash" $hash | toJson -}}
 {{- end -}}
 
 {{/* config.json: what every agent reads. */}}
-{{- define "cmk.config" -}}
+{{- define "cmk.config" -}}{{ include "cmk.once" (list . "cmk.config.made") }}{{- end -}}
+{{- define "cmk.config.made" -}}
 {{- $scopes := include "cmk.scopes" . | fromJson -}}
 {{- $groups := dict -}}
 {{- range $name, $group := $scopes.groups -}}
 {{- $section := include "cmk.section" (include "cmk.merge" (list $scopes.default $group ($group.scope | default $name)) | fromJson) | fromJson -}}
 {{- $_ := set $groups $name (dict "weight" ($group.weight | int64) "matchLabels" $group.matchLabels "section" $section) -}}
 {{- end -}}
-{{- dict "selection" (include "cmk.selection" . | fromJson) "default" (include "cmk.section" $scopes.default | fromJson) "groups" $groups "maxUnavailable" ((include "cmk.rollout" . | fromJson).maxUnavailable | int64) | toPrettyJson -}}
+{{- dict "selection" (include "cmk.selection" . | fromJson) "default" (include "cmk.section" $scopes.default | fromJson) "groups" $groups | toPrettyJson -}}
 {{- end -}}
 
-{{/* One host: its section under each group it can be in. Call with (dict "scopes" all scopes "host" this one). */}}
+{{/* One host: its section under each group it can be in. Call with (dict "scopes" all scopes "bases" groups over the default "host" this one). */}}
 {{- define "cmk.host" -}}
 {{- $default := .scopes.default -}}
 {{- $host := .host -}}
@@ -93,24 +112,47 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{- end -}}
 {{- range $name, $group := .scopes.groups -}}
 {{- if and (not $host.alone) (or (not $host.group) (eq $host.group $name)) -}}
-{{- $base := include "cmk.merge" (list $default $group ($group.scope | default $name)) | fromJson -}}
-{{- $_ := set $sections $name (include "cmk.section" (include "cmk.merge" (list $base $host $host.scope) | fromJson) | fromJson) -}}
+{{- $_ := set $sections $name (include "cmk.section" (include "cmk.merge" (list (index $.bases $name) $host $host.scope) | fromJson) | fromJson) -}}
 {{- end -}}
 {{- end -}}
 {{- dict "group" ($host.group | default "") "alone" ($host.alone | default false) "scope" $host.scope "sections" $sections | toJson -}}
 {{- end -}}
 
-{{/* Hosts by shard (adler32 of the name, modulo 16; the agent computes the same): JSON of {NN: {host: ...}}. */}}
-{{- define "cmk.shards" -}}
+{{/* Every host as the agent reads it: JSON by name. */}}
+{{- define "cmk.hosts" -}}{{ include "cmk.once" (list . "cmk.hosts.made") }}{{- end -}}
+{{- define "cmk.hosts.made" -}}
 {{- $scopes := include "cmk.scopes" . | fromJson -}}
-{{- $shards := dict -}}
+{{- $bases := dict -}}
+{{- range $name, $group := $scopes.groups -}}
+{{- $_ := set $bases $name (include "cmk.merge" (list $scopes.default $group ($group.scope | default $name)) | fromJson) -}}
+{{- end -}}
+{{- $hosts := dict -}}
 {{- range $name, $host := $scopes.hosts -}}
+{{- $_ := set $hosts $name (include "cmk.host" (dict "scopes" $scopes "bases" $bases "host" $host) | fromJson) -}}
+{{- end -}}
+{{- $hosts | toJson -}}
+{{- end -}}
+
+{{/* Hosts by shard (adler32 of the name, modulo 16; the agent computes the same): JSON of {NN: {host: ...}}. */}}
+{{- define "cmk.shards" -}}{{ include "cmk.once" (list . "cmk.shards.made") }}{{- end -}}
+{{- define "cmk.shards.made" -}}
+{{- $shards := dict -}}
+{{- range $name, $host := include "cmk.hosts" . | fromJson -}}
 {{- $shard := printf "%02d" (mod (adler32sum $name | int64) 16) -}}
 {{- $hosts := index $shards $shard | default dict -}}
-{{- $_ := set $hosts $name (include "cmk.host" (dict "scopes" $scopes "host" $host) | fromJson) -}}
+{{- $_ := set $hosts $name $host -}}
 {{- $_ := set $shards $shard $hosts -}}
 {{- end -}}
 {{- $shards | toJson -}}
+{{- end -}}
+
+{{/* The shards that there are: JSON of {names}. */}}
+{{- define "cmk.shardNames" -}}
+{{- $names := list -}}
+{{- range $name, $_ := (include "cmk.scopes" . | fromJson).hosts -}}
+{{- $names = append $names (printf "%02d" (mod (adler32sum $name | int64) 16)) -}}
+{{- end -}}
+{{- dict "names" (uniq $names | sortAlpha) | toJson -}}
 {{- end -}}
 
 {{/* A volume with the whole configuration, for a hook. Call with (dict "root" $ "config" name "hosts" prefix). */}}
@@ -121,7 +163,7 @@ One scope over another, key by key; cores and cpus replace each other, and a map
       - configMap:
           name: {{ .config }}
           items: [{key: config.json, path: config.json}]
-      {{- range $shard, $_ := include "cmk.shards" .root | fromJson }}
+      {{- range $shard := (include "cmk.shardNames" .root | fromJson).names }}
       - configMap:
           name: {{ $.hosts }}-{{ $shard }}
           items: [{key: hosts.json, path: hosts-{{ $shard }}.json}]
@@ -129,14 +171,15 @@ One scope over another, key by key; cores and cpus replace each other, and a map
 {{- end -}}
 
 {{/* Every section of every scope, by where it comes from: JSON. */}}
-{{- define "cmk.sections" -}}
+{{- define "cmk.sections" -}}{{ include "cmk.once" (list . "cmk.sections.made") }}{{- end -}}
+{{- define "cmk.sections.made" -}}
 {{- $scopes := include "cmk.scopes" . | fromJson -}}
 {{- $sections := dict "the default" $scopes.default -}}
 {{- range $name, $group := (include "cmk.config" . | fromJson).groups -}}
 {{- $_ := set $sections (ternary $name (printf "groups.%s" $name) (hasPrefix "conf." $name)) $group.section -}}
 {{- end -}}
-{{- range $name, $host := $scopes.hosts -}}
-{{- range $group, $section := (include "cmk.host" (dict "scopes" $scopes "host" $host) | fromJson).sections -}}
+{{- range $name, $host := include "cmk.hosts" . | fromJson -}}
+{{- range $group, $section := $host.sections -}}
 {{- $_ := set $sections (ternary (printf "%s in group %s" $host.scope $group) $host.scope (ne $group "")) $section -}}
 {{- end -}}
 {{- end -}}

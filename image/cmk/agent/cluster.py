@@ -75,11 +75,6 @@ class ClusterView:
         except ConfigError:
             return None
 
-    @property
-    def max_unavailable(self) -> int:
-        """How many nodes may change their pools at a time, 0 for all; raises ConfigError."""
-        return config.parse_cluster(self._cluster_text).max_unavailable if self._cluster_text else 0
-
     def chosen(self) -> Chosen | None:
         """The section that holds for this node, or None while it is not known; raises ConfigError."""
         if self._cluster_text is None or self.node is None or self._hosts_texts.keys() != self._shards:
@@ -165,19 +160,16 @@ def _text(configmap: Json | None, key: str) -> str | None:
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A section as the agent last saw it, or why it could not be read, and the node's labels then. ``max_unavailable``: how many nodes may
-    change their pools at a time, 0 for all.
-    """
+    """A section as the agent last saw it, or why it could not be read, and the node's labels then."""
 
     chosen: Chosen | None = None
     error: str = ""
     labels: dict[str, str] = {}
-    max_unavailable: int = 0
 
 
 def see(view: ClusterView) -> Seen:
     """``chosen`` without the exception."""
     try:
-        return Seen(view.chosen(), labels=dict(labels(view.node)) if view.node else {}, max_unavailable=view.max_unavailable)
+        return Seen(view.chosen(), labels=dict(labels(view.node)) if view.node else {})
     except ConfigError as error:
         return Seen(error=str(error))

@@ -70,8 +70,7 @@ class Reconfigure:
                 await self._slots.give_back()
 
     async def _attempt(self) -> None:
-        seen = see(self._view)
-        service, wanted = self._service(), self._layout.wanted(seen)
+        service, wanted = self._service(), self._layout.wanted(see(self._view))
         if service is None or wanted is None or not self._view.pods_known:
             self._aim(service, None)
             return
@@ -88,7 +87,7 @@ class Reconfigure:
         if not self._is_possible(wanted, found) or (wanted.section.hash, found) == self._failed:
             return
         await self._publisher.assert_node()
-        if not await self._slots.take(seen.max_unavailable):
+        if not await self._slots.take(wanted.section.max_unavailable):
             text = f"{_asked(wanted)} waits until fewer nodes change (rollout.maxUnavailable)"
             self._layout.pend("Waiting", text, wanted.section)
             asyncio.get_running_loop().call_later(SECONDS_AFTER_ERROR, self.poke)

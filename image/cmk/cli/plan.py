@@ -66,7 +66,10 @@ def _nodes(against: str, name: str, isolcpus: str) -> list[Node]:
         from cmk.kube import client  # noqa: PLC0415  # no other command should pay for it
         from cmk.kube import fleet as live  # noqa: PLC0415
 
-        return list(live.nodes(client.connect()))
+        try:
+            return list(live.nodes(client.connect()))
+        except client.ApiError as error:
+            common.fail(str(error))
     path = Path(against)
     if path.is_dir():
         files = [item for item in sorted(path.iterdir()) if item.suffix in {".json", ".yaml", ".yml"}]

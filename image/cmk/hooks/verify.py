@@ -14,6 +14,8 @@ from cmk.model.rollout import SILENT, WAITING, Row, row
 # A refusal may be gone with a pod that is about to end.
 SECONDS_TO_BELIEVE = 10.0
 SECONDS_BETWEEN_LOOKS = 1.0
+# All reports of a large cluster are some work for its API server: most of the time it is to have something else to do.
+LOOKS_PER_PAUSE = 5
 
 
 def verify(
@@ -32,6 +34,7 @@ def verify(
     began = clock()
     doubted_since: dict[str, float] = {}
     while True:
+        looked = clock()
         rows = [row(wanted, hosts, node, version) for node in look() if wanted.selection.matches(node.name, node.labels)]
         now = clock()
         doubted_since = {found.node: doubted_since.get(found.node, now) for found in rows if found.failed}
@@ -39,4 +42,4 @@ def verify(
         waits += [found for found in rows if found.failed and now - doubted_since[found.node] < SECONDS_TO_BELIEVE]
         if not waits or now - began >= seconds:
             return [msgspec.structs.replace(found, state=SILENT) if found.state == WAITING else found for found in rows]
-        pause(SECONDS_BETWEEN_LOOKS)
+        pause(max(SECONDS_BETWEEN_LOOKS, LOOKS_PER_PAUSE * (now - looked)))

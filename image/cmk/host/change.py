@@ -6,7 +6,8 @@ Every step may be made again: a thread that is where it should be is left there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,8 @@ from cmk.model.steps import Step, steps
 log = logging.getLogger(__name__)
 
 NOTHING: CpuSet = frozenset()
+# Thread number → mask.
+Masks = dict[int, CpuSet]
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -71,10 +74,10 @@ class Change:
 
     def finish(self, journal: Journal) -> list[Task]:
         """Make it come true; returns the tasks as they are booked then. Raises ChangeError when it was undone, StateError."""
-        made = _steps(journal)
+        made, masks = _steps(journal), self._masks(journal)
         try:
             for step in made:
-                self._go(journal, step, _rooms(made, step.process))
+                self._go(journal, step, _rooms(made, step.process), masks.get(step.process, {}))
         except AffinityError as error:
             self.undo(journal)
             raise ChangeError(str(error)) from error
@@ -84,9 +87,9 @@ class Change:
 
     def undo(self, journal: Journal) -> None:
         """Everybody back to where he was, and no journal any more. Raises StateError."""
-        made = _steps(journal)
+        made, masks = _steps(journal), self._masks(journal)
         for step in reversed(made):
-            self._back(journal, step, _rooms(made, step.process))
+            self._back(journal, step, _rooms(made, step.process), masks.get(step.process, {}))
         self._commit(journal.old, _booked(journal.plan, after=False))
 
     def begun(self) -> Journal | None:
@@ -97,11 +100,11 @@ class Change:
         """Put threads back where a finished change had put them. Kernels before 6.2 give every thread of a cpuset that changes all its
         CPUs, and cpusets are narrowed after the change.
         """
-        made = _steps(journal)
+        made, masks = _steps(journal), self._masks(journal)
         for step in made:
             if step.last:
                 try:
-                    self._go(journal, step, _rooms(made, step.process))
+                    self._go(journal, step, _rooms(made, step.process), masks.get(step.process, {}))
                 except AffinityError as error:
                     log.error("after the change: %s", error)
 
@@ -125,58 +128,59 @@ class Change:
             log.error("undid a change of pools that had been cut short: %s", error)
         return journal, problem
 
-    def _go(self, journal: Journal, step: Step, rooms: frozenset[CpuSet]) -> None:
+    def _go(self, journal: Journal, step: Step, rooms: frozenset[CpuSet], masks: Masks) -> None:
         move = _move_of(journal.plan, step.process)
-        mapping = Mapping(move.old_lists, move.new_lists)
-        masks = {thread.tid: thread.before for thread in self._living(journal, step.process)}
+        old, new, parked, mapping = move.old, move.new, step.cpus, Mapping(move.old_lists, move.new_lists)
 
-        def target(tid: int, mask: CpuSet) -> CpuSet:
-            before = masks.get(tid, move.old if mask in rooms else mask)
-            if not before <= move.old:
-                return mask
-            if not step.last:
-                return mask if mask <= move.new else step.cpus
+        def park(tid: int, mask: Set[int]) -> Set[int]:
+            before = masks.get(tid) or (old if mask in rooms else mask)
+            return parked if before <= old and not mask <= new else mask
+
+        def settle(tid: int, mask: Set[int]) -> Set[int]:
+            before = masks.get(tid) or (old if mask in rooms else mask)
             # One that is in the new lists and not as it was has been here before.
-            return mapping.mask(before) if mask == before or mask in rooms or not mask <= move.new else mask
+            if before <= old and (mask == before or mask in rooms or not mask <= new):
+                return mapping.mask(before)
+            return mask
 
-        mover.move(self._procfs, self._pids(journal, move, rooms), target)
+        known, find = self._pids(journal, move, rooms)
+        mover.move(self._procfs, known, find, settle if step.last else park)
 
-    def _back(self, journal: Journal, step: Step, rooms: frozenset[CpuSet]) -> None:
+    def _back(self, journal: Journal, step: Step, rooms: frozenset[CpuSet], masks: Masks) -> None:
         """To where it was before this step: where it came from is free when all later ones have been undone."""
         move = _move_of(journal.plan, step.process)
-        reverse = Mapping(move.new_lists, move.old_lists)
-        masks = {thread.tid: thread.before for thread in self._living(journal, step.process)}
+        old, new, reverse = move.old, move.new, Mapping(move.new_lists, move.old_lists)
         room = next(iter(rooms)) if rooms and step.last else NOTHING
 
-        def target(tid: int, mask: CpuSet) -> CpuSet:
-            if not mask <= move.new and mask not in rooms:
+        def target(tid: int, mask: Set[int]) -> Set[int]:
+            if not mask <= new and mask not in rooms:
                 return mask
             if room:
-                return mask if mask <= move.old else room
-            return masks.get(tid) or (move.old if mask in rooms else reverse.mask(mask))
+                return mask if mask <= old else room
+            return masks.get(tid) or (old if mask in rooms else reverse.mask(mask))
 
         try:
-            mover.move(self._procfs, self._pids(journal, move, rooms), target)
+            known, find = self._pids(journal, move, rooms)
+            mover.move(self._procfs, known, find, target)
         except AffinityError as error:
             log.error("on the way back: %s", error)
 
-    def _pids(self, journal: Journal, move: Move, rooms: frozenset[CpuSet]) -> Callable[[], list[int]]:
-        """Processes of a task: those that were known, and what they have made since."""
+    def _pids(self, journal: Journal, move: Move, rooms: frozenset[CpuSet]) -> tuple[list[int], Callable[[], list[int]]]:
+        """Processes of a task: those that were known, and a way to find what they have made since."""
         task = move.task
         others = _others(journal.new, journal.plan, task, begun=True)
         taken = {member.process for member in journal.members if member.task != task.process}
+        cpus = move.old.union(move.new, *rooms)
 
-        def look() -> list[int]:
-            known = [
-                member.process
-                for member in journal.members
-                if member.task == task.process and self._procfs.is_alive(member.process)
-            ]
-            cpus = move.old.union(move.new, *rooms)
+        def known() -> list[Process]:
+            ours = (member.process for member in journal.members if member.task == task.process)
+            return [process for process in ours if self._procfs.is_alive(process)]
+
+        def find() -> list[int]:
             born = set(self._find(task, cpus, others)) - taken
-            return list(dict.fromkeys(process.pid for process in (*known, *sorted(born))))
+            return list(dict.fromkeys(process.pid for process in (*known(), *sorted(born))))
 
-        return look
+        return [process.pid for process in known()], find
 
     def _members(self, plan: Plan, new: SavedLayout) -> Iterable[Member]:
         for move in plan.moves:
@@ -197,19 +201,22 @@ class Change:
     def _threads(self, pid: int) -> Iterable[Thread]:
         for tid in self._procfs.threads(pid):
             try:
-                mask = mover.mask_of(tid)
+                mask = frozenset(os.sched_getaffinity(tid))
                 yield Thread(tid, self._procfs.start_time(tid), mask, mask)
             except ProcessLookupError:
                 continue
 
-    def _living(self, journal: Journal, task: Process) -> Iterable[Thread]:
+    def _masks(self, journal: Journal) -> dict[Process, Masks]:
+        """By task: masks of threads as they were, of those that are still the same threads."""
+        found: dict[Process, Masks] = {member.task: {} for member in journal.members}
         for member in journal.members:
-            for thread in member.threads if member.task == task else ():
+            for thread in member.threads:
                 try:
                     if self._procfs.start_time(thread.tid) == thread.start:
-                        yield thread
+                        found[member.task][thread.tid] = thread.before
                 except ProcessLookupError:
                     continue
+        return found
 
     def _commit(self, saved: SavedLayout, tasks: list[Task]) -> None:
         self._book(saved, tasks)

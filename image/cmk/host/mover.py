@@ -1,48 +1,55 @@
 """Threads of running processes moved from CPUs to CPUs: all of them, however many they make meanwhile, each by its own mask.
 
-Why a pass that finds nobody to move is the end: whoever is born later was born by one who had been moved, and has his mask.
+Why a pass that finds nobody to move is the end: whoever is born later was born by one who had been moved, and has his mask. That pass reads
+back what the ones before have set, for the kernel silently intersects with the cpuset.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
+from typing import NamedTuple
 
 from cmk.host.affinity import AffinityError
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
-from cmk.model.cpuset import CpuSet
-from cmk.model.isolation import Thread
 
-Target = Callable[[int, CpuSet], CpuSet]
-
-
-def mask_of(tid: int) -> CpuSet:
-    """Where a thread may run; raises ProcessLookupError."""
-    return frozenset(os.sched_getaffinity(tid))
+# The mask that a thread is to have, out of its number and the one that it has.
+Target = Callable[[int, Set[int]], Set[int]]
 
 
-def move(procfs: Procfs, pids: Callable[[], Iterable[int]], target: Target) -> list[Thread]:
-    """Give every thread the mask that ``target`` says for it and its own one; returns those that changed, with what they had.
+class Moved(NamedTuple):
+    """A thread that was moved: where it might run before, and since."""
 
-    ``pids`` lists the processes, anew for each pass. Raises AffinityError, with every thread back where it was.
+    pid: int
+    tid: int
+    before: Set[int]
+    since: Set[int]
+
+
+def move(procfs: Procfs, known: Iterable[int], pids: Callable[[], Iterable[int]], target: Target) -> list[Moved]:
+    """Give every thread the mask that ``target`` says; returns those that changed.
+
+    Processes that are ``known`` go first, for it may take a while to find all: ``pids`` lists those, anew for each further pass. Raises
+    AffinityError, with every thread back where it was.
     """
-    moved: list[Thread] = []
+    moved: dict[int, Moved] = {}
     try:
+        _pass(procfs, known, target, moved)
         while _pass(procfs, list(pids()), target, moved):
             pass
     except AffinityError:
-        undo(procfs, moved)
+        undo(procfs, moved.values())
         raise
-    return moved
+    return list(moved.values())
 
 
-def undo(procfs: Procfs, moved: Iterable[Thread]) -> list[Thread]:
-    """Put threads back, the last first; returns those that live and could not be."""
+def undo(procfs: Procfs, moved: Iterable[Moved]) -> list[Moved]:
+    """Put threads back, the last first; returns those that live and could not be. One that has another mask by now is another thread."""
     left = []
     for thread in reversed(list(moved)):
         try:
-            if procfs.start_time(thread.tid) == thread.start:
+            if thread.tid in procfs.threads(thread.pid) and os.sched_getaffinity(thread.tid) == thread.since:
                 os.sched_setaffinity(thread.tid, thread.before)
         except ProcessLookupError:
             continue
@@ -51,9 +58,9 @@ def undo(procfs: Procfs, moved: Iterable[Thread]) -> list[Thread]:
     return left
 
 
-def _pass(procfs: Procfs, pids: Iterable[int], target: Target, moved: list[Thread]) -> bool:
+def _pass(procfs: Procfs, pids: Iterable[int], target: Target, moved: dict[int, Moved]) -> bool:
     """Look at every thread once; returns whether there was one to move."""
-    any_moved = False
+    mask_of, any_moved = os.sched_getaffinity, False
     for pid in pids:
         try:
             threads = procfs.threads(pid)
@@ -61,30 +68,33 @@ def _pass(procfs: Procfs, pids: Iterable[int], target: Target, moved: list[Threa
             continue
         for tid in threads:
             try:
-                any_moved |= _move_one(procfs, pid, tid, target, moved)
+                before = mask_of(tid)
+                wanted = target(tid, before)
+                if wanted != before:
+                    any_moved = True
+                    _set(Moved(pid, tid, before, wanted), moved)
             except ProcessLookupError:
                 continue
     return any_moved
 
 
-def _move_one(procfs: Procfs, pid: int, tid: int, target: Target, moved: list[Thread]) -> bool:
-    before = mask_of(tid)
-    wanted = target(tid, before)
-    if wanted == before:
-        return False
+def _set(thread: Moved, moved: dict[int, Moved]) -> None:
+    again = moved.get(thread.tid)
     # Noted before it is done: what fails half way is put back too.
-    moved.append(Thread(tid, procfs.start_time(tid), before, wanted))
+    moved[thread.tid] = thread if again is None else again._replace(since=thread.since)
     try:
-        os.sched_setaffinity(tid, wanted)
+        os.sched_setaffinity(thread.tid, thread.since)
     except ProcessLookupError:
         raise
     except OSError as error:
-        raise AffinityError(
-            f"process {pid}, thread {tid}: CPUs {cpuset.kernel_list(wanted)} refused by the kernel ({error.strerror})"
-        ) from error
-    got = mask_of(tid)
-    if got != wanted:
-        raise AffinityError(
-            f"process {pid}, thread {tid}: of CPUs {cpuset.kernel_list(wanted)} its cpuset allows only {cpuset.kernel_list(got)}"
-        )
-    return True
+        raise AffinityError(f"{_who(thread)}: CPUs {_text(thread.since)} refused by the kernel ({error.strerror})") from error
+    if again is not None and (got := os.sched_getaffinity(thread.tid)) != thread.since:
+        raise AffinityError(f"{_who(thread)}: of CPUs {_text(thread.since)} its cpuset allows only {_text(got)}")
+
+
+def _who(thread: Moved) -> str:
+    return f"process {thread.pid}, thread {thread.tid}"
+
+
+def _text(cpus: Set[int]) -> str:
+    return cpuset.kernel_list(frozenset(cpus))

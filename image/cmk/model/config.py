@@ -90,7 +90,8 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Section(msgspec.Struct, frozen=True):
     """One node's whole configuration. ``hash`` is computed by Helm and echoed by the agent, never recomputed.
 
-    ``reserved`` is a CPU list or ``auto``; ``origins`` maps each value (``shared.cores``) to the scope it came from.
+    ``reserved`` is a CPU list or ``auto``; ``origins`` maps each value (``shared.cores``) to the scope it came from; of
+    ``max_unavailable`` nodes at a time the pools may change, 0 for all.
     """
 
     pools: dict[str, PoolConfig]
@@ -100,6 +101,7 @@ class Section(msgspec.Struct, frozen=True):
     reserved: str = ""
     origins: dict[str, str] = {}
     isolation: Isolation = Isolation()
+    max_unavailable: Count = msgspec.field(name="maxUnavailable", default=0)
 
     def __post_init__(self) -> None:
         if self.reserved != AUTO:
@@ -152,12 +154,11 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class ClusterConfig(msgspec.Struct, frozen=True):
-    """The ConfigMap that every agent reads: selection, default and groups, and how many nodes may change pools at a time (0 all)."""
+    """The ConfigMap that every agent reads: selection, default and groups."""
 
     selection: Selection
     default: Section
     groups: dict[str, Group] = {}
-    max_unavailable: Count = msgspec.field(name="maxUnavailable", default=0)
 
 
 class Host(msgspec.Struct, frozen=True):

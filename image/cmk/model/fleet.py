@@ -96,11 +96,17 @@ class FleetPlan(msgspec.Struct, frozen=True):
 
 
 def plan(wanted: ClusterConfig, hosts: Mapping[str, Host], nodes: Iterable[Node]) -> FleetPlan:
-    """Plan for the nodes that are selected or have a report."""
-    every = sorted(nodes, key=lambda node: node.name)
-    concerned = [node for node in every if node.report is not None or wanted.selection.matches(node.name, node.labels)]
-    plans = [_plan_one(wanted, hosts, node) for node in concerned]
-    return FleetPlan(plans, [*_unmatched(hosts, every), *_losing(concerned, plans)])
+    """Plan for the nodes that are selected or have a report. Looks at one after the other, for reports of a large cluster fill a memory."""
+    plans: list[NodePlan] = []
+    names: set[str] = set()
+    losing: list[str] = []
+    for node in nodes:
+        names.update(config.names_of(node.name, node.labels))
+        if node.report is not None or wanted.selection.matches(node.name, node.labels):
+            plans.append(_plan_one(wanted, hosts, node))
+            losing += _losing(node, plans[-1])
+    unmatched = [f"{hosts[name].scope or f'hosts.{name}'} matches no node" for name in sorted(hosts.keys() - names)]
+    return FleetPlan(sorted(plans, key=lambda made: made.node), [*unmatched, *sorted(losing)])
 
 
 def _plan_one(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node) -> NodePlan:
@@ -169,15 +175,8 @@ def _but(about: NodePlan, outcome: Outcome, text: str, **more: Any) -> NodePlan:
     return msgspec.structs.replace(about, outcome=outcome, text=text, **more)
 
 
-def _unmatched(hosts: Mapping[str, Host], nodes: list[Node]) -> list[str]:
-    there = {name for node in nodes for name in config.names_of(node.name, node.labels)}
-    return [f"{hosts[name].scope or f'hosts.{name}'} matches no node" for name in sorted(hosts) if name not in there]
-
-
-def _losing(nodes: list[Node], plans: list[NodePlan]) -> list[str]:
-    found = []
-    for node, made in zip(nodes, plans, strict=True):
-        before = str(node.status.get("scope") or "")
-        if before.startswith("hosts.") and made.scope and not made.scope.startswith("hosts."):
-            found.append(f"{node.name} has no section of its own any more: instead of {before} it gets {made.scope}")
-    return found
+def _losing(node: Node, made: NodePlan) -> list[str]:
+    before = str(node.status.get("scope") or "")
+    if not before.startswith("hosts.") or not made.scope or made.scope.startswith("hosts."):
+        return []
+    return [f"{node.name} has no section of its own any more: instead of {before} it gets {made.scope}"]

@@ -6,7 +6,7 @@ sibling. Pure, and harmless to repeat: what has been mapped already maps to itse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from cmk.model.cpuset import CpuSet
 
@@ -18,6 +18,7 @@ class Mapping:
 
     def __init__(self, old: Sequence[CpuSet], new: Sequence[CpuSet]) -> None:
         self.old, self.new = NOTHING.union(*old), NOTHING.union(*new)
+        self._both = self.old | self.new
         self._to: dict[int, int] = {}
         going = sorted((cpus for cpus in old if cpus not in new), key=min)
         coming = sorted((cpus for cpus in new if cpus not in old), key=min)
@@ -26,9 +27,9 @@ class Mapping:
             for place, cpu in enumerate(sorted(cpus)):
                 self._to[cpu] = cpu if cpu in self.new else places[place % len(places)]
 
-    def mask(self, mask: CpuSet) -> CpuSet:
+    def mask(self, mask: Set[int]) -> Set[int]:
         """The new mask of a thread that had this one; the same for a thread that runs elsewhere than its task."""
-        if not mask <= self.old | self.new:
+        if not mask <= self._both:
             return mask
         if mask == self.old:
             return self.new

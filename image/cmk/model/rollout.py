@@ -49,7 +49,7 @@ def row(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node, version: s
             return Row(node.name, _REASONS[ready["reason"]], scope, str(ready.get("message") or ""))
     if not node.ready:
         return Row(node.name, NOT_READY, scope, "not waited for: the node is not ready or takes no pods")
-    return Row(node.name, WAITING, scope, _why(status, pending, version))
+    return Row(node.name, WAITING, scope, _why(status, pending, ready, version))
 
 
 def allowed(text: str, nodes: int) -> int:
@@ -60,9 +60,11 @@ def allowed(text: str, nodes: int) -> int:
     return nodes * int(number) // 100 if percent else int(number)
 
 
-def _why(status: Mapping[str, object], pending: Mapping[str, object], version: str) -> str:
+def _why(status: Mapping[str, Any], pending: Mapping[str, Any], ready: Mapping[str, Any], version: str) -> str:
     if not status:
         return "no agent has reported: look at its pod"
+    if ready.get("status") == "False":
+        return str(ready.get("message") or "")
     if status.get("agentVersion") != version:
         return f"its agent is still {status.get('agentVersion')}, not {version}"
     return str(pending.get("text") or "") or f"its agent still reports {status.get('configHash') or 'no configuration'}"

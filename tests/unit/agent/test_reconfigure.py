@@ -58,9 +58,7 @@ class Agent:
         state.write(node.options.layout_file, SavedLayout(LAYOUT, ON_LAST, "default", TOPOLOGY), durable=True)
         self.layout = NodeLayout("node1", node.options.layout_file, TOPOLOGY, lambda *_: None)
         self.layout.resume(in_use=True)
-        self.view = SimpleNamespace(
-            pods=node.pods, pods_known=True, node=None, max_unavailable=0, chosen=self._chosen, list_pods=self._list_pods
-        )
+        self.view = SimpleNamespace(pods=node.pods, pods_known=True, node=None, chosen=self._chosen, list_pods=self._list_pods)
         self.history = History(node.options.history_file)
         publisher = SimpleNamespace(poke=lambda: None, tell=self._tell, assert_node=self._assert_node)
         self.slots = SimpleNamespace(take=self._take, give_back=self._give_back)
@@ -278,9 +276,8 @@ def test_nodes_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("cmk.agent.reconfigure.SECONDS_AFTER_ERROR", 0.1)
 
     async def scenario(agent: Agent) -> None:
-        agent.view.max_unavailable = 1
         agent.turns = [False, False, True]
-        agent.want(ON_FIRST)
+        agent.want(msgspec.structs.replace(ON_FIRST, max_unavailable=1))
         await agent.until(lambda: agent.reason == "Waiting")
         await agent.until(lambda: agent.hash == "first")
 

@@ -53,6 +53,18 @@ def test_a_refusal_that_passes_is_forgotten() -> None:
     assert ([row.state for row in rows], took) == (["applied"], 2)
 
 
+def test_a_large_cluster_is_looked_at_less_often() -> None:
+    now, pauses = 0.0, []
+
+    def look() -> list[Node]:
+        nonlocal now
+        now += 3
+        return [OLD if not pauses else DONE]
+
+    verify.verify(config(2), {}, look, "1", 60, lambda: now, pauses.append)
+    assert pauses == [3 * verify.LOOKS_PER_PAUSE]
+
+
 def test_a_node_that_is_not_selected_is_nobodys_business() -> None:
 
     assert verify.verify(ClusterConfig(Selection(), section(2)), {}, lambda: [OLD], "1", 60) == []

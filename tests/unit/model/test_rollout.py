@@ -28,6 +28,14 @@ from tests.unit.model.fleets import config, node, section
             "impossible",
             "4 cores",
         ),
+        (
+            {
+                "configHash": "",
+                "conditions": [{"type": "Ready", "status": "False", "reason": "OldCmk", "message": "an old CMK runs"}],
+            },
+            "waiting",
+            "an old CMK runs",
+        ),
     ],
 )
 def test_how_a_node_is_doing(status: dict[str, Any], state: str, text: str) -> None:

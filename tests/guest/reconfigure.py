@@ -1,0 +1,64 @@
+"""Pools changed under running pods on a machine with sockets and siblings: the example of CMK's operator manual, and more of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.cluster.cluster import Pod, isolate, wait_for
+from tests.guest.conftest import SECONDS, Guest
+from tests.guest.isolation import intruders
+
+# Four exclusive cores, one shared; the manual's CPU lists 3,11 to 7,15 are 6,7 to 14,15 where siblings are side by side.
+BEFORE = {"exclusive": {"cores": "3-6"}, "shared": {"cores": [7]}, "infra": {"cores": "0-2"}}
+AFTER = {"exclusive": {"cores": "3-4"}, "shared": {"cores": "6-7"}, "infra": {"cores": "0-2"}}
+ONE_LEFT = {"exclusive": {"cores": [3]}, "shared": {"cores": "6-7"}, "infra": {"cores": "0-2"}}
+NONE_LEFT = {"exclusive": {"cores": 0}, "shared": {"cores": "6-7"}, "infra": {"cores": "0-2"}}
+
+
+def pools(wanted: dict[str, Any]) -> str:
+    return f"pools={json.dumps(wanted)}"
+
+
+def the_operator_manuals_example(guest: Guest) -> None:
+    """Shared tasks follow their pool, an exclusive one stays while its core does, and moves sibling by sibling when it goes."""
+    guest.lay_out("isolation.pods=true", pools(BEFORE))
+    sleep = ("sleep", "3600")
+    with guest.pod("first", *isolate(*sleep), cores=1) as first:
+        (leaving,) = wait_for("the first has its core", lambda: guest.tasks("exclusive"), SECONDS)
+        second = guest.pod("second", *isolate("sh", "-c", "sleep 3600 & exec sleep 3600"), cores=1)
+        with second as pod, guest.pod("third", *isolate(*sleep, pool="shared")):
+            wait_for("all are booked", lambda: len(guest.tasks("exclusive")) == 2 and len(guest.tasks("shared")) == 1, SECONDS)
+            (owner,) = set(guest.tasks("exclusive")) - {leaving}
+            (shared,) = guest.tasks("shared")
+            (beside,) = wait_for("it has a child", lambda: set(pod.processes()) - {owner}, SECONDS)
+            assert (guest.mask(leaving), guest.mask(owner), guest.mask(shared)) == ("6-7", "8-9", "14-15")
+            guest.on_node(1, f"taskset -pc 9 {beside}")
+            first.delete()
+            wait_for("the first core is free", lambda: guest.tasks("exclusive") == [owner], SECONDS)
+            follow(guest, pod, owner, beside, shared)
+    wait_for("the pool goes with its last task", lambda: "exclusive" not in guest.lists(), SECONDS)
+    assert [entry["outcome"].split(":")[0] for entry in guest.get("cmk-nodereport", "node1")["status"]["history"]] == [
+        "applied",
+        "applied",
+        "refused",
+        "applied",
+    ]
+
+
+def follow(guest: Guest, pod: Pod, owner: int, beside: int, shared: int) -> None:
+    """What happens to an exclusive task, its child on the second thread of its core, and a shared task."""
+    guest.change(pools(AFTER))
+    assert guest.lists() == {"exclusive": ["6,7", "8,9"], "shared": ["12,13,14,15"], "infra": ["0,1,2,3,4,5"]}
+    assert (guest.mask(shared), guest.mask(owner), guest.mask(beside)) == ("12-15", "8-9", "9")
+
+    guest.change(pools(ONE_LEFT))
+    assert (guest.mask(owner), guest.mask(beside)) == ("6-7", "7"), "its threads keep their place among siblings"
+    assert guest.tasks("exclusive") == [owner]
+    assert intruders(guest, pod, "6-7") == []
+    assert guest.capacity() == ("1", "1")
+
+    guest.change(pools(NONE_LEFT), condition="ConfigRefused")
+    assert f"process {owner} of pod default/second" in guest.message("ConfigRefused")
+    assert (guest.mask(owner), guest.mask(beside), guest.mask(shared)) == ("6-7", "7", "12-15")
+    assert guest.capacity() == ("1", "1")
