@@ -132,7 +132,14 @@ def _measure(root: Path, pid: int, other: int, count: int, rounds: int) -> None:
     def ours() -> None:
         mover.move(PROCFS, [pid], lambda: [pid], lambda _, mask: mapping.mask(mask))
 
-    ways = {"bare sched_setaffinity, threads known": bare, "ours: found, moved, read back, looked again": ours}
+    def taskset() -> None:
+        subprocess.run(["taskset", "-apc", str(min(SECOND)), str(pid)], check=True, stdout=subprocess.DEVNULL)
+
+    ways = {
+        "bare sched_setaffinity, threads known": bare,
+        "taskset -ap, its own start included": taskset,
+        "ours: found, moved, read back, found anew": ours,
+    }
     times: dict[str, list[float]] = {name: [] for name in ways}
     whole, between = [], []
     swap = Swap(root, pid, other)

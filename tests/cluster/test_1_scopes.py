@@ -128,12 +128,11 @@ def test_a_label_of_starlingx_makes_a_group(cluster: Cluster) -> None:
     cluster.kubectl("label", "node", "node1", "kind=sriov")
     try:
         upgrade(cluster, "--set-json", f"conf.overrides.cpu-manager-k8s_cmk.labels={json.dumps([override])}")
-        wait_for("node1 sees it", lambda: condition(cluster, "node1", "ConfigApplied").get("status") == "False")
-        message = condition(cluster, "node1", "ConfigApplied")["message"]
-        assert "of conf.overrides.cpu-manager-k8s_cmk.labels[0] asks for other pools" in message
+        wait_for("node1 has its pools", lambda: list(cluster.report("node1")) == ["infra", "shared"])
+        assert condition(cluster, "node1", "ConfigApplied")["message"] == "from conf.overrides.cpu-manager-k8s_cmk.labels[0]"
         assert condition(cluster, "node2", "ConfigApplied")["status"] == "True"
         cluster.kubectl("label", "node", "node1", "kind=other", "--overwrite")
-        wait_for("node1 is in no group", lambda: condition(cluster, "node1", "ConfigApplied").get("status") == "True")
+        wait_for("node1 is in no group", lambda: list(cluster.report("node1")) == ["exclusive", "infra"])
     finally:
         cluster.kubectl("label", "node", "node1", "kind-")
         upgrade(cluster)

@@ -31,6 +31,7 @@ from cmk.kube.node import labels
 from cmk.model import cpuset
 from cmk.model.layout import SavedLayout
 from cmk.model.ledger import TasksFile, resource_of
+from cmk.model.plan import offered
 
 log = logging.getLogger(__name__)
 
@@ -187,9 +188,8 @@ class Agent:
         section = seen.chosen.section if seen.chosen else saved.section
         lists = {resource_of(pool.name): len(pool.lists) for pool in saved.layout.pools.values() if pool.exclusive}
         if coming := self._reconfigure.coming:
-            # Nobody is to be sent here for what goes; what comes is advertised when it is there.
-            after = {resource_of(pool.name): len(pool.lists) for pool in coming.pools.values() if pool.exclusive}
-            lists = {name: min(count, after[name]) for name, count in lists.items() if name in after}
+            pods = [pod for pod in self._view.pods.all.values() if not pod.terminal]
+            lists = offered(saved.layout, coming, self._service.ledger.tasks.values(), pods)
         return Marks(lists, taint=section.taint)
 
     def _report(self) -> Json | None:

@@ -108,7 +108,7 @@ def reaffinitize(
     directory = common.conf_dir(conf_dir)
     with common.one_line_errors():
         if not direct.serves(str(directory)):
-            typer.echo("The agent pins a task when it starts; whoever moves it later does so on purpose. Nothing to run here.")
+            typer.echo("The agent moves tasks with their pools; whoever else moves one does so on purpose. Nothing to run here.")
             return
         common.refuse_beside_agent(directory, "its tasks are the agent's")
         with _pools_of(directory) as (state, saved):

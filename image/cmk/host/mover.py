@@ -1,7 +1,7 @@
 """Threads of running processes moved from CPUs to CPUs: all of them, however many they make meanwhile, each by its own mask.
 
-Why a pass that finds nobody to move is the end: whoever is born later was born by one who had been moved, and has his mask. That pass reads
-back what the ones before have set, for the kernel silently intersects with the cpuset.
+Why a pass that finds nobody who is new is the end: whoever is born later was born by one who had been looked at, and has his mask. The
+kernel gives thread numbers out in turn, so that none is used again within a pass or two.
 """
 
 from __future__ import annotations
@@ -33,23 +33,25 @@ def move(procfs: Procfs, known: Iterable[int], pids: Callable[[], Iterable[int]]
     Processes that are ``known`` go first, for it may take a while to find all: ``pids`` lists those, anew for each further pass. Raises
     AffinityError, with every thread back where it was.
     """
-    moved: dict[int, Moved] = {}
+    moved: list[Moved] = []
+    seen: set[int] = set()
     try:
-        _pass(procfs, known, target, moved)
-        while _pass(procfs, list(pids()), target, moved):
+        _pass(procfs, known, target, seen, moved)
+        while _pass(procfs, list(pids()), target, seen, moved):
             pass
     except AffinityError:
-        undo(procfs, moved.values())
+        undo(procfs, moved)
         raise
-    return list(moved.values())
+    return moved
 
 
 def undo(procfs: Procfs, moved: Iterable[Moved]) -> list[Moved]:
-    """Put threads back, the last first; returns those that live and could not be. One that has another mask by now is another thread."""
-    left = []
-    for thread in reversed(list(moved)):
+    """Put threads back, the last first; returns those that live and could not be."""
+    left, ordered = [], list(moved)
+    there = {pid: set(_threads(procfs, pid)) for pid in {thread.pid for thread in ordered}}
+    for thread in reversed(ordered):
         try:
-            if thread.tid in procfs.threads(thread.pid) and os.sched_getaffinity(thread.tid) == thread.since:
+            if thread.tid in there[thread.pid]:
                 os.sched_setaffinity(thread.tid, thread.before)
         except ProcessLookupError:
             continue
@@ -58,42 +60,42 @@ def undo(procfs: Procfs, moved: Iterable[Moved]) -> list[Moved]:
     return left
 
 
-def _pass(procfs: Procfs, pids: Iterable[int], target: Target, moved: dict[int, Moved]) -> bool:
-    """Look at every thread once; returns whether there was one to move."""
-    mask_of, any_moved = os.sched_getaffinity, False
+def _threads(procfs: Procfs, pid: int) -> list[int]:
+    try:
+        return procfs.threads(pid)
+    except ProcessLookupError:
+        return []
+
+
+def _pass(procfs: Procfs, pids: Iterable[int], target: Target, seen: set[int], moved: list[Moved]) -> bool:
+    """Look at every thread that has not been ``seen``; returns whether there was one."""
+    get, put, any_new = os.sched_getaffinity, os.sched_setaffinity, False
     for pid in pids:
-        try:
-            threads = procfs.threads(pid)
-        except ProcessLookupError:
-            continue
-        for tid in threads:
+        for tid in _threads(procfs, pid):
+            if tid in seen:
+                continue
+            seen.add(tid)
+            any_new = True
             try:
-                before = mask_of(tid)
+                before = get(tid)
                 wanted = target(tid, before)
-                if wanted != before:
-                    any_moved = True
-                    _set(Moved(pid, tid, before, wanted), moved)
+                if wanted == before:
+                    continue
+                # Noted before it is done: what fails half way is put back too.
+                moved.append(Moved(pid, tid, before, wanted))
+                put(tid, wanted)
+                got = get(tid)
             except ProcessLookupError:
                 continue
-    return any_moved
+            except OSError as error:
+                raise AffinityError(f"{_who(pid, tid)}: CPUs {_text(wanted)} refused by the kernel ({error.strerror})") from error
+            if got != wanted:  # the kernel silently intersects with the cpuset
+                raise AffinityError(f"{_who(pid, tid)}: of CPUs {_text(wanted)} its cpuset allows only {_text(got)}")
+    return any_new
 
 
-def _set(thread: Moved, moved: dict[int, Moved]) -> None:
-    again = moved.get(thread.tid)
-    # Noted before it is done: what fails half way is put back too.
-    moved[thread.tid] = thread if again is None else again._replace(since=thread.since)
-    try:
-        os.sched_setaffinity(thread.tid, thread.since)
-    except ProcessLookupError:
-        raise
-    except OSError as error:
-        raise AffinityError(f"{_who(thread)}: CPUs {_text(thread.since)} refused by the kernel ({error.strerror})") from error
-    if again is not None and (got := os.sched_getaffinity(thread.tid)) != thread.since:
-        raise AffinityError(f"{_who(thread)}: of CPUs {_text(thread.since)} its cpuset allows only {_text(got)}")
-
-
-def _who(thread: Moved) -> str:
-    return f"process {thread.pid}, thread {thread.tid}"
+def _who(pid: int, tid: int) -> str:
+    return f"process {pid}, thread {tid}"
 
 
 def _text(cpus: Set[int]) -> str:

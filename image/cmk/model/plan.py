@@ -103,6 +103,22 @@ def demand(pool: str, tasks: Iterable[Task], pods: Iterable[Pod]) -> dict[str, i
     return found
 
 
+def offered(now: Layout, coming: Layout, tasks: Iterable[Task], pods: Iterable[Pod]) -> dict[str, int]:
+    """Lists to advertise while a change waits or is made, by resource: what both layouts have, but never less than is held or requested.
+
+    Nobody is to be sent to a node for what goes; what comes is advertised when it is there.
+    """
+    booked, bound, found = list(tasks), list(pods), {}
+    for name, pool in now.pools.items():
+        if pool.exclusive:
+            after = coming.pools.get(name)
+            both = min(len(pool.lists), len(after.lists) if after and after.exclusive else 0)
+            count = max(both, min(sum(demand(name, booked, bound).values()), len(pool.lists)))
+            if count or (after and after.exclusive):
+                found[resource_of(name)] = count
+    return found
+
+
 def _names(pods: Iterable[Pod]) -> dict[str, str]:
     return {uid: str(pod) for pod in pods for uid in (pod.uid, pod.config_hash) if uid}
 

@@ -19,6 +19,7 @@ class Mapping:
     def __init__(self, old: Sequence[CpuSet], new: Sequence[CpuSet]) -> None:
         self.old, self.new = NOTHING.union(*old), NOTHING.union(*new)
         self._both = self.old | self.new
+        self._made: dict[CpuSet, CpuSet] = {}
         self._to: dict[int, int] = {}
         going = sorted((cpus for cpus in old if cpus not in new), key=min)
         coming = sorted((cpus for cpus in new if cpus not in old), key=min)
@@ -29,6 +30,14 @@ class Mapping:
 
     def mask(self, mask: Set[int]) -> Set[int]:
         """The new mask of a thread that had this one; the same for a thread that runs elsewhere than its task."""
+        # Most threads of a task have the same mask.
+        key = frozenset(mask)
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = self._make(key)
+        return found
+
+    def _make(self, mask: CpuSet) -> CpuSet:
         if not mask <= self._both:
             return mask
         if mask == self.old:

@@ -10,7 +10,7 @@ import posixpath
 
 import msgspec
 
-from cmk.model import quantity
+from cmk.model import onmove, quantity
 from cmk.model.ledger import RESOURCE_PREFIX, pool_of, resource_of
 from cmk.webhook.draft import Draft, Json, Path
 from cmk.webhook.merge import CONTAINERS, merge
@@ -60,6 +60,8 @@ def mutate(pod: Json, rules: Rules) -> Outcome:
                 f"runtimeClassName {runtime}: its containers run on a kernel of their own, which cannot be given CPUs of the node; "
                 "leave it out, or leave the request for cores out"
             )
+        if wish := _annotations(pod).get(onmove.ANNOTATION):
+            _check_wish(str(wish))
         if rules.mutations != _NO_MUTATIONS:
             merge(draft, (), rules.mutations.per_pod)
             for path in _containers(pod):
@@ -78,6 +80,13 @@ def mutate(pod: Json, rules: Rules) -> Outcome:
     if len(warnings) > _MAX_WARNINGS:
         warnings[_MAX_WARNINGS:] = [f"and {len(warnings) - _MAX_WARNINGS} more warnings of this kind"]
     return Outcome(draft.operations, warnings)
+
+
+def _check_wish(text: str) -> None:
+    try:
+        onmove.parse(text)
+    except onmove.OnMoveError as error:
+        raise _Refused(f"annotation {onmove.ANNOTATION}: {error}") from error
 
 
 def _annotations(pod: Json) -> Json:

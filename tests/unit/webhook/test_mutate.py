@@ -255,6 +255,12 @@ def test_that_runtime_may_run_what_does_not_ask() -> None:
     )
 
 
+def test_a_wish_for_moves_that_nobody_understands_is_refused() -> None:
+    text = refusal(pod(container(cores="1"), annotations={"cmk.intel.com/on-move": "stay"}))
+    assert text == "annotation cmk.intel.com/on-move: on-move 'stay' is none of follow, pinned, notify, notify:SIGNAL"
+    assert changed(pod(container(cores="1"), annotations={"cmk.intel.com/on-move": "notify:SIGHUP"}))[1].refusal == ""
+
+
 def test_the_scheduler_is_told_of_the_cores_where_wanted() -> None:
     after, outcome = changed(pod(container(cores="2"), container("b", cores="0"), container("c")), Rules(cpu_requests=True))
     assert [(item.get("resources") or {}).get("requests", {}).get("cpu") for item in after["spec"]["containers"]] == [

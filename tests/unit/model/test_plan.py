@@ -1,0 +1,123 @@
+"""Words of refusals, and who goes where, on small layouts; tests/property has the rest."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from cmk.model.layout import CpuList, Layout, Pool
+from cmk.model.ledger import Pod, Process, Task
+from cmk.model.onmove import How, OnMove
+from cmk.model.plan import demand, offered, plan, told
+
+WEB, DB = Pod("u1", "ns", "web", {"cmk.intel.com/exclusive-cores": 2}), Pod("u2", "ns", "db", {})
+STATIC = Pod("u3", "kube-system", "static-node1", {"cmk.intel.com/exclusive-cores": 1}, config_hash="f" * 32)
+
+
+def exclusive(*lists: tuple[int, ...], sockets: tuple[int, ...] = (), name: str = "exclusive") -> Pool:
+    return Pool(name, True, tuple(CpuList(frozenset(cpus), sockets[index] if sockets else 0) for index, cpus in enumerate(lists)))
+
+
+def layout(*pools: Pool, infra: tuple[int, ...] = (0,)) -> Layout:
+    return Layout({pool.name: pool for pool in (*pools, Pool("infra", False, (CpuList(frozenset(infra), 0),)))})
+
+
+def task(pid: int, *lists: str, pod: str = "u1", pool: str = "exclusive", **more: object) -> Task:
+    return msgspec.structs.replace(Task(Process(pid, 1), pool, lists, pod, "c" * 64), **more)
+
+
+OLD = layout(exclusive((1, 5), (2, 6), (3, 7)))
+
+
+def refusals(new: Layout, *tasks: Task, pods: tuple[Pod, ...] = (WEB, DB)) -> list[str]:
+    found = plan(OLD, new, tasks, pods)
+    assert (found.moves, found.keeps) == ((), ())
+    return [refusal.text for refusal in found.refusals]
+
+
+def test_a_pool_that_goes_names_pod_container_process_and_cpus() -> None:
+    assert refusals(layout(), task(7, "1,5"), pods=()) == [
+        f"pool exclusive goes, but process 7 of pod u1, container {'c' * 12}, runs on its CPUs 1,5"
+    ]
+    assert refusals(layout(), task(7, "1,5", "2,6"))[0].startswith(
+        f"pool exclusive goes, but process 7 of pod ns/web, container {'c' * 12}, runs on its CPUs 1-2,5-6"
+    )
+    assert refusals(layout(), task(7, "1,5", pod="", container=""), pods=()) == [
+        "pool exclusive goes, but process 7 runs on its CPUs 1,5"
+    ]
+
+
+def test_a_pool_that_turns_shared_is_no_longer_the_same() -> None:
+    shared = msgspec.structs.replace(exclusive((1, 5)), exclusive=False)
+    assert refusals(layout(shared), task(7, "1,5"), pods=())[0].startswith("pool exclusive becomes shared, but process 7")
+
+
+def test_fewer_cores_than_are_held_or_requested() -> None:
+    new = layout(exclusive((1, 5), (2, 6)))
+    text = "pool exclusive would have 2 cores, but 3 are held or requested: ns/web 2, ns/db 1"
+    assert refusals(new, task(7, "1,5"), task(8, "3,7", pod="u2")) == [text]
+
+
+def test_a_task_that_asked_for_a_socket_stays_on_it() -> None:
+    new = layout(exclusive((2, 6), (3, 7), sockets=(1, 1)))
+    assert refusals(new, task(7, "1,5", socket=0), pods=()) == [
+        f"pool exclusive has no list left for process 7 of pod u1, container {'c' * 12}, on socket 0, which it asked for"
+    ]
+
+
+def test_who_is_pinned_does_not_move() -> None:
+    new = layout(exclusive((2, 6), (3, 7)))
+    (text,) = refusals(new, task(7, "1,5", on_move=OnMove(How.PINNED)), pods=())
+    assert text.endswith("does not move (cmk.intel.com/on-move: pinned), but would have to go from CPUs 1,5 to 2,6")
+
+
+def test_who_is_pinned_and_stays_is_in_nobodys_way() -> None:
+    pinned = task(7, "1,5", on_move=OnMove(How.PINNED))
+    assert plan(OLD, layout(exclusive((1, 5))), [pinned]).keeps == (pinned,)
+
+
+def test_who_has_to_move_stays_on_his_socket_if_he_can() -> None:
+    new = layout(exclusive((2, 6), (3, 7), sockets=(1, 0)))
+    (move,) = plan(OLD, new, [task(7, "1,5")]).moves
+    assert (move.lists, move.after.generation) == (("3,7",), 2)
+    assert told(move) == "process 7 moved from CPUs 1,5 to 3,7"
+
+
+def test_a_task_on_two_cores_keeps_the_one_that_stays() -> None:
+    (move,) = plan(OLD, layout(exclusive((2, 6), (4, 8))), [task(7, "1,5", "2,6")]).moves
+    assert move.lists == ("2,6", "4,8")
+
+
+def test_shared_tasks_follow_their_pool() -> None:
+    (move,) = plan(OLD, layout(infra=(0, 4)), [task(7, "0", pool="infra", pod="")]).moves
+    assert (move.lists, sorted(move.new)) == (("0,4",), [0, 4])
+
+
+def test_a_static_pod_is_counted_once() -> None:
+    held = task(7, "1,5", pod="f" * 32)
+    assert demand("exclusive", [held], [STATIC]) == {"u3": 1}
+    assert "of pod kube-system/static-node1" in refusals(layout(), held, pods=(STATIC,))[0]
+
+
+@pytest.mark.parametrize(
+    ("new", "tasks", "pods", "expected"),
+    [
+        (layout(exclusive((1, 5))), [], [], {"exclusive": 1}),
+        (layout(exclusive((1, 5))), [], [WEB], {"exclusive": 2}),
+        (layout(exclusive((1, 5))), [task(7, "1,5", pod=""), task(8, "2,6", pod="")], [], {"exclusive": 2}),
+        (
+            layout(exclusive((1, 5))),
+            [],
+            [msgspec.structs.replace(WEB, grants={"cmk.intel.com/exclusive-cores": 9})],
+            {"exclusive": 3},
+        ),
+        (layout(exclusive((1,), (2,), (3,), (4,))), [], [], {"exclusive": 3}),
+        (layout(), [], [], {}),
+        (layout(), [task(7, "1,5", pod="")], [], {"exclusive": 1}),
+        (layout(exclusive((1, 5), name="gold"), exclusive()), [], [], {"exclusive": 0}),
+    ],
+)
+def test_what_is_advertised_while_a_change_waits(
+    new: Layout, tasks: list[Task], pods: list[Pod], expected: dict[str, int]
+) -> None:
+    assert offered(OLD, new, tasks, pods) == {f"cmk.intel.com/{pool}-cores": count for pool, count in expected.items()}
