@@ -130,7 +130,7 @@ def _measure(root: Path, pid: int, other: int, count: int, rounds: int) -> None:
             os.sched_setaffinity(tid, SECOND)
 
     def ours() -> None:
-        mover.move(PROCFS, [pid], lambda: [pid], lambda _, mask: mapping.mask(mask))
+        mover.move(PROCFS, {pid: threads}, lambda: [pid], lambda _, mask: mapping.mask(mask))
 
     def taskset() -> None:
         subprocess.run(["taskset", "-apc", str(min(SECOND)), str(pid)], check=True, stdout=subprocess.DEVNULL)
@@ -138,7 +138,7 @@ def _measure(root: Path, pid: int, other: int, count: int, rounds: int) -> None:
     ways = {
         "bare sched_setaffinity, threads known": bare,
         "taskset -ap, its own start included": taskset,
-        "ours: found, moved, read back, found anew": ours,
+        "ours: read, moved, read back, looked again": ours,
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     whole, between = [], []

@@ -55,3 +55,15 @@ def test_a_refusal_reaches_the_operator(bare: Cluster, helm: str) -> None:
     done = bare.script("run", helm, *line, check=False)
     assert done.returncode != 0
     assert "conf.cmk.NUM_SHARED_CORES and pools.shared both say how many cores pool shared gets: leave one out" in done.stderr
+
+
+def test_a_plan_passes_where_no_agent_is_and_no_definition_either(bare: Cluster) -> None:
+    """Argo CD runs what is for upgrades before its first sync as well."""
+    line = ("template", "cmk", str(CHART), "-n", "default", "--set", IMAGE, "--show-only", "templates/hooks/plan.yaml")
+    hook = bare.helm(*line)
+    bare.kubectl("apply", "-f", "-", stdin=hook)
+    try:
+        bare.kubectl("wait", "--for=condition=Complete", "job/cmk-plan", "--timeout=60s")
+        assert "0 nodes: 0 change, 0 refuse; 0 tasks move" in bare.kubectl("logs", "job/cmk-plan")
+    finally:
+        bare.kubectl("delete", "-f", "-", stdin=hook)

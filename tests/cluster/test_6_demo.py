@@ -14,10 +14,12 @@ def test_the_demo_shows_pinned_pods_and_leaves_nothing(bare: Cluster) -> None:
     environment = {**os.environ, "CMK_CLUSTER": "cmk-test-demo"}
     done = subprocess.run([REPO / "scripts/demo"], env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    pinned = dict(line.split(": pid ") for line in done.stdout.splitlines() if line.startswith("  pod "))
-    assert list(pinned) == ["  pod exclusive", "  pod infra", "  pod second"]
-    cpus = {name.split()[-1]: text.rsplit(" ", 1)[-1] for name, text in pinned.items()}
-    assert cpus["exclusive"] == cpus["second"] != cpus["infra"]
+    shown = [line.split(": pid ") for line in done.stdout.splitlines() if line.startswith("  pod ")]
+    assert [name.split()[-1] for name, _ in shown] == ["exclusive", "infra", "second", "second"]
+    (exclusive, infra, before, after) = (text.rsplit(" ", 1)[-1] for _, text in shown)
+    assert exclusive == before != infra
+    assert after != before, "the pool has moved"
+    assert shown[2][1].split(" ")[0] == shown[3][1].split(" ")[0], "and the process with it"
     assert "is Pending, for there is none left" in done.stdout
     assert not (Path(os.environ["CMK_CACHE"]) / "clusters/cmk-test-demo").exists()
 

@@ -50,9 +50,11 @@ def verify(
 
         wanted, hosts = configuration.mounted(config)
         api = client.in_cluster()
-        rows = work.verify(wanted, hosts, lambda: live.nodes(api), __version__, timeout)
+        rows, notes = work.verify(wanted, hosts, lambda: live.nodes(api), __version__, timeout)
         for line in fleettable.verify_lines(rows):
             typer.echo(line, err=True)
+        for note in notes:
+            typer.echo(f"note: {note}", err=True)
         failed = [row for row in rows if row.failed]
         if len(failed) > rollout.allowed(max_failures, len(rows)):
             names = ", ".join(row.node for row in failed[:5]) + (" and more" if len(failed) > 5 else "")

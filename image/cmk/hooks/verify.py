@@ -7,8 +7,8 @@ from time import monotonic, sleep
 
 import msgspec
 
-from cmk.model.config import ClusterConfig, Host
-from cmk.model.fleet import Node
+from cmk.model.config import ClusterConfig, Host, names_of
+from cmk.model.fleet import Node, unmatched
 from cmk.model.rollout import SILENT, WAITING, Row, row
 
 # A refusal may be gone with a pod that is about to end.
@@ -26,8 +26,8 @@ def verify(
     seconds: float,
     clock: Callable[[], float] = monotonic,
     pause: Callable[[float], None] = sleep,
-) -> list[Row]:
-    """Look again and again until nothing is left to wait for; returns a row for each selected node.
+) -> tuple[list[Row], list[str]]:
+    """Look again and again until nothing is left to wait for; returns a row for each selected node, and notes on hosts that are none.
 
     ``version`` is what agents have to be of. Raises ApiError.
     """
@@ -35,11 +35,16 @@ def verify(
     doubted_since: dict[str, float] = {}
     while True:
         looked = clock()
-        rows = [row(wanted, hosts, node, version) for node in look() if wanted.selection.matches(node.name, node.labels)]
+        rows, names = [], set()
+        for node in look():
+            names.update(names_of(node.name, node.labels))
+            if wanted.selection.matches(node.name, node.labels):
+                rows.append(row(wanted, hosts, node, version))
         now = clock()
         doubted_since = {found.node: doubted_since.get(found.node, now) for found in rows if found.failed}
         waits = [found for found in rows if found.state == WAITING]
         waits += [found for found in rows if found.failed and now - doubted_since[found.node] < SECONDS_TO_BELIEVE]
         if not waits or now - began >= seconds:
-            return [msgspec.structs.replace(found, state=SILENT) if found.state == WAITING else found for found in rows]
+            ended = [msgspec.structs.replace(found, state=SILENT) if found.state == WAITING else found for found in rows]
+            return ended, unmatched(hosts, names)
         pause(max(SECONDS_BETWEEN_LOOKS, LOOKS_PER_PAUSE * (now - looked)))

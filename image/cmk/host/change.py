@@ -72,12 +72,15 @@ class Change:
         state.write(self._journal, journal, durable=True)
         return journal
 
-    def finish(self, journal: Journal) -> list[Task]:
-        """Make it come true; returns the tasks as they are booked then. Raises ChangeError when it was undone, StateError."""
-        made, masks = _steps(journal), self._masks(journal)
+    def finish(self, journal: Journal, *, just_begun: bool = True) -> list[Task]:
+        """Make it come true; returns the tasks as they are booked then. Raises ChangeError when it was undone, StateError.
+
+        A journal that was found may name threads whose numbers others have by now.
+        """
+        made, masks = _steps(journal), _noted(journal) if just_begun else self._masks(journal)
         try:
             for step in made:
-                self._go(journal, step, _rooms(made, step.process), masks.get(step.process, {}))
+                self._go(journal, step, _rooms(made, step.process), masks.get(step.process, {}), just_begun=just_begun)
         except AffinityError as error:
             self.undo(journal)
             raise ChangeError(str(error)) from error
@@ -104,7 +107,7 @@ class Change:
         for step in made:
             if step.last:
                 try:
-                    self._go(journal, step, _rooms(made, step.process), masks.get(step.process, {}))
+                    self._go(journal, step, _rooms(made, step.process), masks.get(step.process, {}), just_begun=False)
                 except AffinityError as error:
                     log.error("after the change: %s", error)
 
@@ -121,14 +124,14 @@ class Change:
             self._commit(journal.new, [])
             return journal, problem
         try:
-            self.finish(journal)
+            self.finish(journal, just_begun=False)
             log.info("finished a change of pools that had been cut short")
         except ChangeError as error:
             problem = str(error)
             log.error("undid a change of pools that had been cut short: %s", error)
         return journal, problem
 
-    def _go(self, journal: Journal, step: Step, rooms: frozenset[CpuSet], masks: Masks) -> None:
+    def _go(self, journal: Journal, step: Step, rooms: frozenset[CpuSet], masks: Masks, *, just_begun: bool) -> None:
         move = _move_of(journal.plan, step.process)
         old, new, parked, mapping = move.old, move.new, step.cpus, Mapping(move.old_lists, move.new_lists)
 
@@ -144,7 +147,7 @@ class Change:
             return mask
 
         known, find = self._pids(journal, move, rooms)
-        mover.move(self._procfs, known, find, settle if step.last else park)
+        mover.move(self._procfs, known if just_begun else {}, find, settle if step.last else park)
 
     def _back(self, journal: Journal, step: Step, rooms: frozenset[CpuSet], masks: Masks) -> None:
         """To where it was before this step: where it came from is free when all later ones have been undone."""
@@ -160,27 +163,25 @@ class Change:
             return masks.get(tid) or (old if mask in rooms else reverse.mask(mask))
 
         try:
-            known, find = self._pids(journal, move, rooms)
-            mover.move(self._procfs, known, find, target)
+            mover.move(self._procfs, {}, self._pids(journal, move, rooms)[1], target)
         except AffinityError as error:
             log.error("on the way back: %s", error)
 
-    def _pids(self, journal: Journal, move: Move, rooms: frozenset[CpuSet]) -> tuple[list[int], Callable[[], list[int]]]:
-        """Processes of a task: those that were known, and a way to find what they have made since."""
+    def _pids(self, journal: Journal, move: Move, rooms: frozenset[CpuSet]) -> tuple[mover.Threads, Callable[[], list[int]]]:
+        """Processes of a task: those that were known, with their threads, and a way to find what they have made since."""
         task = move.task
         others = _others(journal.new, journal.plan, task, begun=True)
         taken = {member.process for member in journal.members if member.task != task.process}
         cpus = move.old.union(move.new, *rooms)
 
-        def known() -> list[Process]:
-            ours = (member.process for member in journal.members if member.task == task.process)
-            return [process for process in ours if self._procfs.is_alive(process)]
+        def known() -> list[Member]:
+            return [member for member in journal.members if member.task == task.process and self._procfs.is_alive(member.process)]
 
         def find() -> list[int]:
             born = set(self._find(task, cpus, others)) - taken
-            return list(dict.fromkeys(process.pid for process in (*known(), *sorted(born))))
+            return list(dict.fromkeys(process.pid for process in (*(member.process for member in known()), *sorted(born))))
 
-        return [process.pid for process in known()], find
+        return {member.process.pid: [thread.tid for thread in member.threads] for member in known()}, find
 
     def _members(self, plan: Plan, new: SavedLayout) -> Iterable[Member]:
         for move in plan.moves:
@@ -208,19 +209,29 @@ class Change:
 
     def _masks(self, journal: Journal) -> dict[Process, Masks]:
         """By task: masks of threads as they were, of those that are still the same threads."""
-        found: dict[Process, Masks] = {member.task: {} for member in journal.members}
-        for member in journal.members:
-            for thread in member.threads:
-                try:
-                    if self._procfs.start_time(thread.tid) == thread.start:
-                        found[member.task][thread.tid] = thread.before
-                except ProcessLookupError:
-                    continue
-        return found
+        starts = {thread.tid: thread.start for member in journal.members for thread in member.threads}
+        return {
+            task: {tid: mask for tid, mask in masks.items() if self._started(tid) == starts[tid]}
+            for task, masks in _noted(journal).items()
+        }
+
+    def _started(self, tid: int) -> int:
+        try:
+            return self._procfs.start_time(tid)
+        except ProcessLookupError:
+            return -1
 
     def _commit(self, saved: SavedLayout, tasks: list[Task]) -> None:
         self._book(saved, tasks)
         self._journal.unlink(missing_ok=True)
+
+
+def _noted(journal: Journal) -> dict[Process, Masks]:
+    """By task: masks of threads as they were."""
+    found: dict[Process, Masks] = {member.task: {} for member in journal.members}
+    for member in journal.members:
+        found[member.task] |= {thread.tid: thread.before for thread in member.threads}
+    return found
 
 
 def _steps(journal: Journal) -> tuple[Step, ...]:

@@ -7,7 +7,7 @@ kernel gives thread numbers out in turn, so that none is used again within a pas
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import NamedTuple
 
 from cmk.host.affinity import AffinityError
@@ -16,6 +16,8 @@ from cmk.model import cpuset
 
 # The mask that a thread is to have, out of its number and the one that it has.
 Target = Callable[[int, Set[int]], Set[int]]
+# Process → its threads.
+Threads = Mapping[int, Iterable[int]]
 
 
 class Moved(NamedTuple):
@@ -27,17 +29,17 @@ class Moved(NamedTuple):
     since: Set[int]
 
 
-def move(procfs: Procfs, known: Iterable[int], pids: Callable[[], Iterable[int]], target: Target) -> list[Moved]:
+def move(procfs: Procfs, known: Threads, pids: Callable[[], Iterable[int]], target: Target) -> list[Moved]:
     """Give every thread the mask that ``target`` says; returns those that changed.
 
-    Processes that are ``known`` go first, for it may take a while to find all: ``pids`` lists those, anew for each further pass. Raises
+    Threads that are ``known`` go first, for it takes a while to find all: ``pids`` lists the processes, anew for each further pass. Raises
     AffinityError, with every thread back where it was.
     """
     moved: list[Moved] = []
     seen: set[int] = set()
     try:
-        _pass(procfs, known, target, seen, moved)
-        while _pass(procfs, list(pids()), target, seen, moved):
+        _pass(known, target, seen, moved)
+        while _pass({pid: _threads(procfs, pid) for pid in pids()}, target, seen, moved):
             pass
     except AffinityError:
         undo(procfs, moved)
@@ -67,11 +69,11 @@ def _threads(procfs: Procfs, pid: int) -> list[int]:
         return []
 
 
-def _pass(procfs: Procfs, pids: Iterable[int], target: Target, seen: set[int], moved: list[Moved]) -> bool:
+def _pass(threads: Threads, target: Target, seen: set[int], moved: list[Moved]) -> bool:
     """Look at every thread that has not been ``seen``; returns whether there was one."""
     get, put, any_new = os.sched_getaffinity, os.sched_setaffinity, False
-    for pid in pids:
-        for tid in _threads(procfs, pid):
+    for pid, tids in threads.items():
+        for tid in tids:
             if tid in seen:
                 continue
             seen.add(tid)

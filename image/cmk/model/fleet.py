@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from enum import StrEnum
 from typing import Any
 
@@ -105,8 +105,12 @@ def plan(wanted: ClusterConfig, hosts: Mapping[str, Host], nodes: Iterable[Node]
         if node.report is not None or wanted.selection.matches(node.name, node.labels):
             plans.append(_plan_one(wanted, hosts, node))
             losing += _losing(node, plans[-1])
-    unmatched = [f"{hosts[name].scope or f'hosts.{name}'} matches no node" for name in sorted(hosts.keys() - names)]
-    return FleetPlan(sorted(plans, key=lambda made: made.node), [*unmatched, *sorted(losing)])
+    return FleetPlan(sorted(plans, key=lambda made: made.node), [*unmatched(hosts, names), *sorted(losing)])
+
+
+def unmatched(hosts: Mapping[str, Host], names: Set[str]) -> list[str]:
+    """Sections of hosts that no node has the name of."""
+    return [f"{hosts[name].scope or f'hosts.{name}'} matches no node" for name in sorted(hosts.keys() - names)]
 
 
 def _plan_one(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node) -> NodePlan:

@@ -210,6 +210,40 @@ def test_reconfigure_keeps_an_exclusive_task_on_its_core(host: Host) -> None:
         assert os.sched_getaffinity(process.pid) == before
 
 
+def test_reconfigure_tells_who_wants_to_be_told(pair: tuple[Host, int, int]) -> None:
+    host, first, second = pair
+    line = "trap 'cat $CMK_STATE; echo' HUP; cat $CMK_STATE; echo; while :; do sleep 0.1; done"
+    command = host.command("isolate", "--pool=exclusive", "--on-move=notify:HUP", "sh", "--", "-c", line)
+    with subprocess.Popen(command, env=host.environment(), stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == {"generation": 1, "cpus": str(first), "lists": [str(first)]}
+        host.ok("reconfigure", "--num-exclusive-cores=1", "--num-shared-cores=0", f"--reserved-cpus={first}")
+        assert json.loads(process.stdout.readline()) == {"generation": 2, "cpus": str(second), "lists": [str(second)]}
+        os.killpg(process.pid, 9)
+    host.ok("reconcile")
+    assert list((host.directory / "state").iterdir()) == []
+
+
+def test_reconfigure_moves_whom_a_task_has_started_too(pair: tuple[Host, int, int]) -> None:
+    host, first, second = pair
+    command = host.command("isolate", "--pool=exclusive", "sh", "--", "-c", "sleep 60 & echo $!; wait")
+    with subprocess.Popen(command, env=host.environment(), stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        host.ok("reconfigure", "--num-exclusive-cores=1", "--num-shared-cores=0", f"--reserved-cpus={first}")
+        assert (os.sched_getaffinity(process.pid), os.sched_getaffinity(child)) == ({second}, {second})
+        os.killpg(process.pid, 9)
+
+
+def test_reconfigure_leaves_a_pinned_task_where_it_is(pair: tuple[Host, int, int]) -> None:
+    host, first, _ = pair
+    with host.isolated("--pool=exclusive", "--on-move=pinned"):
+        before = essence(host)
+        done = host.run("reconfigure", "--num-exclusive-cores=1", "--num-shared-cores=0", f"--reserved-cpus={first}")
+        assert (done.returncode, "does not move (cmk.intel.com/on-move: pinned)" in done.stderr) == (1, True)
+        assert essence(host) == before
+
+
 def test_reconfigure_refuses_to_take_a_core_from_its_owner(host: Host) -> None:
     with host.isolated("--pool=exclusive") as process:
         before = essence(host)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cmk.hooks import verify
-from cmk.model.config import ClusterConfig, Selection
+from cmk.model.config import ClusterConfig, Host, Selection
 from cmk.model.fleet import Node
 from cmk.model.rollout import Row
 from tests.unit.model.fleets import config, node, section
@@ -24,7 +24,7 @@ def watch(views: Iterable[Node], seconds: float = 60) -> tuple[list[Row], float]
         nonlocal now
         now += length
 
-    rows = verify.verify(config(2), {}, look, "1", seconds, lambda: now, pause)
+    rows, _ = verify.verify(config(2), {}, look, "1", seconds, lambda: now, pause)
     return rows, now
 
 
@@ -67,4 +67,9 @@ def test_a_large_cluster_is_looked_at_less_often() -> None:
 
 def test_a_node_that_is_not_selected_is_nobodys_business() -> None:
 
-    assert verify.verify(ClusterConfig(Selection(), section(2)), {}, lambda: [OLD], "1", 60) == []
+    assert verify.verify(ClusterConfig(Selection(), section(2)), {}, lambda: [OLD], "1", 60) == ([], [])
+
+
+def test_hosts_that_match_no_node_are_named() -> None:
+    hosts = {"a": Host({"": section(2)}, scope="hosts.a"), "b": Host({"": section(2)}, scope="hosts.b")}
+    assert verify.verify(config(2), hosts, lambda: [DONE], "1", 60)[1] == ["hosts.b matches no node"]

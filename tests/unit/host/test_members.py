@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cmk.host.members import find_members
+from cmk.host.members import descendants, find_members
 from cmk.host.procfs import Procfs
+from cmk.model.ledger import Process
 from cmk.model.place import Place
 
 ALL = frozenset(os.sched_getaffinity(0))
@@ -62,3 +63,19 @@ def test_outside_pods_there_are_no_members() -> None:
 def test_a_process_that_ends_meanwhile_does_not_matter(procfs: Procfs) -> None:
     (procfs.root / "999999").mkdir()
     assert find_members(procfs, PLACE, ONE, []) == []
+
+
+def test_whom_a_process_has_started_and_they_have() -> None:
+    line = "sh -c 'sleep 60 & echo; wait' & wait"
+    with subprocess.Popen(["sh", "-c", line], stdout=subprocess.PIPE, start_new_session=True) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        procfs = Procfs()
+        found = descendants(procfs, procfs.process(parent.pid))
+        names = sorted(procfs.name(process.pid) for process in found)
+        os.killpg(parent.pid, 9)
+    assert names == ["sh", "sleep"]
+
+
+def test_who_has_ended_has_started_nobody() -> None:
+    assert descendants(Procfs(), Process(os.getpid(), 1)) == []

@@ -72,7 +72,7 @@ def masks(pid: int) -> set[CpuSet]:
 def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(spawner: Callable[[int], int]) -> None:
     pid = spawner(1000)
     assert masks(pid) == {ONE}
-    moved = move(PROCFS, [pid], lambda: [pid], through(Mapping([ONE], [OTHER])))
+    moved = move(PROCFS, {pid: [pid]}, lambda: [pid], through(Mapping([ONE], [OTHER])))
     assert len(moved) >= 1000
     for _ in range(20):
         assert masks(pid) == {OTHER}
@@ -82,7 +82,7 @@ def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(
 def test_who_runs_elsewhere_is_left_alone(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
     os.sched_setaffinity(pid, ONE | OTHER)
-    assert move(PROCFS, [], lambda: [pid], through(Mapping([ONE], [frozenset({4000})]))) == []
+    assert move(PROCFS, {}, lambda: [pid], through(Mapping([ONE], [frozenset({4000})]))) == []
     assert masks(pid) == {ONE | OTHER}
 
 
@@ -91,13 +91,13 @@ def test_what_cannot_be_had_is_told_and_undone(spawner: Callable[[int], int]) ->
     targets = {first: OTHER, second: frozenset({4000})}
     asked = iter([OTHER, frozenset({4000})])
     with pytest.raises(AffinityError, match=f"process {second}, thread {second}: CPUs 4000 refused by the kernel"):
-        move(PROCFS, [], lambda: targets, lambda tid, mask: next(asked))
+        move(PROCFS, {}, lambda: targets, lambda tid, mask: next(asked))
     assert (masks(first), masks(second)) == ({ONE}, {ONE})
 
 
 def test_undo_puts_back_those_that_still_are_who_they_were(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
-    moved = move(PROCFS, [], lambda: [pid], through(Mapping([ONE], [OTHER])))
+    moved = move(PROCFS, {}, lambda: [pid], through(Mapping([ONE], [OTHER])))
     assert masks(pid) == {OTHER}
     assert undo(PROCFS, moved) == []
     assert masks(pid) == {ONE}
@@ -105,4 +105,4 @@ def test_undo_puts_back_those_that_still_are_who_they_were(spawner: Callable[[in
 
 def test_processes_that_ended_are_passed_over(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
-    assert [thread.tid for thread in move(PROCFS, [], lambda: [2**22 + 1, pid], through(Mapping([ONE], [OTHER])))] == [pid]
+    assert [thread.tid for thread in move(PROCFS, {}, lambda: [2**22 + 1, pid], through(Mapping([ONE], [OTHER])))] == [pid]

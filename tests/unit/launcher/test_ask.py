@@ -118,6 +118,12 @@ def test_the_socket_is_looked_for_beside_the_launcher(tmp_path: Path, built: Pat
     assert (done.stdout, done.stderr) == ("ran\n", "")
 
 
+def test_the_file_with_the_cpus_is_beside_the_socket(launcher: Launcher, agent: Agents) -> None:
+    agent(launcher.socket, [b"cmk/1 ok\nCMK_CPUS_ASSIGNED=1\nCMK_STATE=state/7-3.json"])
+    done = launcher.run("isolate", "--pool=infra", "--on-move=notify", "sh", "--", "-c", "echo $CMK_STATE")
+    assert (done.stdout, done.stderr) == (f"{launcher.socket.parent}/state/7-3.json\n", "")
+
+
 def test_a_path_that_no_socket_can_have(launcher: Launcher) -> None:
     done = launcher.run(*ISOLATE, CMK_SOCKET="/" + "x" * 200)
     assert done.returncode == 78
