@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
@@ -15,6 +15,8 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+from cmk.agent.books import change_of
+from cmk.agent.options import Options
 from cmk.host import state
 from cmk.host.change import Change, ChangeError
 from cmk.host.procfs import Procfs
@@ -47,14 +49,18 @@ class Host:
         self.masks: dict[int, CpuSet] = {}
         self.of: dict[int, Task] = {}
         self.calls, self.die_at, self.refuse_at = 0, -1, -1
+        self.writes = 0
+        self.full: Callable[[int], bool] = lambda _: False
         (root / "proc/sys/kernel/random").mkdir(parents=True)
         (root / "proc/sys/kernel/random/boot_id").write_text("boot\n")
         for task in tasks:
             cpus = cpus_of(old, task)
             self._add(task.process.pid, task, cpus)
             self._add(task.process.pid + 1000, task, frozenset({min(cpus)}))
-        state.write(root / "layout", self.old, durable=False)
-        state.write(root / "tasks", TasksFile("boot", tasks), durable=False)
+        (root / "run").mkdir()
+        self.options = Options("n", "ns", "c", "h", root, root / "run", root, root)
+        state.write(self.options.layout_file, self.old, durable=False)
+        state.write(self.options.tasks_file, TasksFile("boot", tasks), durable=False)
         self.before = dict(self.masks)
         found = plan(old, new, tasks)
         self.parked: set[Process] = set()
@@ -69,13 +75,7 @@ class Host:
         self.masks[pid], self.of[pid] = mask, task
 
     def change(self) -> Change:
-        procfs = Procfs(self.root / "proc")
-
-        def book(saved: SavedLayout, tasks: list[Task]) -> None:
-            state.write(self.root / "layout", saved, durable=True)
-            state.write(self.root / "tasks", TasksFile(procfs.boot_id(), tasks), durable=False)
-
-        return Change(self.root / "journal", book, procfs)
+        return change_of(self.options, Procfs(self.root / "proc"))
 
     @contextmanager
     def kernel(self) -> Iterator[None]:
@@ -84,6 +84,9 @@ class Host:
 
         def noted(*args: object, **more: object) -> None:
             self._count()
+            self.writes += 1
+            if self.full(self.writes):
+                raise state.StateError("No space left on device")
             write(*args, **more)  # type: ignore[arg-type]
             self._count()
 
@@ -123,11 +126,11 @@ class Host:
 
     def assert_settled(self) -> str:
         """Files and threads agree; returns which layout holds."""
-        saved = state.read(self.root / "layout", SavedLayout)
-        tasks = state.read(self.root / "tasks", TasksFile)
+        saved = state.read(self.options.layout_file, SavedLayout)
+        tasks = state.read(self.options.tasks_file, TasksFile)
         assert saved is not None
         assert tasks is not None
-        assert not (self.root / "journal").exists()
+        assert not self.options.journal_file.exists()
         assert {task.process for task in tasks.tasks} == {task.process for task in self.tasks}
         for task in tasks.tasks:
             cpus = cpus_of(saved.layout, task)
@@ -196,6 +199,22 @@ def test_refused_anywhere_all_goes_back_also_when_that_is_cut_off(case: Case, re
 
 
 @SLOW
+@given(swaps(), st.integers(1, 4), st.booleans())
+def test_a_disk_that_is_full_leaves_the_old_state_at_once_or_when_there_is_room(case: Case, number: int, for_ever: bool) -> None:
+    with host(case) as made, made.kernel():
+        made.full = (lambda now: now >= number) if for_ever else (lambda now: now == number)
+        try:
+            attempt(made)
+        except ChangeError:
+            assert made.assert_settled() == "a"
+            return
+        except state.StateError:
+            made.full = lambda _: False
+            made.change().resume()
+        assert made.assert_settled() in "ab"
+
+
+@SLOW
 @given(swaps())
 def test_a_reboot_in_between_leaves_the_new_layout_and_no_tasks(case: Case) -> None:
     with host(case) as made, made.kernel():
@@ -205,7 +224,7 @@ def test_a_reboot_in_between_leaves_the_new_layout_and_no_tasks(case: Case) -> N
         made.die_at = -1
         (made.root / "proc/sys/kernel/random/boot_id").write_text("another\n")
         made.change().resume()
-        tasks = state.read(made.root / "tasks", TasksFile)
+        tasks = state.read(made.options.tasks_file, TasksFile)
         assert tasks is not None
         assert (tasks.boot, tasks.tasks) == ("another", [])
-        assert state.read(made.root / "layout", SavedLayout) == made.new
+        assert state.read(made.options.layout_file, SavedLayout) == made.new

@@ -16,7 +16,8 @@ def change_of(options: Options, procfs: Procfs) -> Change:
     def book(saved: SavedLayout, tasks: list[Task]) -> None:
         found, boot = state.read(options.tasks_file, TasksFile), procfs.boot_id()
         pods = found.pods if found is not None and found.boot == boot else []
-        state.write(options.layout_file, saved, durable=True)
+        if state.read(options.layout_file, SavedLayout) != saved:  # to go back needs no room on a disk that is full
+            state.write(options.layout_file, saved, durable=True)
         state.write(options.tasks_file, TasksFile(boot, tasks, pods), durable=False)
 
     return Change(options.journal_file, book, procfs)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from cmk.host import state
+
+log = logging.getLogger(__name__)
 
 MOST = 10
 APPLIED = "applied"
@@ -33,13 +36,17 @@ class History:
 
     @property
     def entries(self) -> list[Entry]:
-        """At most ten. Raises StateError."""
+        """At most ten."""
         if self._entries is None:
-            self._entries = state.read(self._path, list[Entry]) or []
+            try:
+                self._entries = state.read(self._path, list[Entry]) or []
+            except state.StateError as error:
+                log.error("%s", error)  # nothing depends on it
+                self._entries = []
         return self._entries
 
     def add(self, before: str, after: str, moves: int, milliseconds: int, outcome: str) -> None:
-        """Note a change; of one that is refused again and again the last refusal stands. Raises StateError."""
+        """Note a change; of one that is refused again and again the last refusal stands."""
         others = self.entries
         last = others[-1] if others else None
         if last and APPLIED not in (outcome, last.outcome) and (last.from_hash, last.to_hash) == (before, after):
@@ -48,7 +55,10 @@ class History:
             others = others[:-1]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._entries = [*others, Entry(now, before, after, moves, milliseconds, outcome)][-MOST:]
-        state.write(self._path, self._entries, durable=True)
+        try:
+            state.write(self._path, self._entries, durable=True)
+        except state.StateError as error:
+            log.error("%s", error)  # the report has it all the same
 
     def forget(self) -> None:
         """The node is ours no longer."""

@@ -26,21 +26,28 @@ class HostProcesses:
         self._keep = keep
 
     def on(self, saved: Saved, closed: CpuSet) -> LayerState:
-        """Move every thread that is in no pod off ``closed`` CPUs. Those with no other CPU are bound there: kernel threads of the CPU."""
+        """Have every thread that is in no pod off ``closed`` CPUs, and on all others that it had. Those with no other CPU are bound there:
+        kernel threads of the CPU.
+        """
+        known = {thread.tid: thread for thread in saved.threads if self._still_is(thread)}
+        usual = _usual(saved)
         moves, bound = [], Counter[str]()
-        for pid, tid, allowed in self._threads(closed):
+        for pid, tid, allowed in self._threads():
+            thread = known.get(tid)
+            before = thread.before if thread and thread.since == allowed else usual.get(allowed, allowed)
+            if before - closed == allowed:
+                continue
             try:
                 if self._procfs.place(pid).pod:
                     continue
-                if allowed - closed:
-                    moves.append(Thread(tid, self._procfs.start_time(tid), allowed, allowed - closed))
-                else:
+                if before - closed:
+                    moves.append(Thread(tid, self._procfs.start_time(tid), before, before - closed))
+                elif allowed & closed:
                     bound[self._procfs.name(tid)] += 1
             except (ProcessLookupError, MixedCgroupsError):
                 continue
         if moves:
-            living = [thread for thread in saved.threads if self._still_is(thread)]
-            self._keep(threads=[*living, *moves])
+            self._keep(threads=list({**known, **{thread.tid: thread for thread in moves}}.values()))
         for thread in moves:
             try:
                 os.sched_setaffinity(thread.tid, thread.since)
@@ -56,13 +63,11 @@ class HostProcesses:
         """Give threads back what they had; children of theirs, which were born with what we had left them, get the same."""
         if not saved.threads:
             return
-        usual: dict[CpuSet, CpuSet] = {}
-        for (since, before), _ in Counter((thread.since, thread.before) for thread in saved.threads).most_common():
-            usual.setdefault(since, before)
+        usual = _usual(saved)
         for thread in saved.threads:
             if self._still_is(thread):
                 self._give(thread.tid, thread.since, thread.before)
-        for _, tid, allowed in self._threads(None):
+        for _, tid, allowed in self._threads():
             if allowed in usual:
                 self._give(tid, allowed, usual[allowed])
         self._keep(threads=[])
@@ -74,14 +79,12 @@ class HostProcesses:
         except OSError:
             return  # ended, or a kernel thread that refused us before
 
-    def _threads(self, meeting: CpuSet | None) -> Iterator[tuple[int, int, CpuSet]]:
-        """Pid, tid and allowed CPUs of every thread that may run on some of these CPUs."""
+    def _threads(self) -> Iterator[tuple[int, int, CpuSet]]:
+        """Pid, tid and allowed CPUs of every thread."""
         for pid in self._procfs.pids():
             try:
                 for tid in self._procfs.threads(pid):
-                    allowed = frozenset(os.sched_getaffinity(tid))
-                    if meeting is None or allowed & meeting:
-                        yield pid, tid, allowed
+                    yield pid, tid, frozenset(os.sched_getaffinity(tid))
             except ProcessLookupError:
                 continue
 
@@ -98,6 +101,14 @@ class HostProcesses:
             return f"thread {tid}"
 
 
+def _usual(saved: Saved) -> dict[CpuSet, CpuSet]:
+    """What threads had that have this now, mostly: those born since have no entry of their own."""
+    found: dict[CpuSet, CpuSet] = {}
+    for (since, before), _ in Counter((thread.since, thread.before) for thread in saved.threads).most_common():
+        found.setdefault(since, before)
+    return found
+
+
 class Slices:
     """The cgroups beside kubepods, as systemd makes them (system.slice, user.slice), on cgroup v2."""
 
@@ -108,7 +119,9 @@ class Slices:
         self._keep = keep
 
     def on(self, saved: Saved, closed: CpuSet) -> LayerState:
-        """Narrow each to the rest of its CPUs; those that isolcpus isolates are for nobody who has not asked for one."""
+        """Leave each the rest of its CPUs; those that isolcpus isolates are for nobody who has not asked for one. What somebody has set
+        since is his, less what is closed.
+        """
         if self._cpusets.strict:
             return LayerState(IMPOSSIBLE, "on cgroup v1 systemd leaves cpusets alone: use isolation.host=affinity")
         names = self._names()
@@ -121,8 +134,11 @@ class Slices:
         left = []
         for name, cpus in have.items():
             now = cpus or self._topology.cpus  # not what is effective: a partition takes CPUs from that and gives them back
-            if now & closed:
-                left += self._write(name, now - closed - self._topology.unbalanced)
+            before = saved.slices.get(name, cpus) or self._topology.cpus
+            ours = now == before - saved.closed - self._topology.unbalanced
+            wanted = (before if ours else now) - closed - self._topology.unbalanced
+            if now & closed or (ours and now != wanted):
+                left += self._write(name, wanted)
         return LayerState(ON, "", tuple(left))
 
     def off(self, saved: Saved) -> None:

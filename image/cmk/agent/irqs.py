@@ -22,15 +22,25 @@ class IrqLayer:
         self._keep = keep
 
     def on(self, saved: Saved, closed: CpuSet, others: CpuSet) -> LayerState:
-        """Move what is on ``closed`` CPUs to the rest of its own, or to ``others`` when it has no rest."""
+        """Move what is on ``closed`` CPUs to the rest of its own, or to ``others`` when it has no rest; and back to what is open again,
+        unless somebody has moved it since.
+        """
+        rest = (closed | others) - saved.closed
+
+        def wanted(now: CpuSet, before: CpuSet) -> CpuSet:
+            ours = before and now == (before - saved.closed or rest)
+            return (before if ours else now) - closed or others
+
         found = self._irqs.affinities()
-        moves = {number: cpus - closed or others for number, cpus in found.items() if cpus & closed}
-        default = self._irqs.default()
+        all_wanted = {number: wanted(cpus, saved.irqs.get(number, frozenset())) for number, cpus in found.items()}
+        moves = {number: cpus for number, cpus in all_wanted.items() if cpus != found[number]}
+        now = self._irqs.default()
+        default = wanted(now, saved.default_irq)
         news = {number: found[number] for number in moves if number not in saved.irqs}
-        if news or (default & closed and not saved.default_irq):
-            self._keep(irqs={**saved.irqs, **news}, default_irq=saved.default_irq or default)
-        if default & closed:
-            self._irqs.set_default(default - closed or others)
+        if news or (default != now and not saved.default_irq):
+            self._keep(irqs={**saved.irqs, **news}, default_irq=saved.default_irq or now)
+        if default != now:
+            self._irqs.set_default(default)
         left = []
         for number, cpus in moves.items():
             try:

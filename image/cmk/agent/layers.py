@@ -75,8 +75,11 @@ class Layers:
         self._pods.settle()
 
     def renew(self) -> None:
-        """The pools are others now, or about to be: every layer anew. Raises StateError."""
-        self._switch()
+        """The pools are others now, or about to be: every layer is to fit them when this returns. Raises StateError."""
+        self._pods.settle()
+        self._switch_host()
+        self._switch_irqs()
+        self._note_closed()
 
     def stop(self) -> None:
         """Leave everything as it is: cores stay closed while no agent looks."""
@@ -112,6 +115,7 @@ class Layers:
         self._pods.switch(self._conflict)
         self._switch_host()
         self._switch_irqs()
+        self._note_closed()
 
     def _on_pass(self) -> None:
         """What could not be done may be possible by now; what has no event of its own is told again."""
@@ -151,6 +155,11 @@ class Layers:
         else:
             self._irqs.off(self._saved, exclusive, others)
             self._interrupts = LayerState(OFF)
+
+    def _note_closed(self) -> None:
+        """Last, so that until then everybody is known to be off these CPUs or those before."""
+        if self._saved.closed != self._pods.exclusive:
+            self._keep(closed=self._pods.exclusive)
 
     def _keep(self, **changes: object) -> None:
         self._saved = msgspec.structs.replace(self._saved, **changes)

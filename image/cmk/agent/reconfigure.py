@@ -18,6 +18,7 @@ from cmk.agent.publisher import Publisher
 from cmk.agent.service import Service
 from cmk.agent.slots import Slots
 from cmk.host.change import ChangeError
+from cmk.host.state import StateError
 from cmk.kube.client import ApiError
 from cmk.model import plan as planner
 from cmk.model.layout import Layout, SavedLayout
@@ -74,7 +75,7 @@ class Reconfigure:
         if service is None or wanted is None or not self._view.pods_known:
             self._aim(service, None)
             return
-        if self._layout.takes(wanted):
+        if self._takes(wanted):
             self._aim(service, None)
             return
         found = self._plan(service, wanted)
@@ -99,6 +100,14 @@ class Reconfigure:
         found = self._plan(service, wanted)
         if self._is_possible(wanted, found):
             self._make(service, wanted, found)
+
+    def _takes(self, wanted: SavedLayout) -> bool:
+        try:
+            return self._layout.takes(wanted)
+        except StateError as error:
+            self._layout.pend("Waiting", str(error), wanted.section)
+            asyncio.get_running_loop().call_later(SECONDS_BETWEEN_ATTEMPTS, self.poke)
+            return True
 
     def _plan(self, service: Service, wanted: SavedLayout) -> Plan:
         pods = [pod for pod in self._view.pods.all.values() if not pod.terminal]

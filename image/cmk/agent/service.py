@@ -20,6 +20,7 @@ from cmk.host.change import ChangeError
 from cmk.host.inotify import DirectoryWatch
 from cmk.host.notices import Notices
 from cmk.host.procfs import Procfs
+from cmk.host.state import StateError
 from cmk.model import report
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
@@ -68,7 +69,10 @@ class Service:
 
         Raises NoRoomError, ChangeError with everything as it was, StateError.
         """
-        journal = self._change.begin(now, wanted, plan)
+        try:
+            journal = self._change.begin(now, wanted, plan)
+        except StateError as error:
+            raise ChangeError(str(error)) from error
         ways: dict[Process, CpuSet] = {}
         for step in steps(plan, now.layout, wanted.layout):
             ways[step.process] = step.cpus | ways.get(step.process, frozenset())

@@ -73,7 +73,8 @@ class Change:
         return journal
 
     def finish(self, journal: Journal, *, just_begun: bool = True) -> list[Task]:
-        """Make it come true; returns the tasks as they are booked then. Raises ChangeError when it was undone, StateError.
+        """Make it come true; returns the tasks as they are booked then. Raises ChangeError when it was undone, StateError when not even
+        that could be written: then the journal stays.
 
         A journal that was found may name threads whose numbers others have by now.
         """
@@ -85,7 +86,11 @@ class Change:
             self.undo(journal)
             raise ChangeError(str(error)) from error
         tasks = _booked(journal.plan, after=True)
-        self._commit(journal.new, tasks)
+        try:
+            self._commit(journal.new, tasks)
+        except state.StateError as error:
+            self.undo(journal)
+            raise ChangeError(str(error)) from error
         return tasks
 
     def undo(self, journal: Journal) -> None:

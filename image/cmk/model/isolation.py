@@ -59,7 +59,8 @@ class Saved(msgspec.Struct, frozen=True):
 
     ``groups`` and ``slices``: sets of cgroups (None: nothing configured) below kubepods and beside it; ``universe``: CPUs kubepods could
     get; ``partitioned``: whether there may be partitions, which had not been there before, and ``moved`` threads whose masks
-    they changed; ``irqs``: affinities by number, and ``default_irq`` that of new ones; ``threads``: of the host's processes.
+    they changed; ``irqs``: affinities by number, and ``default_irq`` that of new ones; ``threads``: of the host's processes;
+    ``closed``: the exclusive CPUs that all of these have been kept off, last.
     """
 
     boot: str
@@ -72,3 +73,4 @@ class Saved(msgspec.Struct, frozen=True):
     irqs: dict[int, CpuSet] = {}
     default_irq: CpuSet = frozenset()
     threads: list[Thread] = []
+    closed: CpuSet = frozenset()

@@ -121,9 +121,13 @@ class Ledger:
 
     @property
     def exclusive(self) -> CpuSet:
-        """CPUs of exclusive pools; in a change those before and after."""
-        layouts = (self.layout, self._coming) if self._coming else (self.layout,)
-        return _NOTHING.union(*(pool.cpus for made in layouts for pool in made.pools.values() if pool.exclusive))
+        """CPUs of exclusive pools; in a change those before and after, or where that would leave nobody anything those after."""
+        now = _exclusive(self.layout)
+        if self._coming is None:
+            return now
+        coming = _exclusive(self._coming)
+        everything = _NOTHING.union(*(pool.cpus for made in (self.layout, self._coming) for pool in made.pools.values()))
+        return now | coming if everything - now - coming else coming
 
     def open_to(self, task: Task) -> CpuSet:
         """CPUs that a task may be on: those it holds, and in a change also those it comes by."""
@@ -298,3 +302,7 @@ class Ledger:
                 f"{request.cores} cores of pool {pool.name} asked, pod {request.pod} already holds {held} of its {granted} ({resource})",
                 final=False,
             )
+
+
+def _exclusive(layout: Layout) -> CpuSet:
+    return _NOTHING.union(*(pool.cpus for pool in layout.pools.values() if pool.exclusive))

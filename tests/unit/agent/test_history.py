@@ -32,3 +32,12 @@ def test_a_node_that_leaves_has_none(tmp_path: Path) -> None:
     history.forget()
     history.forget()
     assert (history.entries, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_what_cannot_be_read_or_written_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "history").write_text("{")
+    history = History(tmp_path / "history")
+    assert history.entries == []
+    gone = History(tmp_path / "nowhere/history")
+    gone.add("x", "y", 0, 0, APPLIED)
+    assert outcomes(gone) == [APPLIED]

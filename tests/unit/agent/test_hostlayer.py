@@ -66,3 +66,26 @@ def test_what_has_no_other_cpu_is_named(child: subprocess.Popen[bytes]) -> None:
     state = HostProcesses(Few(child.pid), lambda **_: None).on(Saved("boot", Isolation()), closed)
     assert state.left == (Path(f"/proc/{child.pid}/comm").read_text().strip(),)
     assert os.sched_getaffinity(child.pid) == closed
+
+
+def test_pools_that_move_give_back_what_they_leave(child: subprocess.Popen[bytes]) -> None:
+    everywhere = frozenset(os.sched_getaffinity(child.pid))
+    first, second = (frozenset({cpu}) for cpu in sorted(everywhere)[:2])
+    kept = [Saved("boot", Isolation())]
+    layer = HostProcesses(Few(child.pid), lambda **changes: kept.append(Saved("boot", Isolation(), **changes)))
+    for closed in (first, second, first, frozenset()):
+        layer.on(kept[-1], closed)
+        assert os.sched_getaffinity(child.pid) == everywhere - closed
+        assert [(thread.before, thread.since) for thread in kept[-1].threads] == [(everywhere, everywhere - closed)]
+    layer.on(kept[-1], second)
+    layer.off(kept[-1])
+    assert os.sched_getaffinity(child.pid) == everywhere
+
+
+def test_a_child_of_one_that_was_moved_goes_where_its_parent_goes(child: subprocess.Popen[bytes]) -> None:
+    everywhere = frozenset(os.sched_getaffinity(child.pid))
+    first, second = (frozenset({cpu}) for cpu in sorted(everywhere)[:2])
+    os.sched_setaffinity(child.pid, everywhere - first)
+    saved = Saved("boot", Isolation(), threads=[Thread(1, 0, everywhere, everywhere - first)])
+    HostProcesses(Few(child.pid), lambda **_: None).on(saved, second)
+    assert os.sched_getaffinity(child.pid) == everywhere - second

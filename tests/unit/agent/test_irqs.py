@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cmk.agent.irqs import IrqLayer
@@ -79,3 +80,23 @@ def test_irqbalance_is_warned_of(irq: Path, tmp_path: Path) -> None:
     state = IrqLayer(Table(irq), Procfs(tmp_path / "proc"), lambda **_: None).on(Saved("boot", Isolation()), CLOSED, OTHERS)
     assert "process 77" in state.reason
     assert "IRQBALANCE_BANNED_CPULIST=1-2" in state.reason
+
+
+def test_pools_that_move_give_back_what_they_leave(irq: Path, tmp_path: Path) -> None:
+    kept: list[Saved] = [Saved("boot", Isolation())]
+
+    def keep(**changes: object) -> None:
+        kept.append(msgspec.structs.replace(kept[-1], **changes))
+
+    (tmp_path / "proc").mkdir()
+    layer = IrqLayer(Table(irq), Procfs(tmp_path / "proc"), keep)
+    layer.on(kept[-1], CLOSED, OTHERS)
+    keep(closed=CLOSED)
+    (irq / "10/smp_affinity_list").write_text("3\n")  # somebody's own doing
+    other = frozenset({0})
+    layer.on(kept[-1], other, frozenset({1, 2, 3}))
+    assert affinities(irq) == {"7": "1-3", "8": "1", "9": "2-3", "10": "3"}
+    assert (irq / "default_smp_affinity").read_text() == "00000001,0000000e\n"
+    keep(closed=other)
+    layer.off(kept[-1], other, frozenset({1, 2, 3}))
+    assert affinities(irq) == {"7": "0-3", "8": "1", "9": "2-3", "10": "3"}

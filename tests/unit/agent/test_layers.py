@@ -7,14 +7,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cmk.agent.layers import Layers
 from cmk.agent.options import Options
 from cmk.host.cgroups import FILE
 from cmk.host.procfs import Procfs
+from cmk.model import cpuset
 from cmk.model.isolation import Isolation
+from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.ledger import Ledger, Process, Task
+from cmk.model.topology import Core, Topology
 from tests.unit.agent.harness import LAYOUT, TOPOLOGY
 from tests.unit.cgrouptree import UID, Kernel, Killed, add, container, make, pod_directory, snapshot
 
@@ -39,7 +43,7 @@ TASK = Task(Process(1, 1), "exclusive", (FIRST.name,), UID.format(1), "a" * 64)
 class Host:
     """A host's cgroups and state directory; ``layers`` makes an agent on them, ``kernel`` is the last agent's."""
 
-    def __init__(self, root: Path, *, strict: bool = True) -> None:
+    def __init__(self, root: Path, *, strict: bool = True, topology: Topology = TOPOLOGY, layout: Layout = LAYOUT) -> None:
         self.root = root
         self.cgroups = root / "cgroup"
         (root / "state").mkdir()
@@ -48,10 +52,12 @@ class Host:
         (root / "proc/sys/kernel/random/boot_id").write_text("this boot\n")
         (root / f"proc/{os.getpid()}").symlink_to(f"/proc/{os.getpid()}")
         self.procfs = Procfs(root / "proc")
-        make(self.cgroups, dict.fromkeys(GROUPS, ALL if strict else ""), strict=strict, cpus=ALL)
+        everything = cpuset.kernel_list(topology.cpus)
+        make(self.cgroups, dict.fromkeys(GROUPS, everything if strict else ""), strict=strict, cpus=everything)
+        self.topology = topology
         self.strict = strict
         self.kernel: Kernel
-        self.ledger = Ledger(LAYOUT)
+        self.ledger = Ledger(layout)
 
     def layers(self, *, die_at: int = -1, cgroups: bool = True) -> Layers:
         def open_cpusets(path: Path) -> Kernel:
@@ -61,7 +67,7 @@ class Host:
 
         directories = [self.root / "state"] * 3
         options = Options("n", "ns", "c", "h", *directories, self.root, cgroups=self.cgroups if cgroups else None)
-        return Layers(options, self.procfs, self.ledger, TOPOLOGY, lambda: None, open_cpusets)
+        return Layers(options, self.procfs, self.ledger, self.topology, lambda: None, open_cpusets)
 
     def may_use(self, path: str) -> str:
         return self.kernel.text(path, "cpuset.effective_cpus" if self.strict else "cpuset.cpus.effective")
@@ -273,3 +279,62 @@ def test_slices_beside_kubepods_are_narrowed_and_given_back(host: Host) -> None:
         assert snapshot(host.cgroups) == before
     else:
         assert host.may_use("../system.slice") == ALL
+
+
+# Four CPUs: an exclusive core moves from the last to the one before.
+FOUR = Topology(tuple(Core(cpu, 0, frozenset({cpu})) for cpu in range(4)))
+LAST, BEFORE = (CpuList(frozenset({cpu}), 0) for cpu in (3, 2))
+
+
+def four(exclusive: CpuList) -> Layout:
+    infra = CpuList(FOUR.cpus - exclusive.cpus, 0)
+    return Layout({"exclusive": Pool("exclusive", True, (exclusive,)), "infra": Pool("infra", False, (infra,))})
+
+
+AT_LAST, AT_BEFORE = (msgspec.structs.replace(TASK, lists=(item.name,)) for item in (LAST, BEFORE))
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["v1", "v2"])
+def test_others_have_left_a_core_before_its_new_owner_comes_and_get_the_old_one_when_he_has_gone(
+    tmp_path: Path, strict: bool
+) -> None:
+    host = Host(tmp_path, strict=strict, topology=FOUR, layout=four(LAST))
+    base = host.cgroups / ("cpuset" if host.strict else ".")
+    add(base / "system.slice", "0-3" if host.strict else "", strict=host.strict)
+
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(host="slices"), "")
+        assert host.ledger.restore(AT_LAST)
+        layers.settle()
+        assert host.kernel.effective(GROUPS[7]) == {0, 1, 2}
+        host.ledger.begin(four(BEFORE), {TASK.process: BEFORE.cpus})
+        layers.renew()
+        assert host.kernel.effective(GROUPS[4]) >= {2, 3}, "the owner may go there"
+        assert host.kernel.effective(GROUPS[7]) == {0, 1}, "nobody else may"
+        assert strict or host.kernel.effective("../system.slice") == {0, 1}
+        host.ledger.end(four(BEFORE), [AT_BEFORE])
+        layers.renew()
+        assert host.kernel.effective(GROUPS[4]) >= BEFORE.cpus
+        assert host.kernel.effective(GROUPS[7]) == {0, 1, 3}, "what was exclusive is anybody's"
+        assert strict or host.kernel.effective("../system.slice") == {0, 1, 3}
+        layers.undo()
+
+    in_loop(scenario)
+    if not strict:
+        assert host.may_use("../system.slice") == "0-3"
+
+
+def test_where_there_is_nothing_else_others_leave_where_the_owner_goes() -> None:
+    two = [
+        Layout(
+            {
+                "exclusive": Pool("exclusive", True, (CpuList(frozenset({own}), 0),)),
+                "infra": Pool("infra", False, (CpuList(frozenset({other}), 0),)),
+            }
+        )
+        for own, other in ((0, 1), (1, 0))
+    ]
+    ledger = Ledger(two[0])
+    ledger.begin(two[1], {})
+    assert ledger.exclusive == {1}

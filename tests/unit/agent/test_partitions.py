@@ -12,7 +12,21 @@ from cmk.agent.layers import Layers
 from cmk.agent.partitions import EXCLUSIVE, ISOLATED, MEMBER, PARTITION
 from cmk.model import cpuset
 from cmk.model.isolation import Isolation
-from tests.unit.agent.test_layers import FIRST, GROUPS, OWNER, TASK, Host, in_loop, undo_killed_at_each_write
+from tests.unit.agent.test_layers import (
+    AT_BEFORE,
+    AT_LAST,
+    BEFORE,
+    FIRST,
+    FOUR,
+    GROUPS,
+    LAST,
+    OWNER,
+    TASK,
+    Host,
+    four,
+    in_loop,
+    undo_killed_at_each_write,
+)
 from tests.unit.cgrouptree import Killed, set_text, snapshot
 
 MINE = GROUPS[4]
@@ -216,3 +230,25 @@ def test_where_there_can_be_none_it_is_told(tmp_path: Path, strict: bool, word: 
     in_loop(scenario)
     if strict:
         assert snapshot(host.cgroups) == before
+
+
+def test_it_ends_before_its_task_moves_and_is_made_anew_where_that_is(tmp_path: Path) -> None:
+    host = Host(tmp_path, strict=False, topology=FOUR, layout=four(LAST))
+    assert host.ledger.restore(AT_LAST)
+
+    async def run() -> None:
+        layers = host.layers()
+        layers.apply(ASKED, "")
+        assert partitions(host) == {MINE}
+        host.ledger.begin(four(BEFORE), {TASK.process: BEFORE.cpus})
+        layers.renew()
+        assert (partitions(host), exclusive(host)) == (set(), {}), "it is no partition while it has both"
+        assert host.kernel.effective(MINE) >= {2, 3}
+        host.ledger.end(four(BEFORE), [AT_BEFORE])
+        layers.renew()
+        await asyncio.sleep(0)
+        assert partitions(host) == {MINE}
+        assert (host.kernel.read(MINE), exclusive(host)[MINE]) == ({2}, {2})
+        layers.stop()
+
+    asyncio.run(run())
