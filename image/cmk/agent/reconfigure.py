@@ -129,7 +129,7 @@ class Reconfigure:
         except (ChangeError, NoRoomError) as error:
             self._failed = wanted.section.hash, found
             asyncio.get_running_loop().call_later(SECONDS_BETWEEN_ATTEMPTS, self._try_again)
-            self._refuse(wanted, str(error), milliseconds=_since(began))
+            self._refuse(wanted, str(error), "undone" if isinstance(error, ChangeError) else "refused", _since(began))
             return
         self._failed = self.coming = None
         self._layout.took(wanted)
@@ -142,11 +142,11 @@ class Reconfigure:
                 self._publisher.tell("CpusMoved", planner.told(move), warning=False, pod=pod)
         self._publisher.poke()
 
-    def _refuse(self, wanted: SavedLayout, text: str, milliseconds: int = 0) -> None:
+    def _refuse(self, wanted: SavedLayout, text: str, outcome: str = "refused", milliseconds: int = 0) -> None:
         saved = self._layout.saved
-        refused = f"{_asked(wanted)} is refused, the pools stay as they were: {text}"
+        refused = f"{_asked(wanted)} is {outcome}, the pools stay as they were: {text}"
         self._layout.pend("ConfigRefused", refused, wanted.section)
-        self._history.add(saved.section.hash if saved else "", wanted.section.hash, 0, milliseconds, f"refused: {text}")
+        self._history.add(saved.section.hash if saved else "", wanted.section.hash, 0, milliseconds, f"{outcome}: {text}")
         self._publisher.poke()
 
     def _try_again(self) -> None:

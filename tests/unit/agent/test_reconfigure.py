@@ -314,6 +314,7 @@ def test_what_the_kernel_refuses_is_undone_and_tried_again(tmp_path: Path, monke
             assert f"process {client.pid}, thread {client.pid}: CPUs {CPUS[0]} refused by the kernel" in agent.layout.pending.text
             assert (agent.hash, os.sched_getaffinity(client.pid)) == ("last", EXCLUSIVE)
             assert not agent.node.options.journal_file.exists()
+            assert agent.history.entries[-1].outcome.startswith("undone: process ")
             refusing[0] = False
             await agent.until(lambda: agent.hash == "first")
             assert os.sched_getaffinity(client.pid) == FIRST
