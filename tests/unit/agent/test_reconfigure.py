@@ -438,7 +438,8 @@ def test_everybody_else_is_kept_out_before_and_after(tmp_path: Path, monkeypatch
             await client.answer()
             agent.want(ON_FIRST)
             await agent.until(lambda: agent.hash == "first")
-        assert seen == [(FIRST | EXCLUSIVE, EXCLUSIVE), (FIRST, FIRST)]
+        closed = FIRST | EXCLUSIVE if len(CPUS) > 2 else FIRST  # somebody has to be somewhere
+        assert seen == [(closed, EXCLUSIVE), (FIRST, FIRST)]
 
     on_agent(tmp_path, scenario)
 
