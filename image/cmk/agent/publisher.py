@@ -22,6 +22,8 @@ FIRST_RETRY = 0.5
 LAST_RETRY = 30.0
 WITHDRAW_ATTEMPTS = 5
 CONFLICT = 409
+# What the API server will not take the next time either.
+_NO_USE = frozenset({400, 403, 404, 422})
 # A report is derived data; under continuous allocation it follows at this pace.
 SECONDS_BETWEEN_REPORTS = 2.0
 # While the API server is away, the newest are worth keeping.
@@ -119,7 +121,12 @@ class Publisher:
     async def _send_events(self) -> None:
         while self._events:
             reason, message, warning, pod = self._events[0]
-            await asyncio.to_thread(events.send, self._api, self._node, reason, message, warning=warning, pod=pod)
+            try:
+                await asyncio.to_thread(events.send, self._api, self._node, reason, message, warning=warning, pod=pod)
+            except ApiError as error:
+                if error.status not in _NO_USE:
+                    raise
+                log.warning("event %s: %s", reason, error)  # its namespace is about to go
             self._events.popleft()
 
     def _demand(self) -> Callable[[str], int | None]:

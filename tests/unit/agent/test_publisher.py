@@ -10,6 +10,7 @@ from cmk.agent.cluster import ClusterView
 from cmk.agent.publisher import Publisher, advertise
 from cmk.kube import reports
 from cmk.kube.client import ApiError
+from cmk.model.ledger import Pod
 from tests.unit.kube.apiserver import FakeServer, serving
 
 NAME, GONE = "cmk.intel.com/exclusive-cores", "cmk.intel.com/old-cores"
@@ -110,3 +111,23 @@ def test_what_is_told_becomes_an_event_once_and_in_turn() -> None:
     assert last is not None
     assert len(last["message"]) == 1024
     assert last["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "n"}
+
+
+def test_an_event_that_cannot_be_told_holds_up_no_other() -> None:
+    async def run(server: FakeServer) -> None:
+        view = cast("ClusterView", SimpleNamespace(node=None, report_known=False, pods_known=False))
+        publisher = Publisher(server.api, "n", view, lambda: None, lambda: None)
+        publisher.tell("First", "to a pod", warning=False, pod=Pod("u", "going", "p", {}))
+        publisher.tell("Second", "to the node")
+        work = asyncio.get_running_loop().create_task(publisher.run())
+        async with asyncio.timeout(10):
+            while len(server.seen) < 2:
+                await asyncio.sleep(0.01)
+        work.cancel()
+
+    with serving((403, {"message": "namespace going is being terminated"}), (201, {})) as server:
+        asyncio.run(run(server))
+    assert [(path, body["reason"]) for _, path, _, body, _ in server.seen if body] == [
+        ("/api/v1/namespaces/going/events", "First"),
+        ("/api/v1/namespaces/default/events", "Second"),
+    ]
