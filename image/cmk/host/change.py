@@ -105,16 +105,15 @@ class Change:
         return state.read(self._journal, Journal)
 
     def assert_masks(self, journal: Journal) -> None:
-        """Put threads back where a finished change had put them. Kernels before 6.2 give every thread of a cpuset that changes all its
-        CPUs, and cpusets are narrowed after the change.
+        """Put threads back that have gained CPUs since a change was finished. Kernels before 6.2 give every thread of a cpuset that changes
+        all its CPUs, and cpusets are narrowed after the change.
         """
-        made, masks = _steps(journal), self._masks(journal)
-        for step in made:
-            if step.last:
-                try:
-                    self._go(journal, step, _rooms(made, step.process), masks.get(step.process, {}), just_begun=False)
-                except AffinityError as error:
-                    log.error("after the change: %s", error)
+        for process, masks in self._masks(journal).items():
+            move = _move_of(journal.plan, process)
+            try:
+                mover.move(self._procfs, {}, self._pids(journal, move, frozenset())[1], _narrowed(move, masks))
+            except AffinityError as error:
+                log.error("after the change: %s", error)
 
     def resume(self) -> tuple[Journal, str] | None:
         """Finish, or else undo, what another agent began; returns it and why it was undone, or None without a journal.
@@ -229,6 +228,17 @@ class Change:
     def _commit(self, saved: SavedLayout, tasks: list[Task]) -> None:
         self._book(saved, tasks)
         self._journal.unlink(missing_ok=True)
+
+
+def _narrowed(move: Move, masks: Masks) -> mover.Target:
+    """Where threads belong that were on the task's lists before and have more than those after."""
+    old, new, mapping = move.old, move.new, Mapping(move.old_lists, move.new_lists)
+
+    def target(tid: int, mask: Set[int]) -> Set[int]:
+        before = masks.get(tid)
+        return mapping.mask(before) if before and before <= old and mask > new else mask
+
+    return target
 
 
 def _noted(journal: Journal) -> dict[Process, Masks]:

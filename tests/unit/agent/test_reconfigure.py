@@ -444,6 +444,26 @@ def test_everybody_else_is_kept_out_before_and_after(tmp_path: Path, monkeypatch
     on_agent(tmp_path, scenario)
 
 
+def test_who_goes_elsewhere_by_himself_meanwhile_is_left_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(agent: Agent) -> None:
+        service = agent.node.service
+        async with await agent.node.ask() as client:
+            await client.answer()
+            renewed: list[bool] = []
+
+            def renew(_: object) -> None:
+                renewed.append(True)
+                if len(renewed) == 2:  # the change has been made
+                    os.sched_setaffinity(client.pid, EXCLUSIVE)
+
+            monkeypatch.setattr(type(service.layers), "renew", renew)
+            agent.want(ON_FIRST)
+            await agent.until(lambda: agent.hash == "first")
+            assert os.sched_getaffinity(client.pid) == EXCLUSIVE
+
+    on_agent(tmp_path, scenario)
+
+
 def test_kernels_that_widen_masks_with_their_cpuset_are_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(agent: Agent) -> None:
         service = agent.node.service
