@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +107,33 @@ def test_a_shrink_that_a_pod_is_in_the_way_of_is_refused_and_nothing_changes(res
         job = cluster.kubectl("get", "pods", "-n", NAMESPACE, "-l", "job-name=cmk-plan", "-o", "json")
         (container,) = json.loads(job)["items"][0]["status"]["containerStatuses"]
         assert text in container["state"]["terminated"]["message"]
+
+
+def test_a_plan_says_beforehand_what_an_upgrade_does(restored: Cluster) -> None:
+    cluster = restored
+    program = str(Path(sys.executable).with_name("cmk"))
+
+    def plan(*settings: str) -> tuple[int, dict[str, Json]]:
+        line = ("run", program, "plan", "--chart", str(REPO / "charts/cmk"), "-f", str(VALUES), "--output=json")
+        done = cluster.script(*line, *(word.replace("--set-string", "--set") for word in settings), check=False)
+        assert done.stderr == ""
+        return done.returncode, {node["node"]: node for node in json.loads(done.stdout)["nodes"]}
+
+    with cluster.pod("planned", *isolate("sleep", "1000"), cores=1):
+        (pid,) = wait_for("it runs isolated", lambda: cluster.tasks("exclusive"))
+        wait_for("its report says so", lambda: str(pid) in json.dumps(status(cluster)["state"]["tasks"]))
+        code, nodes = plan()
+        assert (code, {node["outcome"] for node in nodes.values()}) == (0, {"same"})
+        code, nodes = plan(*SWAPPED)
+        assert (code, nodes["node1"]["outcome"], nodes["node2"]["outcome"]) == (2, "changes", "same")
+        moves = {move["pid"]: (move["before"], move["after"], move["pod"]) for move in nodes["node1"]["moves"]}
+        assert moves[pid] == ("0", "1", "default/planned")
+        code, nodes = plan(*NO_EXCLUSIVE)
+        assert (code, nodes["node1"]["outcome"]) == (1, "refused")
+        assert "of pod default/planned" in nodes["node1"]["text"]
+        applied(cluster, *HOOKS, *SWAPPED)
+        assert {one: cpus(cluster, one) for one in moves} == {one: after for one, (_, after, _) in moves.items()}
+        assert plan(*SWAPPED)[0] == 0
 
 
 @pytest.mark.parametrize("command", [("sleep", "1000"), ("false",)], ids=["between restarts", "crashing"])
