@@ -21,13 +21,15 @@ def mounted(directory: Path) -> Configuration:
     return _parse((directory / CLUSTER).read_text(), hosts)
 
 
-def rendered(values: Iterable[Path], settings: Iterable[str], chart: Path) -> Configuration:
-    """What helm makes of values files and ``--set`` words; raises ConfigError."""
+def rendered(values: Iterable[Path], settings: Mapping[str, Iterable[str]], chart: Path) -> Configuration:
+    """What helm makes of values files and of words for its options (``--set`` and the like); raises ConfigError."""
     import yaml  # noqa: PLC0415  # no other command should pay for it
 
     if not (chart / "Chart.yaml").is_file():
         raise ConfigError(f"there is no chart in {chart}: name it with --chart")
-    words = [word for path in values for word in ("-f", str(path))] + [word for text in settings for word in ("--set", text)]
+    words = [word for path in values for word in ("-f", str(path))] + [
+        word for option, texts in settings.items() for text in texts for word in (option, text)
+    ]
     command = [os.environ.get("HELM_BIN") or "helm", "template", "cmk", str(chart), "--no-hooks", *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # words of whoever runs us

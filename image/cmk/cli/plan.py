@@ -24,6 +24,8 @@ SAME, REFUSED, CHANGES = 0, 1, 2
 def plan(
     values: Annotated[list[Path] | None, typer.Option("--values", "-f", help="Values file, as for helm; may repeat.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as for helm; may repeat.")] = None,
+    set_string: Annotated[list[str] | None, typer.Option("--set-string", help="As for helm; may repeat.")] = None,
+    set_json: Annotated[list[str] | None, typer.Option("--set-json", help="As for helm; may repeat.")] = None,
     chart: Annotated[Path, typer.Option(envvar="CMK_CHART", help="The chart to be installed, which helm reads.")] = Path(
         "charts/cmk"
     ),
@@ -47,11 +49,13 @@ def plan(
     Exit: 0 nothing to do, 2 something would change, 1 something would be refused.
     """
     with common.one_line_errors():
-        if config is None and not (values or settings):
+        words = {"--set": settings or [], "--set-string": set_string or [], "--set-json": set_json or []}
+        given = bool(values) or any(words.values())
+        if config is None and not given:
             common.fail("name the values with -f values.yaml, as helm will get them", 1)
-        if config is not None and (values or settings):
+        if config is not None and given:
             common.fail("--config is what the chart makes of values: give either", 1)
-        wanted = configuration.mounted(config) if config else configuration.rendered(values or [], settings or [], chart)
+        wanted = configuration.mounted(config) if config else configuration.rendered(values or [], words, chart)
         found = fleet.plan(*wanted, _nodes(against, node, isolcpus))
         if output is common.Output.JSON:
             typer.echo(json.dumps(msgspec.to_builtins(found), indent=2))
