@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from time import monotonic
 
@@ -91,7 +92,8 @@ class Reconfigure:
         if not await self._slots.take(wanted.section.max_unavailable):
             text = f"{_asked(wanted)} waits until fewer nodes change (rollout.maxUnavailable)"
             self._layout.pend("Waiting", text, wanted.section)
-            asyncio.get_running_loop().call_later(SECONDS_AFTER_ERROR, self.poke)
+            # Not all nodes of a large cluster at once.
+            asyncio.get_running_loop().call_later(SECONDS_AFTER_ERROR * random.uniform(1, 5), self.poke)  # noqa: S311
             return
         self._view.pods.listed(await self._view.list_pods())
         if self._layout.wanted(see(self._view)) != wanted:
