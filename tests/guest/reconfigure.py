@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cmk.model import cpuset
 from tests.cluster.cluster import Pod, isolate, wait_for
 from tests.guest.conftest import SECONDS, Guest
-from tests.guest.isolation import intruders
+from tests.guest.isolation import changed, intruders, isolated, owner
 
 # Four exclusive cores, one shared; the manual's CPU lists 3,11 to 7,15 are 6,7 to 14,15 where siblings are side by side.
 BEFORE = {"exclusive": {"cores": "3-6"}, "shared": {"cores": [7]}, "infra": {"cores": "0-2"}}
@@ -62,3 +63,21 @@ def follow(guest: Guest, pod: Pod, owner: int, beside: int, shared: int) -> None
     assert f"process {owner} of pod default/second" in guest.message("ConfigRefused")
     assert (guest.mask(owner), guest.mask(beside), guest.mask(shared)) == ("6-7", "7", "12-15")
     assert guest.capacity() == ("1", "1")
+
+
+def a_partition_moves_with_its_pool(guest: Guest) -> None:
+    """On a host that has all layers: the partition ends, the task moves, and is one again where it is now; nobody is beside it."""
+    at_boot, masks = isolated(guest), guest.masks()
+    with owner(guest) as (pod, pid, cpus):
+        guest.switch(partition="auto")
+        assert cpus == "0-1"
+        for wanted, there in (({"cores": "5-6"}, "10-11"), ({"cores": 4}, "0-1")):
+            wait_for("the partition", lambda: cpuset.parse(isolated(guest)) >= cpuset.parse(guest.mask(pid)), SECONDS)
+            guest.change(pools({"exclusive": wanted}))
+            assert guest.mask(pid) == there
+            wait_for("it is one there", lambda: isolated(guest) == there, SECONDS)
+            wait_for("its report", lambda: guest.layer("partition") == "on", SECONDS)
+            assert intruders(guest, pod, there) == []
+        guest.switch(partition="off")
+    wait_for("it went with its container", lambda: isolated(guest) == at_boot, SECONDS)
+    assert changed(masks, guest.masks()) == {}

@@ -85,6 +85,10 @@ def test_a_partition_comes_and_goes(isolating: Guest) -> None:
     isolation.a_partition_comes_and_goes(isolating)
 
 
+def test_a_partition_moves_with_its_pool(isolating: Guest) -> None:
+    reconfigure.a_partition_moves_with_its_pool(isolating)
+
+
 def test_slices_beside_kubepods_are_narrowed_and_given_back(isolating: Guest) -> None:
     isolation.slices_beside_kubepods_are_narrowed_and_given_back(isolating)
 
