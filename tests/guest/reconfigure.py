@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cmk.model import cpuset
 from tests.cluster.cluster import Pod, isolate, wait_for
 from tests.guest.conftest import SECONDS, Guest
 from tests.guest.isolation import changed, intruders, isolated, owner
@@ -71,13 +70,18 @@ def a_partition_moves_with_its_pool(guest: Guest) -> None:
     with owner(guest) as (pod, pid, cpus):
         guest.switch(partition="auto")
         assert cpus == "0-1"
-        for wanted, there in (({"cores": "5-6"}, "10-11"), ({"cores": 4}, "0-1")):
-            wait_for("the partition", lambda: cpuset.parse(isolated(guest)) >= cpuset.parse(guest.mask(pid)), SECONDS)
-            guest.change(pools({"exclusive": wanted}))
-            assert guest.mask(pid) == there
-            wait_for("it is one there", lambda: isolated(guest) == there, SECONDS)
-            wait_for("its report", lambda: guest.layer("partition") == "on", SECONDS)
-            assert intruders(guest, pod, there) == []
+        wait_for("the partition", lambda: isolated(guest) == cpus, SECONDS)
+        move_partition(guest, pod, pid, {"cores": "5-6"}, "10-11")
+        move_partition(guest, pod, pid, {"cores": 4}, cpus)
         guest.switch(partition="off")
     wait_for("it went with its container", lambda: isolated(guest) == at_boot, SECONDS)
     assert changed(masks, guest.masks()) == {}
+
+
+def move_partition(guest: Guest, pod: Pod, pid: int, exclusive: dict[str, Any], cpus: str) -> None:
+    """Another pool ``exclusive``, which leads a partition's owner to these CPUs."""
+    guest.change(pools({"exclusive": exclusive}))
+    assert guest.mask(pid) == cpus
+    wait_for("it is one there", lambda: isolated(guest) == cpus, SECONDS)
+    wait_for("its report", lambda: guest.layer("partition") == "on", SECONDS)
+    assert intruders(guest, pod, cpus) == []
