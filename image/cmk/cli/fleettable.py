@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
+from cmk.cli.table import aligned
 from cmk.model.fleet import FleetPlan, NodePlan, Outcome
 from cmk.model.rollout import Row
 
 
 def plan_lines(found: FleetPlan) -> Iterator[str]:
     """One row per node, then what changes there, then notes, then a line that sums it up."""
-    yield from columns([("NODE", "SCOPE", "MOVES", "STAYS", "RESULT"), *map(_row, found.nodes)])
+    yield from aligned([("NODE", "SCOPE", "MOVES", "STAYS", "RESULT"), *map(_row, found.nodes)])
     for node in found.nodes:
         yield from _details(node)
     for note in found.notes:
@@ -25,14 +26,7 @@ def plan_lines(found: FleetPlan) -> Iterator[str]:
 def verify_lines(rows: Iterable[Row]) -> Iterator[str]:
     """One row per node, failures last, where they are read."""
     ordered = sorted(rows, key=lambda row: (row.failed, row.node))
-    yield from columns([("NODE", "SCOPE", "STATE", "WHY"), *((row.node, row.scope, row.state, row.text) for row in ordered)])
-
-
-def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Cells below each other."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from aligned([("NODE", "SCOPE", "STATE", "WHY"), *((row.node, row.scope, row.state, row.text) for row in ordered)])
 
 
 def _row(node: NodePlan) -> tuple[str, ...]:

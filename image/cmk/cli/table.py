@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -27,11 +27,16 @@ def lines(report: dict[str, Any], procfs: Procfs) -> Iterator[str]:
                 cells[column].append(f"{cpuset.kernel_list(cpus)}: {who}")
         made = zip_longest(*(cells[column] for column in columns), fillvalue="")
         rows += [[name if index == 0 else "", *row] for index, row in enumerate(made)]
+    yield from aligned(rows)
+    for error in report["checks"]["configDirectory"]["errors"]:
+        yield f"ERROR: {error}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Cells below each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    for error in report["checks"]["configDirectory"]["errors"]:
-        yield f"ERROR: {error}"
 
 
 def _tasks(pids: list[int], procfs: Procfs) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ from cmk.model.onmove import How
 log = logging.getLogger(__name__)
 
 DIRECTORY = "state"
+_NAME = re.compile(r"[0-9]+-[0-9]+\.json")
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -46,6 +48,8 @@ class Notices:
         notice = Notice(task.generation, cpuset.comma_list(ledger.cpus_of(task)), list(task.lists))
         for directory in self._directories:
             try:
+                if directory.is_symlink():
+                    directory.unlink()
                 directory.mkdir(mode=0o755, exist_ok=True)
             except OSError as error:
                 raise state.StateError(f"cannot make {directory}: {error.strerror}") from error
@@ -75,20 +79,24 @@ class Notices:
     def resume(self, ledger: Ledger) -> None:
         """Files of the tasks there are, and of no others: an agent may have been killed before it wrote them. Raises StateError."""
         there = {name_of(process) for process in ledger.tasks}
-        for directory in self._directories:
-            for path in directory.glob("*"):
-                if path.name not in there:
-                    path.unlink(missing_ok=True)
+        for path in self._files():
+            if path.name not in there:
+                path.unlink(missing_ok=True)
         for task in ledger.tasks.values():
             self.put(ledger, task)
 
     def remove(self) -> None:
         """Take files and directories away."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
         for directory in self._directories:
-            for path in directory.glob("*"):
-                path.unlink(missing_ok=True)
-            if directory.is_dir():
+            if directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir()):
                 directory.rmdir()
+
+    def _files(self) -> list[Path]:
+        """Ours alone: a pod that mounts the directory writable may have put others there, or led it elsewhere."""
+        real = (directory for directory in self._directories if not directory.is_symlink())
+        return [path for directory in real for path in directory.glob("*") if _NAME.fullmatch(path.name)]
 
 
 def name_of(process: Process) -> str:

@@ -21,7 +21,7 @@ def write(path: Path, value: Any, *, durable: bool, mode: int = 0o600) -> None: 
     directory, name = os.path.split(path)
     temporary = f"{directory}/.{name}.new"
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         with os.fdopen(fd, "wb") as file:
             file.write(msgspec.json.encode(value))
             file.flush()

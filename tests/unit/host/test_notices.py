@@ -75,3 +75,35 @@ def test_who_has_ended_is_told_nothing(tmp_path: Path) -> None:
     process = Process(child.pid, 1)
     child.wait()
     notices(tmp_path).tell(msgspec.structs.replace(TOLD, process=process, on_move=OnMove(How.NOTIFY, signal.SIGHUP)))
+
+
+def test_a_directory_that_a_pod_has_led_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "9-9.json").write_text("precious")
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    (mounted / "state").symlink_to(elsewhere)
+    made = notices(mounted)
+    made.resume(Ledger(LAYOUT))
+    made.remove()
+    made.put(Ledger(LAYOUT), TOLD)
+    assert [path.name for path in elsewhere.iterdir()] == ["9-9.json"]
+    assert (mounted / "state" / name_of(TOLD.process)).is_file()
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/layout.json").write_text("precious")
+    notices(tmp_path).resume(Ledger(LAYOUT))
+    notices(tmp_path).remove()
+    assert (tmp_path / "state/layout.json").exists()
+
+
+def test_a_file_that_a_pod_has_led_elsewhere_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "state" / f".{name_of(TOLD.process)}.new").symlink_to(tmp_path / "precious")
+    with pytest.raises(StateError, match="cannot write"):
+        notices(tmp_path).put(Ledger(LAYOUT), TOLD)
+    assert (tmp_path / "precious").read_text() == "precious"
