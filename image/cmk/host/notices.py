@@ -74,21 +74,26 @@ class Notices:
     def drop(self, process: Process) -> None:
         """Remove a task's file; without one there is nothing to do."""
         for directory in self._directories:
-            (directory / name_of(process)).unlink(missing_ok=True)
+            _remove(directory / name_of(process))
 
     def resume(self, ledger: Ledger) -> None:
-        """Files of the tasks there are, and of no others: an agent may have been killed before it wrote them. Raises StateError."""
+        """Files of the tasks there are, and of no others: an agent may have been killed before it wrote them. What cannot be written or
+        removed is logged: the tasks are where they are.
+        """
         there = {name_of(process) for process in ledger.tasks}
         for path in self._files():
             if path.name not in there:
-                path.unlink(missing_ok=True)
+                _remove(path)
         for task in ledger.tasks.values():
-            self.put(ledger, task)
+            try:
+                self.put(ledger, task)
+            except state.StateError as error:
+                log.error("%s", error)
 
     def remove(self) -> None:
         """Take files and directories away."""
         for path in self._files():
-            path.unlink(missing_ok=True)
+            _remove(path)
         for directory in self._directories:
             if directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir()):
                 directory.rmdir()
@@ -97,6 +102,13 @@ class Notices:
         """Ours alone: a pod that mounts the directory writable may have put others there, or led it elsewhere."""
         real = (directory for directory in self._directories if not directory.is_symlink())
         return [path for directory in real for path in directory.glob("*") if _NAME.fullmatch(path.name)]
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.error("cannot remove %s: %s", path, error.strerror)
 
 
 def name_of(process: Process) -> str:

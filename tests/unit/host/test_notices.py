@@ -107,3 +107,13 @@ def test_a_file_that_a_pod_has_led_elsewhere_is_not_written_through(tmp_path: Pa
     with pytest.raises(StateError, match="cannot write"):
         notices(tmp_path).put(Ledger(LAYOUT), TOLD)
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_what_is_in_the_way_ends_no_agent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "state" / "1-1.json").mkdir(parents=True)
+    (tmp_path / "state" / f".{name_of(TOLD.process)}.new").mkdir()
+    made = notices(tmp_path)
+    made.resume(Ledger(LAYOUT, [TOLD]))
+    made.remove()
+    assert f"cannot remove {tmp_path}/state/1-1.json" in caplog.text
+    assert f"cannot write {tmp_path}/state/{name_of(TOLD.process)}" in caplog.text
