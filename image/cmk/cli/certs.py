@@ -6,7 +6,7 @@ import platform
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -105,6 +105,4 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except (ApiError, CertsError) as error:
-        with suppress(OSError):  # there is none outside a container
-            Path("/dev/termination-log").write_text(f"{error}\n")
-        common.fail(f"certs: {error}")
+        common.fail_in_pod(str(error), "certs: ")

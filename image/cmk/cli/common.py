@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
@@ -44,6 +44,9 @@ _EXPECTED = (
     StateError,
     TopologyError,
 )
+
+
+TERMINATION_LOG = Path("/dev/termination-log")
 
 
 class Mode(StrEnum):
@@ -100,6 +103,13 @@ def fail(text: str, code: int = 1) -> NoReturn:
     """End with one line and an exit code."""
     typer.echo(f"{program()}: {text}", err=True)
     raise typer.Exit(code)
+
+
+def fail_in_pod(text: str, who: str = "") -> NoReturn:
+    """End with one line, also where Kubernetes shows why a container ended."""
+    with suppress(OSError):  # there is none outside a container
+        TERMINATION_LOG.write_text(f"{text}\n")
+    fail(f"{who}{text}")
 
 
 def check_log_level() -> None:

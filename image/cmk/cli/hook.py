@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,6 @@ from cmk.cli import common, configuration, fleettable
 
 app = typer.Typer(help="What the chart's hooks run.", no_args_is_help=True)
 ConfigOption = Annotated[Path, typer.Option(help="Directory with config.json and hosts-*.json.")]
-_TERMINATION_LOG = Path("/dev/termination-log")
 
 
 @app.command("plan")
@@ -32,7 +31,7 @@ def plan(config: ConfigOption) -> None:
         if found.refused:
             first = found.refused[0]
             more = f" (and {len(found.refused) - 1} nodes more)" if len(found.refused) > 1 else ""
-            _fail(f"upgrade refused, nothing has changed: node {first.node}: {first.text}{more}")
+            common.fail_in_pod(f"upgrade refused, nothing has changed: node {first.node}: {first.text}{more}")
 
 
 @app.command("verify")
@@ -58,7 +57,7 @@ def verify(
         failed = [row for row in rows if row.failed]
         if len(failed) > rollout.allowed(max_failures, len(rows)):
             names = ", ".join(row.node for row in failed[:5]) + (" and more" if len(failed) > 5 else "")
-            _fail(
+            common.fail_in_pod(
                 f"{len(failed)} of {len(rows)} nodes have not got the configuration ({names}): {failed[0].text or failed[0].state}"
             )
 
@@ -71,11 +70,4 @@ def _last_line() -> Iterator[None]:
     try:
         yield
     except (ApiError, ConfigError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(text: str) -> None:
-    """Say it, also where Kubernetes shows why a container ended."""
-    with suppress(OSError):  # there is none outside a container
-        _TERMINATION_LOG.write_text(f"{text}\n")
-    common.fail(text)
+        common.fail_in_pod(str(error))

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cmk import __version__
-from cmk.cli import hook
+from cmk.cli import common
 from cmk.cli.app import app
 from cmk.kube import client, fleet
 from cmk.kube.client import ApiError
@@ -28,7 +28,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "termination-log"
     path.touch()
-    monkeypatch.setattr(hook, "_TERMINATION_LOG", path)
+    monkeypatch.setattr(common, "TERMINATION_LOG", path)
     return path
 
 
