@@ -30,6 +30,7 @@ _SIGCHLD, _SIGPIPE, _SIGXFSZ = 17, 13, 25
 USAGE = """\
 cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]
 Run COMMAND on CPUs of a pool: the process keeps its pid, and the CPUs come free when it ends.
+The first -- ends the options. Before COMMAND or directly after it, it is cmk's; elsewhere it is passed on to COMMAND.
 
   --pool=POOL       exclusive, shared, infra or another pool of this node
   --socket-id=NUM   only CPUs of this socket; -1 (default) is any
@@ -78,6 +79,8 @@ def parse(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     while rest:
         word = rest.pop(0)
         if word == "--":
+            if len(words) > 1:  # CMK took out only one directly after the command
+                rest.insert(0, word)
             break
         if not word.startswith("-") or word == "-":
             words.append(word)

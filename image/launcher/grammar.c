@@ -1,6 +1,7 @@
 /*
- * Command lines of every CMK version: options before or after the command, by unique prefix, values joined by '=' or apart, arguments
- * after "--". Further than they went: "-- command args" and, after the command, options that cmk does not know belong to the command.
+ * Command lines of every CMK version: options before or after the command, by unique prefix, values joined by '=' or apart. The first
+ * "--" ends them; directly after the command it is cmk's, later it is a word of the command. Further than they went: "-- command args"
+ * and, after the command, options that cmk does not know belong to the command.
  */
 #include "grammar.h"
 
@@ -96,7 +97,8 @@ struct isolate parse_isolate(int argc, char **argv)
 	for (; i < argc && !parsed.help; i++) {
 		char *word = argv[i];
 		if (strcmp(word, "--") == 0) {
-			i++;
+			if (words < 2)
+				i++;
 			break;
 		}
 		if (word[0] != '-' || word[1] == '\0') {

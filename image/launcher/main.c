@@ -19,6 +19,7 @@ static const char usage[] =
 static const char isolate_usage[] =
 	"cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]\n"
 	"Run COMMAND on CPUs of a pool: the process keeps its pid, and the CPUs come free when it ends.\n"
+	"The first -- ends the options. Before COMMAND or directly after it, it is cmk's; elsewhere it is passed on to COMMAND.\n"
 	"\n"
 	"  --pool=POOL       exclusive, shared, infra or another pool of this node\n"
 	"  --socket-id=NUM   only CPUs of this socket; -1 (default) is any\n"

@@ -23,6 +23,22 @@ E = ["--pool=exclusive"]
         ([*E, "sleep", "--", "10", "--no-affinity"], ["sleep", "10", "--no-affinity"], "the same"),
         ([*E, "sleep", "--no-affinity", "--", "10"], ["sleep", "10"], "the same, the option is ours"),
         ([*E, "sleep", "--", "--", "10"], ["sleep", "--", "10"], "the same"),
+        ([*E, "sleep", "--"], ["sleep"], "the same"),
+        ([*E, "tool", "a", "--", "b"], ["tool", "a", "--", "b"], "the same, only directly after the command it is ours"),
+        ([*E, "tool", "a", "--"], ["tool", "a", "--"], "the same"),
+        ([*E, "tool", "", "--", "b"], ["tool", "", "--", "b"], "the same, an empty word is a word"),
+        ([*E, "tool", "-", "--", "b"], ["tool", "-", "--", "b"], "the same"),
+        (
+            [*E, "tool", "a", "--", "--no-affinity"],
+            ["tool", "a", "--", "--no-affinity"],
+            "the same, whosever it is it ends options",
+        ),
+        ([*E, "tool", "a", "--no-affinity", "--", "b"], ["tool", "a", "--", "b"], "the same"),
+        ([*E, "tool", "a", "--", "b", "--", "c"], ["tool", "a", "--", "b", "--", "c"], "the same"),
+        ([*E, "tool", "-x", "--", "b"], ["tool", "-x", "--", "b"], "a usage error"),
+        ([*E, "--", "tool", "--", "b"], ["tool", "--", "b"], "ran a program named --"),
+        ([*E, "", "--", "b"], ["", "b"], "the same"),
+        (["--conf-dir", "--", *E, "tool", "--", "b"], ["tool", "b"], "the same, that is a value"),
         (["--pool", "exclusive", "sleep"], ["sleep"], "the same"),
         (["--po=exclusive", "sleep"], ["sleep"], "the same"),
         (["sleep", "--pool=exclusive"], ["sleep"], "the same"),
@@ -56,7 +72,7 @@ SHORT = {"--pool": 3, "--socket-id": 3, "--conf-dir": 3, "--no-affinity": 4}
 
 @st.composite
 def lines(draw: st.DrawFn) -> tuple[list[str], dict[str, str], list[str]]:
-    """isolate [options] --pool=<pool> <command> [-- <args> ...], options anywhere before the double dash."""
+    """isolate [options] --pool=<pool> <command> [-- <args> ...], options anywhere before the first ``--``, arguments also without one."""
     chosen = {"--pool": draw(VALUES["--pool"])}
     for name in draw(st.lists(st.sampled_from(["--socket-id", "--conf-dir", "--no-affinity"]), unique=True)):
         chosen[name] = draw(VALUES[name]) or ""
@@ -72,9 +88,9 @@ def lines(draw: st.DrawFn) -> tuple[list[str], dict[str, str], list[str]]:
     words = iter(command)
     argv = [word for part in parts for word in (part if part is not None else [next(words)])]
     args = draw(st.lists(ANY, max_size=3))
-    if args or draw(st.booleans()):
-        argv += ["--", *args]
-    return argv, chosen, command + args
+    if not args and draw(st.booleans()):
+        return argv, chosen, command
+    return [*argv, "--", *args], chosen, [*command, *(["--"] if command[1:] else []), *args]
 
 
 @given(lines())

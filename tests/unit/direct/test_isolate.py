@@ -69,6 +69,10 @@ def test_the_exit_code_and_arguments_are_the_commands(host: Host) -> None:
     assert (done.returncode, done.stdout) == (3, "1\n")
 
 
+def test_a_double_dash_that_is_not_directly_after_the_command_is_the_commands(host: Host) -> None:
+    assert host.ok("isolate", "--pool=infra", "printf", "[%s]", "a", "--", "--pool=y") == "[a][--][--pool=y]"
+
+
 def test_wait_keeps_a_parent_and_the_child_holds_the_core(host: Host) -> None:
     done = host.run("isolate", "--pool=exclusive", "--wait", "sh", "--", "-c", "kill -TERM $$")
     assert done.returncode == 128 + 15

@@ -26,6 +26,16 @@ DEFAULT = {"pool": "infra", "cores": "1", "socket": "-1", "affinity": "1", "on-m
         ("--pool=infra -- echo a --pool=x", {}, "a --pool=x"),
         ("--pool=infra echo -n a", {}, "a"),
         ("--pool=infra echo -- -- a", {}, "-- a"),
+        ("--pool=infra echo a -- b", {}, "a -- b"),
+        ("--pool=infra echo a --", {}, "a --"),
+        ("--pool=infra echo a -- b -- c", {}, "a -- b -- c"),
+        ("--pool=infra -- echo -- a", {}, "-- a"),
+        ("--pool=infra -- echo a -- b", {}, "a -- b"),
+        ("--pool=infra echo --no-affinity -- a", {"affinity": "0"}, "a"),
+        ("--pool=infra echo a --no-affinity -- b", {"affinity": "0"}, "a -- b"),
+        ("--pool=infra echo a -- --no-affinity", {}, "a -- --no-affinity"),
+        ("--pool=infra echo a -x -- b", {}, "a -x -- b"),
+        ("--pool -- echo -- a", {"pool": "--"}, "a"),
         ("--pool=infra echo a -x --socket-id=1", {}, "a -x --socket-id=1"),
         ("--pool=infra --no-affinity echo", {"affinity": "0"}, ""),
         ("--pool=infra --no-aff echo", {"affinity": "0"}, ""),
@@ -77,6 +87,19 @@ def test_refused(launcher: Launcher, line: str, message: str) -> None:
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith(f"cmk: {message}")
     assert done.stderr.endswith("see cmk isolate --help\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        (["printf", "[%s]", "", "--", "a"], "[][--][a]"),
+        (["printf", "--", "[%s]", "", "a"], "[][a]"),
+        (["--", "printf", "[%s]", "", "a"], "[][a]"),
+    ],
+)
+def test_empty_words_are_words(launcher: Launcher, agent: Callable[..., FakeAgent], words: list[str], printed: str) -> None:
+    agent(launcher.socket, OK)
+    assert launcher.run("isolate", "--pool=infra", *words).stdout == printed
 
 
 @pytest.mark.parametrize("args", [("isolate", "--help"), ("isolate", "-h"), ("isolate", "--pool=x", "--he", "--nonsense")])
