@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from cmk import __version__, launch
 from cmk.cli import agent, certs, chart, common, hook, host, plan, show, webhook
+
+if TYPE_CHECKING:
+    import click  # typer's, for the type of a context
 
 app = typer.Typer(
     name="cmk",
@@ -40,14 +44,24 @@ app.add_typer(certs.app, name="certs")
 app.add_typer(hook.app, name="hook")
 
 
-@app.command("isolate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+class _Verbatim(TyperCommand):
+    """Leaves its words as they were typed: Click would take out the first ``--``, wherever it stands, and answer the command's ``-h``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:  # completion
+            return super().parse_args(ctx, args)
+        ctx.args = list(args)
+        return []
+
+
+@app.command("isolate", cls=_Verbatim)
 def isolate(
     context: typer.Context,
     pool: Annotated[str, typer.Option(help="Pool to run on.")] = "",
     command: Annotated[list[str] | None, typer.Argument(help="COMMAND [-- ARGS...]; cmk isolate --help says more.")] = None,
 ) -> None:
     """Run a command on CPUs of a pool."""
-    raise typer.Exit(launch.main([*([f"--pool={pool}"] if pool else []), *(command or []), *context.args]))
+    raise typer.Exit(launch.main(context.args, kcm=common.program() == "kcm"))
 
 
 @app.callback(invoke_without_command=True)

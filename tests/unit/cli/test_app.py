@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cmk import __version__
+from cmk import __version__, launch
 from cmk.cli import logs
 from cmk.cli.app import app
 
@@ -40,6 +40,26 @@ def test_bad_input(args: list[str], message: str) -> None:
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--pool=infra", "tool", "a", "--", "b"],
+        ["--pool=infra", "tool", "--", "--pool=b"],
+        ["--pool=infra", "--", "tool", "--", "b"],
+        ["tool", "--no-affinity", "--pool", "infra", "--", "", "-h"],
+        ["--po=infra", "tool", "-x"],
+        ["--help"],
+    ],
+)
+@pytest.mark.parametrize("program", ["cmk", "kcm"])
+def test_isolate_passes_its_words_on(monkeypatch: pytest.MonkeyPatch, program: str, words: list[str]) -> None:
+    passed = []
+    monkeypatch.setattr(sys, "argv", [program])
+    monkeypatch.setattr(launch, "main", lambda argv, *, kcm=False: passed.append((argv, kcm)) or 7)
+    assert CliRunner().invoke(app, ["isolate", *words]).exit_code == 7
+    assert passed == [(words, program == "kcm")]
 
 
 def test_the_agent_needs_a_pod_to_run_in() -> None:
