@@ -27,6 +27,7 @@ class Cores:
         self.taken: dict[str, CpuSet] = {}
         self.notes: list[str] = []
         self._reserved = reserved
+        self._slowest = min((core.base_frequency for core in topology.cores if core.base_frequency), default=0)
 
     def free(self, isolated: bool | None = None) -> list[Core]:
         """Cores with all their CPUs free: isolated ones, others, or both (None)."""
@@ -73,27 +74,38 @@ class Cores:
 
     def take(self, pool: str, count: int, asked: PoolConfig, *, isolated: bool | None, socket: str) -> None:
         """Take a number of free cores, on one socket or ("") on any; raises LayoutError when that socket has not so many."""
-        free = self.free(isolated)
+        ordered = [core for core in self._dealt(asked, isolated) if core.cpus <= self.left]
         if socket:
-            free = [core for core in free if str(core.socket) == socket]
-            if count > len(free):
+            ordered = [core for core in ordered if str(core.socket) == socket]
+            if count > len(ordered):
                 there = ", ".join(str(number) for number in self.topology.sockets)
                 kind = "isolated " if isolated else ""
                 raise LayoutError(
-                    f"pool {pool} asks for {count} {kind}cores on socket {socket}, which has {len(free)} free; sockets are {there}"
+                    f"pool {pool} asks for {count} {kind}cores on socket {socket}, which has {len(ordered)} free; sockets are {there}"
                 )
-        ordered = _order(free, asked.mode)
         if asked.prefer:
             ordered = self._preferred(pool, count, ordered, asked.prefer)
         self._book(pool, frozenset().union(*(core.cpus for core in ordered[:count])))
 
+    def _dealt(self, asked: PoolConfig, isolated: bool | None) -> list[Core]:
+        """Free and taken cores in the order in which a pool goes through them: in CMK, what others have changes no core's turn.
+
+        CMK knew of nothing reserved: such cores have no turn, or the first pool to spread would not where they fill a socket.
+        """
+        cores = [core for core in self.topology.cores if isolated in (None, core.isolated) and not core.cpus & self._reserved]
+        if isolated and asked.exclusive and asked.prefer == "sst-bf":  # here CMK dealt out distinguished cores by themselves
+            classes = [[core for core in cores if self._is_fast(core) is fast] for fast in (True, False)]
+            return [core for each in classes for core in _order(each, asked.mode)]
+        return _order(cores, asked.mode)
+
+    def _is_fast(self, core: Core) -> bool:
+        return core.base_frequency > self._slowest
+
     def _preferred(self, pool: str, count: int, cores: list[Core], how: str) -> list[Core]:
         """Distinguished cores first, otherwise in the order given (a stable sort)."""
         if how == "sst-bf":
-            known = [core.base_frequency for core in self.topology.cores if core.base_frequency]
-            slowest = min(known, default=0)
-            ordered = sorted(cores, key=lambda core: core.base_frequency <= slowest)
-            distinguished = sum(core.base_frequency > slowest for core in cores)
+            ordered = sorted(cores, key=lambda core: not self._is_fast(core))
+            distinguished = sum(map(self._is_fast, cores))
             what = "a higher base frequency than the others"
         else:
             words = {core.energy_preference for core in self.topology.cores}
@@ -114,9 +126,9 @@ def _energy_rank(core: Core) -> int:
     return _ENERGY.index(word) if word in _ENERGY else len(_ENERGY)
 
 
-def _order(free: Iterable[Core], mode: str) -> list[Core]:
+def _order(cores: Iterable[Core], mode: str) -> list[Core]:
     by_socket: dict[int, list[Core]] = {}
-    for core in sorted(free, key=lambda core: (core.socket, core.id)):
+    for core in sorted(cores, key=lambda core: (core.socket, core.id)):
         by_socket.setdefault(core.socket, []).append(core)
     if mode == "spread":
         return [core for turn in zip_longest(*by_socket.values()) for core in turn if core is not None]

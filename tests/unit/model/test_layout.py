@@ -56,6 +56,27 @@ def test_spread_goes_round_the_sockets() -> None:
     assert names(layout)["exclusive"] == ["0,8", "1,9", "4,12", "5,13"]
 
 
+@pytest.mark.parametrize(
+    ("mode", "exclusive", "shared", "expected"),
+    [
+        ("packed", 3, 2, ["4,5,12,13"]),  # dealt 0 4 1 5 2 6 3 7, of which 0 1 2 are taken
+        ("packed", 3, 3, ["4,5,6,12,13,14"]),
+        ("packed", 3, 4, ["3,11", "4,5,6,12,13,14"]),
+        ("packed", 5, 2, ["5,6,13,14"]),
+        ("spread", 3, 1, ["5,13"]),  # 0 4 1 are taken
+        ("spread", 3, 2, ["2,10", "5,13"]),
+    ],
+)
+def test_spread_deals_all_cores_and_leaves_out_taken_ones(mode: str, exclusive: int, shared: int, expected: list[str]) -> None:
+    layout = compute(machine(sockets=2, cores=4), pools(exclusive, shared, mode, "spread"))
+    assert names(layout)["shared"] == expected
+
+
+def test_spread_does_not_deal_reserved_cpus() -> None:
+    layout = compute(machine(sockets=2, cores=4), pools(2, 0, "spread"), frozenset({0, 1}))
+    assert names(layout)["exclusive"] == ["2,10", "4,12"]
+
+
 def test_packed_fills_one_socket_first() -> None:
     layout = compute(machine(sockets=2, cores=4), pools())
     assert [item.socket for item in layout.pools["exclusive"].lists] == [0, 0, 0, 0]
@@ -63,7 +84,7 @@ def test_packed_fills_one_socket_first() -> None:
 
 def test_a_shared_pool_has_one_list_per_socket() -> None:
     layout = compute(machine(sockets=2, cores=4), pools(exclusive=2, shared=4, shared_mode="spread"))
-    assert names(layout)["shared"] == ["2,3,10,11", "4,5,12,13"]
+    assert names(layout)["shared"] == ["2,10", "4,5,6,12,13,14"]
     assert [item.socket for item in layout.pools["shared"].lists] == [0, 1]
 
 
@@ -183,6 +204,13 @@ def test_sst_bf_cores_come_first() -> None:
     assert layout.warnings == (
         "pool exclusive prefers sst-bf for 3 cores, but 2 free cores have a higher base frequency than the others",
     )
+
+
+@pytest.mark.parametrize(("isolated", "expected"), [(set(), ["0,8", "1,9"]), (set(range(16)) - {3, 11}, ["0,8", "6,14"])])
+def test_isolated_sst_bf_cores_are_spread_by_themselves(isolated: set[int], expected: list[str]) -> None:
+    cores = machine(sockets=2, cores=4, isolated=isolated).cores  # dealt 0 4 1 5 2 6 3 7; of these 0 1 6 are fast
+    topology = Topology(tuple(structs.replace(core, base_frequency=28 if core.id in {0, 1, 6} else 21) for core in cores))
+    assert layout_of(topology, exclusive=exclusive(2, mode="spread", prefer="sst-bf"))["exclusive"] == expected
 
 
 def test_sst_cp_classes_go_to_exclusive_then_shared() -> None:
