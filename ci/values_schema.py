@@ -210,6 +210,16 @@ class Verify(Strict):
     maxFailures: Annotated[int, Meta(ge=0)] | Annotated[str, Meta(pattern="^([0-9]+|[0-9]{1,2}%|100%)$")] | None = None
 
 
+class Hooks(Strict):
+    """The Jobs that helm waits for."""
+
+    backoffLimit: Annotated[int, Meta(ge=0, le=10)] | None = None
+    activeDeadlineSeconds: Annotated[int, Meta(ge=1, le=3600)] | None = None
+    priorityClassName: str | UnsetType = UNSET
+    nodeSelector: Labels | UnsetType = UNSET
+    tolerations: list[Kubernetes] | None = None
+
+
 class Rollout(Strict):
     """How many nodes change at a time."""
 
@@ -249,6 +259,7 @@ class Values(Scope, rename={"global_": "global"}):
     networkPolicy: NetworkPolicy | UnsetType = UNSET
     plan: Plan | UnsetType = UNSET
     verify: Verify | UnsetType = UNSET
+    hooks: Hooks | UnsetType = UNSET
     rollout: Rollout | UnsetType = UNSET
     crds: Crds | UnsetType = UNSET
     nameOverride: str | UnsetType = UNSET

@@ -64,6 +64,19 @@ unsupportedRuntimeClasses: []
 cpuRequests: "off"
 {{- end -}}
 
+{{- define "cmk.hooks.defaults" -}}
+backoffLimit: 3
+activeDeadlineSeconds: 180
+priorityClassName: ""
+nodeSelector: {}
+# A hook must run where only our own taint, or only control planes, are left; on no node that is cordoned or not ready.
+tolerations:
+  - {key: cmk, operator: Exists}
+  - {key: node-role.kubernetes.io/control-plane, operator: Exists, effect: NoSchedule}
+  - {key: node-role.kubernetes.io/master, operator: Exists, effect: NoSchedule}
+{{- end -}}
+
+{{- define "cmk.hooks" -}}{{ include "cmk.over" (list (include "cmk.hooks.defaults" . | fromYaml) .Values.hooks) }}{{- end -}}
 {{- define "cmk.plan" -}}{{ include "cmk.over" (list (dict "enabled" true) .Values.plan) }}{{- end -}}
 {{- define "cmk.verify" -}}{{ include "cmk.over" (list (dict "enabled" true "timeoutSeconds" 240 "maxFailures" 0) .Values.verify) }}{{- end -}}
 {{- define "cmk.rollout" -}}{{ include "cmk.over" (list (dict "maxUnavailable" 0) .Values.rollout) }}{{- end -}}

@@ -104,5 +104,7 @@ def _one_line() -> Iterator[None]:
 
     try:
         yield
-    except (ApiError, CertsError) as error:
+    except CertsError as error:
         common.fail_in_pod(str(error), "certs: ")
+    except ApiError as error:
+        common.fail_in_pod(str(error), "certs: ", common.TRY_AGAIN)

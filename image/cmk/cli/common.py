@@ -47,6 +47,7 @@ _EXPECTED = (
 
 
 TERMINATION_LOG = Path("/dev/termination-log")
+TRY_AGAIN = 75
 
 
 class Mode(StrEnum):
@@ -105,11 +106,11 @@ def fail(text: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def fail_in_pod(text: str, who: str = "") -> NoReturn:
-    """End with one line, also where Kubernetes shows why a container ended."""
+def fail_in_pod(text: str, who: str = "", code: int = 1) -> NoReturn:
+    """End with one line, also where Kubernetes shows why a container ended. A Job tries again after 75 (EX_TEMPFAIL), after 1 it does not."""
     with suppress(OSError):  # there is none outside a container
         TERMINATION_LOG.write_text(f"{text}\n")
-    fail(f"{who}{text}")
+    fail(f"{who}{text}", code)
 
 
 def check_log_level() -> None:

@@ -69,5 +69,7 @@ def _last_line() -> Iterator[None]:
 
     try:
         yield
-    except (ApiError, ConfigError, OSError) as error:
+    except (ConfigError, OSError) as error:
         common.fail_in_pod(str(error))
+    except ApiError as error:
+        common.fail_in_pod(str(error), code=common.TRY_AGAIN)

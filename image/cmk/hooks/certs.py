@@ -24,6 +24,8 @@ WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 WEBHOOK = "pods.cmk.intel.com"
 # For every API server's watch to have told it of a new CA, before a server may show a certificate from it.
 SETTLE_SECONDS = 2.0
+# What the chart goes by when it leaves out a hook that has nothing to do: for whom the certificate is, and until when (UTC, RFC 3339).
+FOR, UNTIL = "cmk.intel.com/service", "cmk.intel.com/not-after"
 _ATTEMPTS = 5
 _TYPE = "kubernetes.io/tls"
 
@@ -91,7 +93,7 @@ class Certs:
                 secret = None
             have = _issued(secret) if secret else spare
             why = "asked for" if renew else self._reason(have)
-            if secret and not why and (secret["metadata"].get("ownerReferences") or []) == owners:
+            if secret and have and not why and self._marked(secret["metadata"], have, owners):
                 return secret
             try:
                 return self._write(have if have and not why else self._new(have, why), secret, owners)
@@ -136,9 +138,10 @@ class Certs:
     def _write(self, issued: Issued, secret: Json | None, owners: list[Json]) -> Json:
         parts = {"tls.crt": issued.cert, "tls.key": issued.key, "ca.crt": issued.ca}
         known = secret or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self._place.secret}, "type": _TYPE}
+        notes = {**(known["metadata"].get("annotations") or {}), **self._notes(issued)}
         body: Json = {
             **known,
-            "metadata": {**known["metadata"], "ownerReferences": owners},
+            "metadata": {**known["metadata"], "ownerReferences": owners, "annotations": notes},
             "data": {name: base64.b64encode(part).decode() for name, part in parts.items()},
         }
         log.info("writing Secret %s/%s", self._place.namespace, self._place.secret)
@@ -146,6 +149,13 @@ class Certs:
             # Applied, not posted: of a POST, RBAC cannot know whether it makes our Secret or another.
             return self._api.apply(self._place.secret_path, body, "cmk-certs")
         return self._api.replace(self._place.secret_path, body)
+
+    def _notes(self, issued: Issued) -> dict[str, str]:
+        return {FOR: self._place.names[0], UNTIL: f"{certificates.ends(issued.cert):%Y-%m-%dT%H:%M:%SZ}"}
+
+    def _marked(self, meta: Json, issued: Issued, owners: list[Json]) -> bool:
+        notes = self._notes(issued).items() <= (meta.get("annotations") or {}).items()
+        return notes and (meta.get("ownerReferences") or []) == owners
 
     def _trust(self, ca: bytes, *, besides: bool) -> bool:
         """Put CAs into the webhook configuration unless they are there, ``besides`` those there or in their place. False: there is none."""

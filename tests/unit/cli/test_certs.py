@@ -72,7 +72,7 @@ def test_outside_a_pod_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ApiError("not in a pod with a service account")
 
     monkeypatch.setattr(client, "in_cluster", refuse)
-    assert run("create") == (1, "cmk: certs: not in a pod with a service account\n")
+    assert run("create") == (75, "cmk: certs: not in a pod with a service account\n")
 
 
 def test_a_mode_that_is_none(world: World) -> None:

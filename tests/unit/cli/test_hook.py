@@ -81,12 +81,12 @@ def test_what_is_no_number_of_failures_is_told(tmp_path: Path, nodes: list[Node]
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, "cmk: 'many' is neither a number of nodes nor a percentage")
 
 
-def test_an_api_server_that_is_away_is_told(
+def test_an_api_server_that_is_away_is_told_and_worth_another_try(
     tmp_path: Path, nodes: list[Node], log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away() -> None:
         raise ApiError("cannot reach the API server")
 
     monkeypatch.setattr(client, "in_cluster", away)
-    assert run(tmp_path, "plan").exit_code == 1
+    assert run(tmp_path, "plan").exit_code == 75
     assert log.read_text() == "cannot reach the API server\n"

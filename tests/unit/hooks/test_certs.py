@@ -55,6 +55,23 @@ def test_the_first_one_is_made_before_there_is_anything_else() -> None:
     assert world.pauses == []
 
 
+def test_it_says_for_whom_and_until_when_it_is() -> None:
+    world = World()
+    world.certs.ensure()
+    notes = {"cmk.intel.com/service": "cmk-webhook.cmk.svc", "cmk.intel.com/not-after": "2026-05-30T00:00:00Z"}
+    assert world.api.get(PLACE.secret_path)["metadata"]["annotations"] == notes
+
+
+def test_one_that_does_not_say_so_stays_and_says_so_then() -> None:
+    world = World()
+    world.certs.ensure()
+    before, known = world.secret, world.api.get(PLACE.secret_path)
+    world.change(PLACE.secret_path, metadata={**known["metadata"], "annotations": {"a/b": "c"}})
+    world.certs.ensure()
+    notes = {"a/b": "c", **known["metadata"]["annotations"]}
+    assert (world.secret, world.api.get(PLACE.secret_path)["metadata"]["annotations"]) == (before, notes)
+
+
 def test_a_good_one_stays() -> None:
     world = World()
     world.certs.ensure()

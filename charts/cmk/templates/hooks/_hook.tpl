@@ -1,81 +1,50 @@
 {{/*
-A hook: account, rights, Job. Call with (dict "root" $ "name" suffix "events" "pre-install,…" "weight" number "args" list "clusterRules"), and
-where they are needed "rules", "seconds" it may take (120), "volumes" and "mounts".
-Account and rights come before the Job, on the same events and with the same policy; each hook has its own.
+A hook's Job. Call with (dict "root" $ "name" suffix "account" name "events" "pre-install,…" "weight" number "args" list), and where they are
+needed "seconds" it may take (hooks.activeDeadlineSeconds), "volumes" and "mounts".
 */}}
 {{- define "cmk.hook" -}}
 {{- $root := .root -}}
-{{- $name := printf "%s-%s" (include "cmk.fullname" $root) .name -}}
+{{- $hooks := include "cmk.hooks" $root | fromJson -}}
 {{- $labels := include "cmk.labels" (dict "root" $root "component" "hook") -}}
-{{- $common := dict "labels" $labels "events" .events -}}
-apiVersion: v1
-kind: ServiceAccount
-metadata:
-  name: {{ $name }}
-  namespace: {{ $root.Release.Namespace }}
-  {{- include "cmk.hook.marks" (merge (dict "weight" (sub .weight 5)) $common) | nindent 2 }}
-automountServiceAccountToken: false
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata:
-  name: {{ $name }}
-  {{- include "cmk.hook.marks" (merge (dict "weight" (sub .weight 5)) $common) | nindent 2 }}
-rules:
-  {{- .clusterRules | nindent 2 }}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata:
-  name: {{ $name }}
-  {{- include "cmk.hook.marks" (merge (dict "weight" (sub .weight 4)) $common) | nindent 2 }}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{ $name }}}
-subjects:
-  - {kind: ServiceAccount, name: {{ $name }}, namespace: {{ $root.Release.Namespace }}}
-{{- if .rules }}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata:
-  name: {{ $name }}
-  namespace: {{ $root.Release.Namespace }}
-  {{- include "cmk.hook.marks" (merge (dict "weight" (sub .weight 5)) $common) | nindent 2 }}
-rules:
-  {{- .rules | nindent 2 }}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata:
-  name: {{ $name }}
-  namespace: {{ $root.Release.Namespace }}
-  {{- include "cmk.hook.marks" (merge (dict "weight" (sub .weight 4)) $common) | nindent 2 }}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ $name }}}
-subjects:
-  - {kind: ServiceAccount, name: {{ $name }}, namespace: {{ $root.Release.Namespace }}}
-{{- end }}
----
 apiVersion: batch/v1
 kind: Job
 metadata:
-  name: {{ $name }}
+  name: {{ printf "%s-%s" (include "cmk.fullname" $root) .name }}
   namespace: {{ $root.Release.Namespace }}
-  {{- include "cmk.hook.marks" (merge (dict "weight" .weight) $common) | nindent 2 }}
+  {{- include "cmk.hook.marks" . | nindent 2 }}
 spec:
-  backoffLimit: 0
-  activeDeadlineSeconds: {{ .seconds | default 120 }}
+  backoffLimit: {{ $hooks.backoffLimit }}
+  activeDeadlineSeconds: {{ .seconds | default $hooks.activeDeadlineSeconds }}
+  podFailurePolicy:
+    rules:
+      # A node that goes away, and whoever evicts pods, use up no try.
+      - action: Ignore
+        onPodConditions: [{type: DisruptionTarget}]
+      # What the hook says itself does not change by being asked again. An API server that is away (75) does.
+      - action: FailJob
+        onExitCodes: {containerName: hook, operator: In, values: [1, 2]}
   template:
     metadata:
       labels:
         {{- $labels | nindent 8 }}
     spec:
       restartPolicy: Never
-      serviceAccountName: {{ $name }}
+      serviceAccountName: {{ .account }}
       automountServiceAccountToken: true
       enableServiceLinks: false
       {{- include "cmk.pullSecrets" $root | nindent 6 }}
-      # It must run whatever the nodes are tainted with, our own taint included.
+      {{- with $hooks.priorityClassName }}
+      priorityClassName: {{ . }}
+      {{- end }}
+      {{- with $hooks.nodeSelector }}
+      nodeSelector:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       tolerations:
-        - operator: Exists
+        {{- toYaml $hooks.tolerations | nindent 8 }}
+        # Away from a node that fails while the hook is on it, in seconds instead of the five minutes that are usual.
+        - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
+        - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
       containers:
         - name: hook
           image: {{ include "cmk.image" $root | quote }}
@@ -97,17 +66,79 @@ spec:
       {{- end }}
 {{- end -}}
 
+{{/*
+Account and rights of a hook. Call with (dict "root" $ "account" name "clusterRules" text), and where they are needed "rules" in the
+release's namespace. With "events" and "weight" they are hooks themselves, before a Job of that weight; without, they stand.
+*/}}
+{{- define "cmk.hook.rights" -}}
+{{- $root := .root -}}
+{{- $roles := . -}}
+{{- $bindings := . -}}
+{{- if .events -}}
+{{- $roles = merge (dict "weight" (sub .weight 5)) . -}}
+{{- $bindings = merge (dict "weight" (sub .weight 4)) . -}}
+{{- end -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ .account }}
+  namespace: {{ $root.Release.Namespace }}
+  {{- include "cmk.hook.marks" $roles | nindent 2 }}
+automountServiceAccountToken: false
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: {{ .account }}
+  {{- include "cmk.hook.marks" $roles | nindent 2 }}
+rules:
+  {{- .clusterRules | nindent 2 }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: {{ .account }}
+  {{- include "cmk.hook.marks" $bindings | nindent 2 }}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{ .account }}}
+subjects:
+  - {kind: ServiceAccount, name: {{ .account }}, namespace: {{ $root.Release.Namespace }}}
+{{- if .rules }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: {{ .account }}
+  namespace: {{ $root.Release.Namespace }}
+  {{- include "cmk.hook.marks" $roles | nindent 2 }}
+rules:
+  {{- .rules | nindent 2 }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ .account }}
+  namespace: {{ $root.Release.Namespace }}
+  {{- include "cmk.hook.marks" $bindings | nindent 2 }}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ .account }}}
+subjects:
+  - {kind: ServiceAccount, name: {{ .account }}, namespace: {{ $root.Release.Namespace }}}
+{{- end }}
+{{- end -}}
+
 {{- define "cmk.hook.marks" -}}
 labels:
-  {{- .labels | nindent 2 }}
+  {{- include "cmk.labels" (dict "root" .root "component" "hook") | nindent 2 }}
+{{- if .events }}
 annotations:
   helm.sh/hook: {{ .events }}
   helm.sh/hook-weight: {{ .weight | quote }}
   helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
   helm.sh/hook-output-log-policy: hook-failed
+{{- end }}
 {{- end -}}
 
-{{/* The rights of who looks at nodes and how they are doing. */}}
+{{/* The account of hooks that look at the cluster, and its rights. It stands, for making it anew for every hook takes longer than the hook. */}}
+{{- define "cmk.hook.account" -}}{{ include "cmk.fullname" . }}-hooks{{- end -}}
 {{- define "cmk.hook.looks" -}}
 - apiGroups: [""]
   resources: [nodes]
@@ -117,10 +148,15 @@ annotations:
   verbs: [list]
 {{- end -}}
 
-{{/* The rights of both who put the CA in place. */}}
-{{- define "cmk.hook.configuration" -}}
-- apiGroups: [admissionregistration.k8s.io]
-  resources: [mutatingwebhookconfigurations]
-  resourceNames: [{{ include "cmk.webhook.name" . }}]
-  verbs: [get, patch]
+{{/*
+Whether that account is there before an upgrade, with just these rights: an older chart had none, and who renders without a cluster cannot
+know.
+*/}}
+{{- define "cmk.hook.stands" -}}
+{{- $name := include "cmk.hook.account" . -}}
+{{- $group := "rbac.authorization.k8s.io/v1" -}}
+{{- $role := lookup $group "ClusterRole" "" $name | default dict -}}
+{{- if and (lookup "v1" "ServiceAccount" .Release.Namespace $name) (lookup $group "ClusterRoleBinding" "" $name) (eq (toJson $role.rules) (include "cmk.hook.looks" . | fromYamlArray | toJson)) -}}
+true
+{{- end -}}
 {{- end -}}
