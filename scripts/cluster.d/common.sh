@@ -1,5 +1,7 @@
 # What scripts/cluster and scripts/guest share. Both set NAME, ROOT, RUN before.
 
+HOST_DIRS=/run/cmk-host-directories # those that clusters have made on this machine, whichever cache they are of
+
 in_net() { nsenter -t "$(cat "$RUN/net.pid")" -n -- "$@"; }
 kubectl() { in_net "$TOOLS/kubectl" --kubeconfig "$RUN/admin.kubeconfig" "$@"; }
 daemon() { # NAME COMMAND...: in the background, with log and pid in RUN

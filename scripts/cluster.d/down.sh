@@ -30,8 +30,21 @@ down_quietly() {
     done
     [ ! -d "$g" ] || die "cgroup $g does not go away: it still holds $(tr '\n' ' ' <"$g/cgroup.procs")"
   done
-  for f in "$ROOT"/node*/made; do
-    [ ! -f "$f" ] || tac "$f" | while read -r p; do rmdir -p --ignore-fail-on-non-empty "$p" 2>/dev/null || true; done
-  done
+  give_back_host_dirs
   rm -rf "$ROOT"
+}
+
+# Directories of this machine that nodes needed and it had not. To remove one takes the mount upon it away from every node, of whatever cluster:
+# the last one does it.
+give_back_host_dirs() {
+  local p
+  [ -f "$HOST_DIRS" ] || return 0
+  (
+    flock 9
+    for p in $(tac "$HOST_DIRS"); do
+      grep -qs " $p " /proc/[0-9]*/mountinfo || rmdir -p --ignore-fail-on-non-empty "$p" 2>/dev/null || true
+      [ -d "$p" ] || sed -i "\\,^$p\$,d" "$HOST_DIRS"
+    done
+    [ -s "$HOST_DIRS" ] || rm -f "$HOST_DIRS"
+  ) 9</run # the lock of that file
 }

@@ -51,10 +51,13 @@ mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
 for kv in kernel/panic:10 kernel/panic_on_oops:1 vm/overcommit_memory:1; do
   f=$d/\$(basename \${kv%:*}); echo \${kv#*:} >\$f; mount --bind \$f /proc/sys/\${kv%:*}
 done
+exec 9</run # the lock of that file
+flock 9
 for p in $NODE_DIRS; do
-  [ -d \$p ] || { mkdir -p \$p; echo \$p >>$d/made; }
+  [ -d \$p ] || { mkdir -p \$p; echo \$p >>$HOST_DIRS; }
   mkdir -p $d/root\$p; mount --bind $d/root\$p \$p
 done
+exec 9>&-
 mount -t tmpfs tmpfs /run
 mkdir -p /run/netns /run/lock /run/containerd
 mount --make-rshared /

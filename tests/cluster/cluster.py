@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 REPO = Path(__file__).parents[2]
+CHART = REPO / "charts/cmk"
+VALUES = Path(__file__).parent / "values.yaml"
 TINY = "localhost/tiny:1"
 NAMESPACE = "cmk"
 RESOURCE = "cmk.intel.com/exclusive-cores"
@@ -36,6 +38,7 @@ class Cluster:
     """One cluster by name, of ``scripts/cluster`` or ``scripts/guest``."""
 
     def __init__(self, name: str, script: str = "cluster") -> None:
+        self.name = name
         self._script = REPO / "scripts" / script
         self.environment = {**os.environ, "CMK_CLUSTER": name}
 
@@ -70,6 +73,11 @@ class Cluster:
     def helm(self, *args: str) -> str:
         """Run helm; its output."""
         return self.script("run", "helm", *args).stdout
+
+    def upgrade(self, *settings: str, program: str = "helm", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """``helm upgrade`` to the tests' values and these settings over them, whatever was there; hooks as the values have them."""
+        line = (program, "upgrade", "cmk", str(CHART), "-n", NAMESPACE, "--reset-values", "-f", str(VALUES), *settings)
+        return self.script("run", *line, check=check)
 
     def on_node(self, number: int, command: str, *, check: bool = True) -> str:
         """Run a shell line as root on a node."""

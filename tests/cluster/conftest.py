@@ -1,45 +1,87 @@
-"""A cluster of two nodes with the chart of this tree: node1 has one exclusive core, node2 (by its host section) one shared."""
+"""One cluster of two nodes for all files; each file says in which state it wants it, whatever file came before.
+
+``bare``: nothing is installed. ``installed``: the chart of this tree, and no node selected. ``cluster``: both nodes are prepared as well,
+node1 with one exclusive core, node2 (by its host section) with one shared.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.cluster.cluster import AGENTS, NAMESPACE, REPO, Cluster, wait_for
+from tests.cluster.cluster import CHART, NAMESPACE, REPO, VALUES, Cluster, wait_for
+from tests.cluster.nodes import prepare, webhook_pods
 
-VALUES = Path(__file__).parent / "values.yaml"
+IMAGE = Path(os.environ["CMK_CACHE"]) / "images/cmk.tar"
 
 
 @pytest.fixture(scope="session")
-def bare() -> Iterator[Cluster]:
-    """Two ready nodes, cmk's image loaded, nothing installed."""
-    image = Path(os.environ["CMK_CACHE"]) / "images/cmk.tar"
-    subprocess.run([REPO / "scripts/build-image", "--lab", "--output", image], check=True)
-    subprocess.run([REPO / "scripts/tools", "helm", "kubernetes"], check=True)
-    cluster = Cluster("cmk-test")
-    cluster.script("up", "2")
+def name() -> Iterator[str]:
+    """The cluster's name: ``CMK_CLUSTER``, or the first of cmk-test, cmk-test-2, … that no other run has; ours until the end."""
+    chosen = os.environ.get("CMK_CLUSTER")
+    for name in [chosen] if chosen else ["cmk-test", *(f"cmk-test-{number}" for number in range(2, 9))]:
+        with (IMAGE.parent / f"{name}.run").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield name
+            return
+    pytest.fail(f"other test runs use {chosen or 'cmk-test to cmk-test-8'}: wait for one, or say CMK_CLUSTER=NAME")
+
+
+@pytest.fixture(scope="session")
+def tools() -> None:
+    """Whatever the tests run is built: image, Kubernetes, both Helms."""
+    subprocess.run([REPO / "scripts/build-image", "--lab", "--output", IMAGE], check=True)
+    subprocess.run([REPO / "scripts/tools", "helm", "helm3", "kubernetes"], check=True)
+
+
+@pytest.fixture(scope="session")
+def running(tools: None, name: str) -> Iterator[Cluster]:
+    """Two ready nodes with today's image. One that ``CMK_KEEP`` left is used again, without what it had installed."""
+    cluster = Cluster(name)
+    kept = "CMK_KEEP" in os.environ and cluster.script("kubectl", "get", "--raw", "/readyz", check=False).returncode == 0
+    if kept:
+        cluster.script("load", str(IMAGE))
+        clear(cluster)
+    else:
+        cluster.script("up", "2")
     yield cluster
     if "CMK_KEEP" not in os.environ:
         cluster.script("down")
 
 
-@pytest.fixture(scope="session")
-def installed(bare: Cluster) -> Cluster:
+@pytest.fixture(scope="module")
+def bare(running: Cluster) -> Cluster:
+    """Two ready nodes, cmk's image loaded, nothing installed."""
+    clear(running)
+    return running
+
+
+@pytest.fixture(scope="module")
+def installed(running: Cluster) -> Cluster:
     """The chart is installed and no node selected."""
-    bare.helm("install", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--create-namespace", "-f", str(VALUES), "--wait")
-    return bare
+    deselect(running)
+    install(running)
+    return running
 
 
-@pytest.fixture(scope="session")
-def cluster(installed: Cluster) -> Cluster:
+@pytest.fixture(scope="module")
+def cluster(running: Cluster) -> Cluster:
     """Both nodes are selected and prepared."""
+    install(running)
     for node in ("node1", "node2"):
-        prepare(installed, node)
-    return installed
+        prepare(running, node)
+    wait_for("two webhook pods are ready", lambda: len(webhook_pods(running)) == 2)
+    return running
 
 
 @pytest.fixture
@@ -52,13 +94,27 @@ def interrupts() -> Iterator[None]:
     default.write_text(before)
 
 
-def prepare(cluster: Cluster, node: str) -> None:
-    """Put a node into the selection and wait until it is ready."""
-    cluster.kubectl("label", "node", node, "cmk-node=enabled", "--overwrite")
-    wait_for(f"{node} is prepared", lambda: cluster.find("cmk-nodereport", node))
-    wait_for(f"agent of {node} is ready", lambda: _ready_agents(cluster, node) == 1)
+def install(cluster: Cluster) -> None:
+    """The release as the tests want it, however the file before left it."""
+    listed = json.loads(cluster.helm("list", "-n", NAMESPACE, "-o", "json"))
+    if [(item["name"], item["status"]) for item in listed] == [("cmk", "deployed")]:
+        values = json.loads(cluster.helm("get", "values", "cmk", "-n", NAMESPACE, "-o", "json"))
+        if values == yaml.safe_load(VALUES.read_text()):
+            return
+    line = ("upgrade", "--install", "cmk", str(CHART), "-n", NAMESPACE, "--create-namespace", "--reset-values", "-f", str(VALUES))
+    cluster.helm(*line, "--wait")
 
 
-def _ready_agents(cluster: Cluster, node: str) -> int:
-    pods = cluster.get("pods", "-n", NAMESPACE, "-l", AGENTS, "--field-selector", f"spec.nodeName={node}")["items"]
-    return sum(all(status["ready"] for status in pod["status"].get("containerStatuses") or [{"ready": False}]) for pod in pods)
+def deselect(cluster: Cluster) -> None:
+    """No node is a CMK node."""
+    cluster.kubectl("label", "node", "--all", "cmk-node-")
+    if cluster.find("crd", "cmk-nodereports.cmk.intel.com"):
+        wait_for("no report is left", lambda: not cluster.get("cmk-nodereports")["items"])
+
+
+def clear(cluster: Cluster) -> None:
+    """Nothing is installed, in whatever namespace."""
+    deselect(cluster)
+    for item in json.loads(cluster.helm("list", "--all-namespaces", "-o", "json")):
+        cluster.helm("uninstall", item["name"], "-n", item["namespace"], "--wait")
+    wait_for("its pods are gone", lambda: not cluster.find("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=cmk"))

@@ -107,7 +107,7 @@ def fail(text: str, code: int = 1) -> NoReturn:
 
 
 def fail_in_pod(text: str, who: str = "", code: int = 1) -> NoReturn:
-    """End with one line, also where Kubernetes shows why a container ended. A Job tries again after 75 (EX_TEMPFAIL), after 1 it does not."""
+    """End with one line, also where Kubernetes shows why a container ended. The chart's Jobs try again after 75, not after 1."""
     with suppress(OSError):  # there is none outside a container
         TERMINATION_LOG.write_text(f"{text}\n")
     fail(f"{who}{text}", code)

@@ -10,20 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import NAMESPACE, REPO, Cluster, Json, isolate, manifest, wait_for
-from tests.cluster.conftest import VALUES
+from tests.cluster.cluster import NAMESPACE, Cluster, Json, isolate, manifest, wait_for
+from tests.cluster.layers import CPUSETS, configure, cpusets, everything, layer
+from tests.cluster.nodes import status
 
-CPUSETS = "/sys/fs/cgroup/cpuset/kubepods"
 USAGE = "/sys/fs/cgroup/cpuacct/kubepods"
 BURN = ("sh", "-c", "while :; do :; done")
 CORE = "0"
-
-
-def cpusets(cluster: Cluster, number: int = 1) -> dict[str, str]:
-    """What every group below kubepods may use."""
-    line = f"cd {CPUSETS}; for d in $(find . -type d); do echo $d $(cat $d/cpuset.cpus 2>/dev/null); done"
-    rows = (row.split(maxsplit=1) for row in cluster.on_node(number, line).splitlines())
-    return {row[0]: row[1] if len(row) > 1 else "" for row in rows}
 
 
 def of_pod(sets: dict[str, str], uid: str) -> set[str]:
@@ -43,44 +36,6 @@ def foreign_time(cluster: Cluster, uid: str) -> int:
         cut -d' ' -f1 {USAGE}/cpuacct.usage_percpu $pod/cpuacct.usage_percpu"""
     everything, owner = (int(number) for number in cluster.on_node(1, line).split())
     return everything - owner
-
-
-def configure(cluster: Cluster, **layers: str | bool) -> None:
-    """``helm upgrade`` with these layers, then wait until node1's agent has them."""
-    settings = [f"isolation.{name}={str(value).lower()}" for name, value in layers.items()]
-    line = [
-        "upgrade",
-        "cmk",
-        str(REPO / "charts/cmk"),
-        "-n",
-        NAMESPACE,
-        "-f",
-        str(VALUES),
-        "--reset-values",
-        "--no-hooks",
-        "--wait",
-    ]
-    cluster.helm(*line, *(word for setting in settings for word in ("--set", setting)))
-    wanted = {f"node1: isolation.{name}={json.dumps(value).strip(chr(34))} from values" for name, value in layers.items()}
-    wait_for(
-        "the configuration has arrived", lambda: wanted <= set(status(cluster)["values"]) and len(cluster.agent_pids(1)) == 1
-    )
-
-
-def status(cluster: Cluster, node: str = "node1") -> Json:
-    return dict(cluster.get("cmk-nodereport", node)["status"])
-
-
-def layer(cluster: Cluster, name: str, node: str = "node1") -> str:
-    return str(status(cluster, node)["isolation"]["layers"][name]["state"])
-
-
-def everything(cluster: Cluster) -> dict[str, str]:
-    """What the layers change: cpusets, interrupts, processes of the host."""
-    irqs = cluster.on_node(1, "cd /proc/irq; grep -H . default_smp_affinity */smp_affinity_list")
-    line = "for p in $(pgrep -x 'containerd|kubelet|kube-proxy|containerd-shim'); do grep -H Cpus_allowed_list /proc/$p/task/*/status; done"
-    processes = {row.split("/")[2]: row.split()[-1] for row in cluster.on_node(1, line).splitlines()}
-    return cpusets(cluster) | {"irqs": irqs} | processes
 
 
 @pytest.fixture
@@ -306,7 +261,7 @@ def test_another_manager_of_cpus_is_a_conflict_and_leaving_ends_it(cluster: Clus
 
 
 def test_kubelets_cpu_manager_is_a_conflict_and_its_end_ends_it(cluster: Cluster) -> None:
-    file = Path(os.environ["CMK_CACHE"]) / "clusters/cmk-test/node2/kubelet/config.yaml"
+    file = Path(os.environ["CMK_CACHE"]) / "clusters" / cluster.name / "node2/kubelet/config.yaml"
     before = file.read_text()
     assert layer(cluster, "pods", "node2") == "on"
     try:

@@ -1,12 +1,15 @@
-"""The README's way out, on the cluster that all tests before have used; and without it."""
+"""The README's way out; and without it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster.cluster import NAMESPACE, REPO, RESOURCE, Cluster, Json, wait_for
-from tests.cluster.conftest import VALUES, prepare
-from tests.cluster.test_3_isolation import configure, cpusets, everything, layer
+from tests.cluster.conftest import clear, install
+from tests.cluster.layers import configure, cpusets, everything, layer
+from tests.cluster.nodes import prepare
 
 # What a host has without us, and what a pod of the moment does not change.
 Untouched = dict[str, str]
@@ -36,19 +39,28 @@ def assert_as_before(cluster: Cluster, before: Untouched) -> None:
     assert cluster.on_node(1, "ls /var/lib/cmk/isolation.json", check=False) == ""
 
 
+@pytest.fixture
+def prepared(running: Cluster) -> Iterator[Cluster]:
+    """Installed and both nodes selected; nothing is left to the next test."""
+    install(running)
+    for node in ("node1", "node2"):
+        prepare(running, node)
+    yield running
+    clear(running)
+
+
 @pytest.mark.usefixtures("interrupts")
-def test_uninstalled_while_nodes_are_still_selected_isolation_is_undone(cluster: Cluster) -> None:
+def test_uninstalled_while_nodes_are_still_selected_isolation_is_undone(prepared: Cluster) -> None:
+    cluster = prepared
     before = with_all_layers(cluster)
     cluster.helm("uninstall", "cmk", "-n", NAMESPACE, "--wait")
     wait_for("the agent is gone", lambda: not cluster.agent_pids(1))
     assert_as_before(cluster, before)
-    cluster.helm("install", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "-f", str(VALUES), "--wait")
-    for node in ("node1", "node2"):
-        prepare(cluster, node)
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_the_way_out_leaves_nothing_on_the_nodes(cluster: Cluster) -> None:
+def test_the_way_out_leaves_nothing_on_the_nodes(prepared: Cluster) -> None:
+    cluster = prepared
     before = with_all_layers(cluster)
     text = (REPO / "README.md").read_text()
     steps = text.split("## Uninstall")[1].split("```")[1].strip().splitlines()

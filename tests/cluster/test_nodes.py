@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.cluster.cluster import RESOURCE, Cluster, wait_for
-from tests.cluster.conftest import prepare
+from tests.cluster.nodes import leave, prepare
 
 LABEL = "cmk.intel.com/cmk-node"
 
@@ -26,8 +26,7 @@ def test_the_label_prepares_a_node_and_its_removal_undoes_it(installed: Cluster)
     assert installed.capacity() == ("1", "1")
     assert installed.on_node(1, "ls /opt/cmk /opt/bin /etc/cmk").split().count("agent.sock") == 3
 
-    installed.kubectl("label", "node", "node1", "cmk-node-")
-    wait_for("the report is gone", lambda: installed.find("cmk-nodereport", "node1") is None)
+    leave(installed, "node1")
     node = installed.get("node", "node1")
     assert LABEL not in node["metadata"]["labels"]
     assert not [taint for taint in node["spec"].get("taints") or [] if taint["key"] == "cmk"]

@@ -6,12 +6,14 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.cluster.cluster import REPO, Cluster
+import pytest
+
+from tests.cluster.cluster import REPO
 
 
-def test_the_demo_shows_pinned_pods_and_leaves_nothing(bare: Cluster) -> None:
-    # bare: the image is built, and this machine can run clusters
-    environment = {**os.environ, "CMK_CLUSTER": "cmk-test-demo"}
+@pytest.mark.usefixtures("tools")
+def test_the_demo_shows_pinned_pods_and_leaves_nothing(name: str) -> None:
+    environment = {**os.environ, "CMK_CLUSTER": f"{name}-demo"}
     done = subprocess.run([REPO / "scripts/demo"], env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     shown = [line.split(": pid ") for line in done.stdout.splitlines() if line.startswith("  pod ")]
@@ -21,7 +23,7 @@ def test_the_demo_shows_pinned_pods_and_leaves_nothing(bare: Cluster) -> None:
     assert after != before, "the pool has moved"
     assert shown[2][1].split(" ")[0] == shown[3][1].split(" ")[0], "and the process with it"
     assert "is Pending, for there is none left" in done.stdout
-    assert not (Path(os.environ["CMK_CACHE"]) / "clusters/cmk-test-demo").exists()
+    assert not (Path(os.environ["CMK_CACHE"]) / "clusters" / f"{name}-demo").exists()
 
 
 def test_the_demo_says_what_it_needs() -> None:

@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from tests.cluster.cluster import AGENTS, NAMESPACE, REPO, Cluster, Json, wait_for
-from tests.cluster.conftest import VALUES
-
-
-def upgrade(cluster: Cluster, *settings: str) -> None:
-    cluster.helm("upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--reset-values", "-f", str(VALUES), *settings)
-
-
-def agent(cluster: Cluster, node: str) -> Json:
-    (pod,) = cluster.get("pods", "-n", NAMESPACE, "-l", AGENTS, "--field-selector", f"spec.nodeName={node}")["items"]
-    return {"uid": pod["metadata"]["uid"], "restarts": pod["status"]["containerStatuses"][0]["restartCount"]}
-
-
-def everything_of(cluster: Cluster, node: str) -> dict[str, Any]:
-    """What may not move: the agent, its report, the node's marks, and its configuration."""
-    found = cluster.get("node", node)
-    number = int(node.removeprefix("node"))
-    return {
-        "agent": agent(cluster, node),
-        "report": cluster.get("cmk-nodereport", node)["metadata"]["resourceVersion"],
-        "labels": found["metadata"]["labels"],
-        "taints": found["spec"].get("taints"),
-        "resources": {name: value for name, value in found["status"]["capacity"].items() if "cmk" in name},
-        "layout": cluster.on_node(number, "cat /var/lib/cmk/layout.json"),
-    }
-
-
-def condition(cluster: Cluster, node: str, kind: str) -> Json:
-    conditions = cluster.get("cmk-nodereport", node)["status"]["conditions"]
-    return next((item for item in conditions if item["type"] == kind), {})
+from tests.cluster.cluster import NAMESPACE, Cluster, Json, wait_for
+from tests.cluster.nodes import agent, condition, everything_of, leave, prepare, status
 
 
 def test_a_host_that_changes_leaves_the_other_alone(cluster: Cluster) -> None:
     before, own = everything_of(cluster, "node2"), agent(cluster, "node1")
     shard = cluster.get("configmap", "-n", NAMESPACE, "cmk-hosts-09")["metadata"]["resourceVersion"]
-    upgrade(cluster, "--set", "hosts.node1.taint=false,hosts.node1.pools.exclusive.cores=0,hosts.node1.pools.batch.cores=1")
+    cluster.upgrade("--set", "hosts.node1.taint=false,hosts.node1.pools.exclusive.cores=0,hosts.node1.pools.batch.cores=1")
     try:
         wait_for("node1 has its pools", lambda: list(cluster.report("node1")) == ["batch", "infra"])
         assert condition(cluster, "node1", "ConfigApplied")["message"] == "from hosts.node1"
@@ -52,23 +23,22 @@ def test_a_host_that_changes_leaves_the_other_alone(cluster: Cluster) -> None:
         assert everything_of(cluster, "node2") == before
         assert cluster.get("configmap", "-n", NAMESPACE, "cmk-hosts-09")["metadata"]["resourceVersion"] == shard
     finally:
-        upgrade(cluster)
+        cluster.upgrade()
         wait_for("node1 is back", lambda: list(cluster.report("node1")) == ["exclusive", "infra"])
     assert everything_of(cluster, "node2") == before
 
 
 def test_the_report_says_where_each_value_came_from(cluster: Cluster) -> None:
-    values = cluster.get("cmk-nodereport", "node2")["status"]["values"]
+    values = status(cluster, "node2")["values"]
     assert "node2: shared.cores=1 from hosts.node2" in values
     assert "node2: taint=true from built-in" in values
-    values = cluster.get("cmk-nodereport", "node1")["status"]["values"]
+    values = status(cluster)["values"]
     assert "node1: shared.cores=0 from values" in values
 
 
 def test_what_cannot_be_is_told_by_an_event_and_touches_nothing(cluster: Cluster) -> None:
-    cluster.kubectl("label", "node", "node2", "cmk-node-")
-    wait_for("node2 has left", lambda: cluster.find("cmk-nodereport", "node2") is None)
-    upgrade(cluster, "--set", "hosts.node2.pools.exclusive.cores=64")
+    leave(cluster, "node2")
+    cluster.upgrade("--set", "hosts.node2.pools.exclusive.cores=64")
     cluster.kubectl("label", "node", "node2", "cmk-node=enabled")
     try:
         wait_for("the report says so", lambda: cluster.find("cmk-nodereport", "node2") and condition(cluster, "node2", "Ready"))
@@ -89,13 +59,12 @@ def test_what_cannot_be_is_told_by_an_event_and_touches_nothing(cluster: Cluster
         assert not [taint for taint in node["spec"].get("taints") or [] if taint["key"] == "cmk"]
         assert "cmk.intel.com/cmk-node" not in node["metadata"]["labels"]
     finally:
-        upgrade(cluster)
+        cluster.upgrade()
     wait_for("node2 is back", lambda: condition(cluster, "node2", "Ready").get("status") == "True")
 
 
 def test_an_old_cmk_keeps_the_agent_from_serving_until_it_is_gone(cluster: Cluster) -> None:
-    cluster.kubectl("label", "node", "node2", "cmk-node-")
-    wait_for("node2 has left", lambda: cluster.find("cmk-nodereport", "node2") is None)
+    leave(cluster, "node2")
     webhook = {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
@@ -115,7 +84,7 @@ def test_an_old_cmk_keeps_the_agent_from_serving_until_it_is_gone(cluster: Clust
         cluster.kubectl("delete", "mutatingwebhookconfiguration", "cmk-webhook-config")
     wait_for("node2 serves", lambda: condition(cluster, "node2", "Ready").get("status") == "True")
     # The pools of the directory are what the host's section would have made.
-    assert cluster.get("cmk-nodereport", "node2")["status"]["scope"] == "hosts.node2"
+    assert status(cluster, "node2")["scope"] == "hosts.node2"
     assert cluster.on_node(2, "ls -d /etc/cmk/pools.old /etc/cmk/pools", check=False) == "/etc/cmk/pools.old\n"
     cluster.on_node(2, "rm -r /etc/cmk/pools.old")
 
@@ -127,7 +96,7 @@ def test_a_label_of_starlingx_makes_a_group(cluster: Cluster) -> None:
     }
     cluster.kubectl("label", "node", "node1", "kind=sriov")
     try:
-        upgrade(cluster, "--set-json", f"conf.overrides.cpu-manager-k8s_cmk.labels={json.dumps([override])}")
+        cluster.upgrade("--set-json", f"conf.overrides.cpu-manager-k8s_cmk.labels={json.dumps([override])}")
         wait_for("node1 has its pools", lambda: list(cluster.report("node1")) == ["infra", "shared"])
         assert condition(cluster, "node1", "ConfigApplied")["message"] == "from conf.overrides.cpu-manager-k8s_cmk.labels[0]"
         assert condition(cluster, "node2", "ConfigApplied")["status"] == "True"
@@ -135,28 +104,24 @@ def test_a_label_of_starlingx_makes_a_group(cluster: Cluster) -> None:
         wait_for("node1 is in no group", lambda: list(cluster.report("node1")) == ["exclusive", "infra"])
     finally:
         cluster.kubectl("label", "node", "node1", "kind-")
-        upgrade(cluster)
+        cluster.upgrade()
+        wait_for("node1 is back", lambda: list(cluster.report("node1")) == ["exclusive", "infra"])
 
 
 def test_pools_and_tasks_of_a_configmap_are_taken_over(cluster: Cluster) -> None:
-    cluster.kubectl("label", "node", "node2", "cmk-node-")
-    wait_for("node2 has left", lambda: cluster.find("cmk-nodereport", "node2") is None)
-    pid = int(
-        cluster.on_node(
-            2, "setsid taskset -c 1 sleep 4321 >/dev/null 2>&1 </dev/null & sleep 0.3; pgrep -f 'sleep 4321$' | head -1"
-        )
-    )
+    leave(cluster, "node2")
+    pid = int(cluster.on_node(2, "setsid taskset -c 1 sleep 4321 >/dev/null 2>&1 </dev/null & echo $!"))
+    wait_for("it sleeps", lambda: cluster.on_node(2, f"cat /proc/{pid}/comm").strip() == "sleep")
     old = f"exclusive: {{0: {{'1': ['{pid}']}}}}\nshared: {{0: {{}}}}\ninfra: {{0: {{'0': ['4194303']}}}}\n"
     cluster.kubectl("create", "configmap", "cmk-config-node2", f"--from-literal=config={old}")
-    upgrade(cluster, "--set", "compat.adoptNamespaces={default}")
+    cluster.upgrade("--set", "compat.adoptNamespaces={default}")
     try:
         cluster.kubectl("label", "node", "node2", "cmk-node=enabled")
         wait_for(
             "node2 serves",
             lambda: cluster.find("cmk-nodereport", "node2") and condition(cluster, "node2", "Ready").get("status") == "True",
         )
-        status = cluster.get("cmk-nodereport", "node2")["status"]
-        assert status["scope"] == "adopted from ConfigMap default/cmk-config-node2 of CMK 1.5"
+        assert status(cluster, "node2")["scope"] == "adopted from ConfigMap default/cmk-config-node2 of CMK 1.5"
         refused = condition(cluster, "node2", "ConfigRefused")
         assert f"pool exclusive goes, but process {pid} runs on its CPUs 1" in refused["message"]
         assert cluster.tasks("exclusive", 2) == [pid]
@@ -167,12 +132,7 @@ def test_pools_and_tasks_of_a_configmap_are_taken_over(cluster: Cluster) -> None
     finally:
         cluster.on_node(2, f"kill {pid}", check=False)
         cluster.kubectl("delete", "configmap", "cmk-config-node2")
-        cluster.kubectl("label", "node", "node2", "cmk-node-")
-        wait_for("node2 has left", lambda: cluster.find("cmk-nodereport", "node2") is None)
+        leave(cluster, "node2")
         cluster.on_node(2, "rm -f /var/lib/cmk/cmk-config.yaml.old")
-        upgrade(cluster)
-        cluster.kubectl("label", "node", "node2", "cmk-node=enabled")
-        wait_for(
-            "node2 is back",
-            lambda: cluster.find("cmk-nodereport", "node2") and condition(cluster, "node2", "Ready").get("status") == "True",
-        )
+        cluster.upgrade()
+        prepare(cluster, "node2")

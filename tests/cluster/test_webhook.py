@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +18,8 @@ import pytest
 from cmk.model import certificates
 from cmk.model.certificates import Issued
 from tests.cluster.cluster import NAMESPACE, REPO, TINY, Cluster, Json, Pod, wait_for
+from tests.cluster.nodes import webhook_pods
 
-VALUES = Path(__file__).parent / "values.yaml"
 CREATOR = Path(__file__).parent / "creator.py"
 NAME = "cmk-webhook"
 SECRET = "cmk-webhook-cert"  # noqa: S105  # its name
@@ -81,17 +80,6 @@ def secret(cluster: Cluster, name: str = SECRET) -> dict[str, bytes]:
     return {key: base64.b64decode(value) for key, value in found["data"].items()} if found else {}
 
 
-def webhook_pods(cluster: Cluster) -> list[str]:
-    """Ready ones."""
-    items = cluster.get("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=webhook")["items"]
-    return [
-        item["metadata"]["name"]
-        for item in items
-        if "deletionTimestamp" not in item["metadata"]
-        and all(status["ready"] for status in item["status"].get("containerStatuses") or [{"ready": False}])
-    ]
-
-
 def metrics(cluster: Cluster, name: str) -> str:
     return cluster.kubectl("get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}:8087/proxy/metrics")
 
@@ -104,8 +92,7 @@ def reviews(cluster: Cluster) -> float:
 
 def upgrade(cluster: Cluster, *settings: str, helm: str = "helm") -> None:
     """To these settings over the tests' values, and wait."""
-    command = ("upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "-f", str(VALUES), "--wait")
-    cluster.script("run", helm, *command, *(word for item in settings for word in ("--set", item)))
+    cluster.upgrade("--wait", *(word for item in settings for word in ("--set", item)), program=helm)
 
 
 @contextmanager
@@ -273,7 +260,6 @@ class TestNothingIsLost:
 
     @pytest.mark.parametrize("helm", ["helm", "helm3"])
     def test_upgrades_and_rollbacks_keep_the_bundle(self, cluster: Cluster, helm: str) -> None:
-        subprocess.run([REPO / "scripts/tools", "helm3"], check=True)
         before = bundle(cluster)
         assert before
         for number in range(2):
