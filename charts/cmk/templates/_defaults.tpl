@@ -69,7 +69,8 @@ backoffLimit: 3
 activeDeadlineSeconds: 180
 priorityClassName: ""
 nodeSelector: {}
-# A hook must run where only our own taint, or only control planes, are left; on no node that is cordoned or not ready.
+# A hook must run where only our own taint, or only control planes, are left. Not where the kubelet stands: bound to such a node, which soon is
+# the emptiest of all, it waits until its time is up.
 tolerations:
   - {key: cmk, operator: Exists}
   - {key: node-role.kubernetes.io/control-plane, operator: Exists, effect: NoSchedule}

@@ -17,7 +17,7 @@ spec:
   activeDeadlineSeconds: {{ .seconds | default $hooks.activeDeadlineSeconds }}
   podFailurePolicy:
     rules:
-      # A node that goes away, and whoever evicts pods, use up no try.
+      # Who evicts pods uses up no try.
       - action: Ignore
         onPodConditions: [{type: DisruptionTarget}]
       # What the hook says itself does not change by being asked again. An API server that is away (75) does.
@@ -40,11 +40,10 @@ spec:
       nodeSelector:
         {{- toYaml . | nindent 8 }}
       {{- end }}
+      {{- with $hooks.tolerations }}
       tolerations:
-        {{- toYaml $hooks.tolerations | nindent 8 }}
-        # Away from a node that fails while the hook is on it, in seconds instead of the five minutes that are usual.
-        - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
-        - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       containers:
         - name: hook
           image: {{ include "cmk.image" $root | quote }}
@@ -127,7 +126,8 @@ subjects:
 
 {{- define "cmk.hook.marks" -}}
 labels:
-  {{- include "cmk.labels" (dict "root" .root "component" "hook") | nindent 2 }}
+  {{- /* What a hook that failed leaves is deleted by its label, and what stands is not. */ -}}
+  {{- include "cmk.labels" (dict "root" .root "component" (ternary "hook" "hook-rights" (hasKey . "events"))) | nindent 2 }}
 {{- if .events }}
 annotations:
   helm.sh/hook: {{ .events }}
