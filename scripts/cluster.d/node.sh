@@ -122,5 +122,10 @@ resolvConf: ""
 makeIPTablesUtilChains: false
 localStorageCapacityIsolation: false
 staticPodPath: $d/kubelet/static
+# how soon a pod sees that its Secret has changed: a minute where nobody says otherwise
+syncFrequency: 10s
+# how long a container that ends again and again has to wait: five minutes in the end where nobody says otherwise
+crashLoopBackOff: {maxContainerRestartPeriod: 2s}
+featureGates: {KubeletCrashLoopBackOffMax: true}
 EOF
 }

@@ -7,19 +7,21 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tests.cluster.api import ApiError, ApiServer, Json
 
 REPO = Path(__file__).parents[2]
 CHART = REPO / "charts/cmk"
 VALUES = Path(__file__).parent / "values.yaml"
 TINY = "localhost/tiny:1"
 NAMESPACE = "cmk"
+PODS = "/api/v1/namespaces/default/pods"
 RESOURCE = "cmk.intel.com/exclusive-cores"
 AGENTS = "app.kubernetes.io/component=node"
 
-Json = dict[str, Any]
 _T = TypeVar("_T")
 
 
@@ -41,6 +43,7 @@ class Cluster:
         self.name = name
         self._script = REPO / "scripts" / script
         self.environment = {**os.environ, "CMK_CLUSTER": name}
+        self.api = ApiServer(Path(os.environ["CMK_CACHE"]) / "clusters" / name / "run")
 
     def script(self, *args: str, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run the script."""
@@ -62,13 +65,12 @@ class Cluster:
         return self.script("kubectl", *args, stdin=stdin).stdout
 
     def get(self, *args: str) -> Json:
-        """An object as JSON."""
-        return dict(json.loads(self.kubectl("get", *args, "-o", "json")))
+        """An object or a list as JSON, by the words of ``kubectl get``."""
+        return self.api.get(*args)
 
     def find(self, *args: str) -> Json | None:
-        """An object as JSON, or None."""
-        text = self.kubectl("get", *args, "-o", "json", "--ignore-not-found")
-        return dict(json.loads(text)) if text.strip() else None
+        """The same, or None when there is nothing."""
+        return self.api.find(*args)
 
     def helm(self, *args: str) -> str:
         """Run helm; its output."""
@@ -112,7 +114,7 @@ class Cluster:
     def pod(self, name: str, *command: str, cores: int = 0, node: str = "node1", wait: bool = True, **more: Any) -> Iterator[Pod]:  # noqa: ANN401
         """A pod with nothing to spare (see ``manifest``), deleted at the end."""
         pod = Pod(self, name)
-        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest(name, command, cores, node, **more)))
+        self.api.request("POST", PODS, manifest(name, command, cores, node, **more))
         try:
             if wait:
                 pod.wait_running()
@@ -146,7 +148,7 @@ class Pod:
     @property
     def logs(self) -> str:
         """What its container wrote."""
-        return self._cluster.kubectl("logs", self.name)
+        return self._cluster.api.text("GET", f"{PODS}/{self.name}/log")
 
     def wait_running(self) -> None:
         """Until the container runs."""
@@ -181,7 +183,8 @@ class Pod:
 
     def delete(self) -> None:
         """At once."""
-        self._cluster.kubectl("delete", "pod", self.name, "--ignore-not-found", "--grace-period=0", "--force")
+        with suppress(ApiError):  # it is gone already
+            self._cluster.api.request("DELETE", f"{PODS}/{self.name}", {"gracePeriodSeconds": 0})
         wait_for(f"pod {self.name} is gone", lambda: self._cluster.find("pod", self.name) is None)
 
 

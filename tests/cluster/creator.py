@@ -1,12 +1,14 @@
 """Create pods at a steady rate and tell what became of them, as JSON. Run inside the cluster's network, with KUBECONFIG set.
 
-Usage: creator.py RATE SECONDS NAMESPACE [plain]; pods ask for a core unless they are ``plain``, and no scheduler places them.
+Usage: creator.py RATE SECONDS NAMESPACE; pods ask for a core, and no scheduler places them. Says when the first is there; ends when its
+standard input does, at the latest after SECONDS.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import threading
 import time
@@ -19,7 +21,7 @@ import yaml
 config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
 cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
 rate, seconds, namespace = float(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
-resources = {} if sys.argv[4:] == ["plain"] else {"limits": {"cmk.intel.com/exclusive-cores": "1"}}
+resources = {"limits": {"cmk.intel.com/exclusive-cores": "1"}}
 body = json.dumps(
     {
         "apiVersion": "v1",
@@ -50,20 +52,27 @@ def create() -> None:
         times.append(time.monotonic() - start)
         if answer.status != 201:
             failed.append(str(made.get("message")))
-        elif resources and "cmk.intel.com/resources-injected" not in made["metadata"].get("annotations", {}):
+        elif "cmk.intel.com/resources-injected" not in made["metadata"].get("annotations", {}):
             failed.append("created as it was written")
 
 
+create()
+print("begun", flush=True)
 begin = time.monotonic()
+asked = 1
 with ThreadPoolExecutor(16) as workers:
-    for number in range(int(rate * seconds)):
-        time.sleep(max(0.0, begin + number / rate - time.monotonic()))
+    while asked < rate * seconds:
+        pause = max(0.0, begin + asked / rate - time.monotonic())
+        if select.select([sys.stdin], [], [], pause)[0]:
+            break
         workers.submit(create)
+        asked += 1
 times.sort()
-lost = int(rate * seconds) - len(times)
+lost = asked - len(times)
 print(
     json.dumps(
         {
+            "asked": asked,
             "created": len(times) - len(failed),
             "failed": failed + ["no answer"] * lost,
             "p50": times[len(times) // 2],

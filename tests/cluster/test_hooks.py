@@ -18,7 +18,9 @@ def ready(cluster: Cluster, node: str) -> Json:
 
 def unschedulable(cluster: Cluster, node: str) -> bool:
     taints = cluster.get("node", node)["spec"].get("taints") or []
-    return {"NoSchedule", "NoExecute"} <= {taint["effect"] for taint in taints if taint["key"] == "node.kubernetes.io/unreachable"}
+    return {"NoSchedule", "NoExecute"} <= {
+        taint["effect"] for taint in taints if taint["key"] == "node.kubernetes.io/unreachable"
+    }
 
 
 def placed(cluster: Cluster) -> dict[str, str]:

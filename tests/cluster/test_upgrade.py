@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import REPO, Cluster, Json
+from tests.cluster.cluster import CHART, Cluster, Json
 
 PREVIOUS = Path(__file__).parent / "previous-chart.tgz"
-CHART = REPO / "charts/cmk"
 OVERRIDES = CHART / "tests/values/worker-0-cmk-overrides.yml"
 NAMESPACE = "kube-system"
 IMAGE = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never"  # hooks run it
 RELEASE = "cpu-manager"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _helm3(bare: Cluster) -> None:
-    subprocess.run([REPO / "scripts/tools", "helm3"], check=True)
 
 
 def data(cluster: Cluster, name: str, key: str) -> Json:
@@ -28,25 +21,30 @@ def data(cluster: Cluster, name: str, key: str) -> Json:
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
-@pytest.mark.parametrize("flag", ["--reuse-values", "--reset-then-reuse-values"])
-def test_starlingx_overrides_apply_as_documented(bare: Cluster, helm: str, flag: str) -> None:
+def test_starlingx_overrides_apply_as_documented(bare: Cluster, helm: str) -> None:
     def run(*args: str) -> str:
         return bare.script("run", helm, *args, "-n", NAMESPACE).stdout
 
     run("install", RELEASE, str(PREVIOUS), "--set", f"{IMAGE},hosts.worker-1.taint=false,agent.logLevel=DEBUG")
     try:
-        run("upgrade", RELEASE, str(CHART), flag, "-f", str(OVERRIDES))
-        default = data(bare, "config", "config.json")["default"]
-        assert {name: pool["cores"] for name, pool in default["pools"].items()} == {"exclusive": -1, "shared": 1, "infra": "rest"}
-        host = data(bare, "hosts-08", "hosts.json")["worker-0"]["sections"][""]
-        assert {name: pool["cores"] for name, pool in host["pools"].items()} == {"exclusive": -1, "shared": 2, "infra": "rest"}
-        assert host["origins"]["shared.cores"] == "conf.overrides.cpu-manager-k8s_cmk.hosts[0]"
-        # What was set before is still there.
-        assert data(bare, "hosts-09", "hosts.json")["worker-1"]["sections"][""]["taint"] is False
-        (container,) = bare.get("daemonset", "-n", NAMESPACE, f"{RELEASE}-cmk-node")["spec"]["template"]["spec"]["containers"]
-        assert "--log-level=DEBUG" in container["args"]
+        for flag in ("--reuse-values", "--reset-then-reuse-values"):
+            run("upgrade", RELEASE, str(CHART), flag, "-f", str(OVERRIDES))
+            assert_overridden(bare)
+            run("rollback", RELEASE, "1")
     finally:
         run("uninstall", RELEASE)
+
+
+def assert_overridden(cluster: Cluster) -> None:
+    """What the overrides say, and what was set before."""
+    default = data(cluster, "config", "config.json")["default"]
+    assert {name: pool["cores"] for name, pool in default["pools"].items()} == {"exclusive": -1, "shared": 1, "infra": "rest"}
+    host = data(cluster, "hosts-08", "hosts.json")["worker-0"]["sections"][""]
+    assert {name: pool["cores"] for name, pool in host["pools"].items()} == {"exclusive": -1, "shared": 2, "infra": "rest"}
+    assert host["origins"]["shared.cores"] == "conf.overrides.cpu-manager-k8s_cmk.hosts[0]"
+    assert data(cluster, "hosts-09", "hosts.json")["worker-1"]["sections"][""]["taint"] is False
+    (container,) = cluster.get("daemonset", "-n", NAMESPACE, f"{RELEASE}-cmk-node")["spec"]["template"]["spec"]["containers"]
+    assert "--log-level=DEBUG" in container["args"]
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ import pytest
 
 from cmk.model import certificates
 from cmk.model.certificates import Issued
-from tests.cluster.cluster import NAMESPACE, REPO, TINY, Cluster, Json, Pod, wait_for
+from tests.cluster.cluster import NAMESPACE, PODS, REPO, TINY, Cluster, Json, Pod, wait_for
 from tests.cluster.nodes import webhook_pods
 
 CREATOR = Path(__file__).parent / "creator.py"
@@ -96,27 +96,25 @@ def upgrade(cluster: Cluster, *settings: str, helm: str = "helm") -> None:
 
 
 @contextmanager
-def load(cluster: Cluster, rate: int, seconds: int, *more: str) -> Iterator[Callable[[], Json]]:
-    """Pods being created; the value, once called, waits for the end and tells what became of them."""
+def load(cluster: Cluster, rate: int) -> Iterator[Callable[[], Json]]:
+    """Pods being created, for three minutes at most; the value, once called, ends it and tells what became of them."""
     cluster.kubectl("create", "namespace", "load")
-    result: list[Json] = []
+    line = [REPO / "scripts/cluster", "run", REPO / "scripts/python", CREATOR, str(rate), "180", "load"]
+    with subprocess.Popen(line, env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as creator:
+        try:
+            assert creator.stdout
+            assert creator.stdout.readline() == "begun\n"
 
-    def run() -> None:
-        line = ("run", str(REPO / "scripts/python"), str(CREATOR), str(rate), str(seconds), "load", *more)
-        result.append(json.loads(cluster.script(*line).stdout))
+            def finish() -> Json:
+                result: Json = json.loads(creator.communicate()[0])
+                print(json.dumps({**result, "failed": len(result["failed"])}))
+                return result
 
-    def finish() -> Json:
-        thread.join()
-        print(json.dumps({**result[0], "failed": len(result[0]["failed"])}))
-        return result[0]
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield finish
-    finally:
-        thread.join()
-        cluster.kubectl("delete", "namespace", "load")
+            yield finish
+        finally:
+            creator.kill()
+            cluster.kubectl("delete", "namespace", "load", "--wait=false")
+            wait_for("its namespace is gone", lambda: cluster.find("namespace", "load") is None)
 
 
 @pytest.fixture(autouse=True)
@@ -215,19 +213,16 @@ class TestWhoNeverNotices:
             wait_for("refused", lambda: not try_out(cluster, pod("p", {"limits": {CORES: "1"}}))[0])
             _, said = try_out(cluster, pod("p", {"limits": {CORES: "1"}}))
             assert 'failed calling webhook "pods.cmk.intel.com"' in said
-            with load(cluster, 50, 4, "plain") as finish:
-                done = finish()
-            assert done["failed"] == []
-            assert done["created"] == 200
+            for number in range(20):
+                assert cluster.api.request("POST", f"{PODS}?dryRun=All", pod(f"plain{number}"))
         finally:
             cluster.kubectl("scale", "-n", NAMESPACE, "deployment", NAME, "--replicas=2")
 
 
 class TestNothingIsLost:
     def test_pods_deleted_one_by_one_under_load_fail_no_creation(self, cluster: Cluster) -> None:
-        with load(cluster, 50, 40) as finish:
+        with load(cluster, 50) as finish:
             for _ in range(2):
-                time.sleep(3)
                 for name in webhook_pods(cluster):
                     cluster.kubectl("delete", "pod", "-n", NAMESPACE, name, "--wait=false")
                     wait_for(
@@ -235,12 +230,11 @@ class TestNothingIsLost:
                     )
             done = finish()
         assert done["failed"] == []
-        assert done["created"] == 2000
+        assert done["created"] == done["asked"] > 100
 
     def test_certificate_and_ca_change_under_load(self, cluster: Cluster) -> None:
         old, before = secret(cluster), bundle(cluster)
-        with load(cluster, 20, 110) as finish:
-            time.sleep(2)
+        with load(cluster, 20) as finish:
             place = ("--namespace=cmk", f"--secret={SECRET}", f"--service={NAME}", f"--configuration={NAME}", f"--owner={NAME}")
             command = ("/usr/bin/cmk", "certs", *place, "create", "--renew", "--lifetime-hours=48")
             cluster.kubectl("exec", "-n", NAMESPACE, webhook_pods(cluster)[0], "-c", "keeper", "--", *command)
@@ -254,6 +248,7 @@ class TestNothingIsLost:
             wait_for("both show the new one", lambda: all(shown(name) for name in webhook_pods(cluster)), 100)
             done = finish()
         assert done["failed"] == []
+        assert done["created"] == done["asked"] > 20
         assert new["tls.crt"] != old["tls.crt"]
         assert certificates.is_trusted(before, bundle(cluster))
         assert certificates.is_trusted(new["ca.crt"], bundle(cluster))
