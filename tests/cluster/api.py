@@ -92,11 +92,17 @@ class ApiServer:
         try:
             status, data = self._exchange(method, path, body)
         except (OSError, http.client.HTTPException):
-            self._local.connection = None  # it was idle for too long, or the server is another one now
+            self.close()  # it was idle for too long, or the server is another one now
             status, data = self._exchange(method, path, body)
         if status >= http.client.BAD_REQUEST:
             raise ApiError(status, f"{method} {path}: {data}")
         return data
+
+    def close(self) -> None:
+        """Close this thread's connection; the next call makes another."""
+        if connection := getattr(self._local, "connection", None):
+            connection.close()
+        self._local.connection = None
 
     def _exchange(self, method: str, path: str, body: Json | None) -> tuple[int, str]:
         if getattr(self._local, "connection", None) is None:

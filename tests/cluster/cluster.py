@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -34,6 +35,21 @@ def wait_for(what: str, look: Callable[[], _T | None], seconds: float = 60) -> _
             return seen
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
         time.sleep(0.1)
+
+
+@contextmanager
+def own_name(usual: str) -> Iterator[str]:
+    """A cluster's name for the length of the block: ``CMK_CLUSTER``, or the first of usual, usual-2, … that no other run has."""
+    chosen = os.environ.get("CMK_CLUSTER")
+    for name in [chosen] if chosen else [usual, *(f"{usual}-{number}" for number in range(2, 9))]:
+        with (Path(os.environ["CMK_CACHE"]) / f"{name}.run").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield name
+            return
+    raise AssertionError(f"other runs use {chosen or f'{usual} to {usual}-8'}: wait for one, or say CMK_CLUSTER=NAME")
 
 
 class Cluster:

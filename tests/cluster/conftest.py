@@ -6,7 +6,6 @@ node1 with one exclusive core, node2 (by its host section) with one shared.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.cluster import CHART, NAMESPACE, REPO, VALUES, Cluster, wait_for
+from tests.cluster.cluster import CHART, NAMESPACE, REPO, VALUES, Cluster, own_name, wait_for
 from tests.cluster.nodes import prepare, webhook_pods
 
 IMAGE = Path(os.environ["CMK_CACHE"]) / "images/cmk.tar"
@@ -24,17 +23,9 @@ IMAGE = Path(os.environ["CMK_CACHE"]) / "images/cmk.tar"
 
 @pytest.fixture(scope="session")
 def name() -> Iterator[str]:
-    """The cluster's name: ``CMK_CLUSTER``, or the first of cmk-test, cmk-test-2, … that no other run has; ours until the end."""
-    chosen = os.environ.get("CMK_CLUSTER")
-    for name in [chosen] if chosen else ["cmk-test", *(f"cmk-test-{number}" for number in range(2, 9))]:
-        with (IMAGE.parent / f"{name}.run").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            yield name
-            return
-    pytest.fail(f"other test runs use {chosen or 'cmk-test to cmk-test-8'}: wait for one, or say CMK_CLUSTER=NAME")
+    """The cluster's name."""
+    with own_name("cmk-test") as name:
+        yield name
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +46,7 @@ def running(tools: None, name: str) -> Iterator[Cluster]:
     else:
         cluster.script("up", "2")
     yield cluster
+    cluster.api.close()
     if "CMK_KEEP" not in os.environ:
         cluster.script("down")
 

@@ -277,6 +277,17 @@ class TestNothingIsLost:
             print(f"{[command[0:2] for command in damage]}: back after {time.monotonic() - start:.1f} s")
             assert try_out(cluster, pod("p", {"limits": {CORES: "1"}}))[0]
 
+    def test_an_upgrade_heals_what_no_keeper_is_there_to_heal(self, cluster: Cluster) -> None:
+        cluster.kubectl("scale", "-n", NAMESPACE, "deployment", NAME, "--replicas=0")
+        try:
+            wait_for("no webhook", lambda: not webhook_pods(cluster))
+            cluster.kubectl("delete", "secret", "-n", NAMESPACE, SECRET)
+            cluster.kubectl("delete", "mutatingwebhookconfiguration", NAME)
+            cluster.upgrade()
+            assert certificates.is_trusted(secret(cluster)["ca.crt"], bundle(cluster))
+        finally:
+            cluster.kubectl("scale", "-n", NAMESPACE, "deployment", NAME, "--replicas=2")
+
     def test_helm_finds_what_was_made_anew_to_be_its_own(self, cluster: Cluster) -> None:
         cluster.kubectl("delete", "mutatingwebhookconfiguration", NAME)
         wait_for("it is back", lambda: bundle(cluster))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.cluster.cluster import NAMESPACE, REPO, Cluster, Json, wait_for
+from tests.cluster.cluster import CHART, NAMESPACE, Cluster, Json, own_name, wait_for
 
 SECONDS = 120  # everything takes its time on an emulated machine
 
@@ -23,15 +24,13 @@ class Guest(Cluster):
     """Its one node is laid out anew as each test asks."""
 
     def lay_out(self, *settings: str) -> Json:
-        """Take the node out of the selection, change the values, put it back; its report once it serves."""
-        self.kubectl("label", "node", "node1", "cmk-node-")
-        wait_for("the node has left", lambda: self.find("cmk-nodereport", "node1") is None, SECONDS)
-        line = ["upgrade", "--install", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--create-namespace", "--reset-values"]
+        """These values and no others; its report once it has them. Without tasks, pools are laid out as on a new node."""
+        line = ["upgrade", "--install", "cmk", str(CHART), "-n", NAMESPACE, "--create-namespace", "--reset-values"]
         self.helm(
             *line,
             *(word for setting in (SETTINGS, *settings) for word in ("--set-json" if "={" in setting else "--set", setting)),
         )
-        self.kubectl("label", "node", "node1", "cmk-node=enabled")
+        self.kubectl("label", "node", "node1", "cmk-node=enabled", "--overwrite")
         return wait_for("the node is ready", self._ready, SECONDS)
 
     def lists(self) -> dict[str, list[str]]:
@@ -46,7 +45,7 @@ class Guest(Cluster):
     def switch(self, **layers: str) -> None:
         """Other isolation layers under what runs, on the layout there is."""
         settings = [f"isolation.{name}={value}" for name, value in layers.items()]
-        line = ["upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--reuse-values", "--no-hooks"]
+        line = ["upgrade", "cmk", str(CHART), "-n", NAMESPACE, "--reuse-values", "--no-hooks"]
         self.helm(*line, *(word for setting in settings for word in ("--set", setting)))
         wanted = {f"node1: {setting} from values" for setting in settings}
 
@@ -57,7 +56,7 @@ class Guest(Cluster):
 
     def change(self, *settings: str, condition: str = "ConfigApplied") -> None:
         """Other pools under what runs; until the node says that it has them, or refuses them."""
-        line = ["upgrade", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--reuse-values", "--no-hooks"]
+        line = ["upgrade", "cmk", str(CHART), "-n", NAMESPACE, "--reuse-values", "--no-hooks"]
         before = self.get("cmk-nodereport", "node1")["status"]["history"]
         self.helm(*line, *(word for setting in settings for word in ("--set-json", setting)))
         wait_for("it has come to something", lambda: self.get("cmk-nodereport", "node1")["status"]["history"] != before, SECONDS)
@@ -97,21 +96,25 @@ class Guest(Cluster):
 
     def _ready(self) -> Json | None:
         found = self.find("cmk-nodereport", "node1")
-        conditions = (found or {}).get("status", {}).get("conditions", [])
-        return found if any(item["type"] == "Ready" and item["status"] == "True" for item in conditions) else None
+        status = (found or {}).get("status", {})
+        wanted = json.loads(self.get("configmap", "-n", NAMESPACE, "cmk-config")["data"]["config.json"])["default"]["hash"]
+        true = {item["type"] for item in status.get("conditions", []) if item["status"] == "True"}
+        return found if {"Ready", "ConfigApplied"} <= true and status["configHash"] == wanted else None
 
 
 @contextmanager
 def started(isolcpus: str) -> Iterator[Guest]:
     """A guest with these CPUs isolated, the chart's definitions installed."""
-    guest = Guest("cmk-guest-test", "guest")
-    guest.script("up", *([isolcpus] if isolcpus else []))
-    try:
-        guest.helm("install", "cmk", str(REPO / "charts/cmk"), "-n", NAMESPACE, "--create-namespace", "--set", SETTINGS)
-        yield guest
-    finally:
-        if "CMK_KEEP" not in os.environ:
-            guest.script("down")
+    with own_name("cmk-guest-test") as name:
+        guest = Guest(name, "guest")
+        guest.script("up", *([isolcpus] if isolcpus else []))
+        try:
+            guest.helm("install", "cmk", str(CHART), "-n", NAMESPACE, "--create-namespace", "--set", SETTINGS)
+            yield guest
+        finally:
+            guest.api.close()
+            if "CMK_KEEP" not in os.environ:
+                guest.script("down")
 
 
 @pytest.fixture(scope="module")

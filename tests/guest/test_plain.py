@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.cluster import isolate, wait_for
+from tests.cluster.cluster import CHART, isolate, wait_for
 from tests.guest import isolation, reconfigure
 from tests.guest.conftest import SECONDS, SETTINGS, Guest, started
 
@@ -61,7 +61,7 @@ def test_a_layout_that_this_machine_cannot_have_says_what_would_fit(guest: Guest
     guest.kubectl("label", "node", "node1", "cmk-node-")
     wait_for("the node has left", lambda: guest.find("cmk-nodereport", "node1") is None, SECONDS)
     settings = f"{SETTINGS},pools.exclusive.cores=8"
-    guest.helm("upgrade", "cmk", "charts/cmk", "-n", "cmk", "--reset-values", "--set", settings)
+    guest.helm("upgrade", "cmk", str(CHART), "-n", "cmk", "--reset-values", "--set", settings)
     guest.kubectl("label", "node", "node1", "cmk-node=enabled")
 
     def told() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Keeper:
         self._api, self._certs, self._lease, self._place = api, certs, lease, place
         self._mode, self._manifest, self._files = mode, manifest, files
         self._problem = ""
+        self._spare: Issued | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Look after everything until told to stop."""
@@ -86,8 +88,8 @@ class Keeper:
         return True
 
     def _served(self) -> Issued | None:
-        try:
+        """What the server beside us holds: kubelet takes the files away with the Secret, and the server goes on with what it has read."""
+        with suppress(OSError):  # there is none, or none yet
             cert, key, ca = ((self._files / name).read_bytes() for name in ("tls.crt", "tls.key", "ca.crt"))
-        except OSError:
-            return None  # no Secret was there when the pod started
-        return Issued(cert, key, ca)
+            self._spare = Issued(cert, key, ca)
+        return self._spare

@@ -66,13 +66,21 @@ def test_not_when_the_release_is_on_its_way_out(tmp_path: Path) -> None:
     assert PLACE.configuration_path not in world.api.store
 
 
-def test_the_secret_comes_back_as_the_servers_have_it(tmp_path: Path) -> None:
+FILES = ("tls.crt", "tls.key", "ca.crt")
+
+
+@pytest.mark.parametrize("gone", [(), FILES, FILES[:1]], ids=["mounted", "gone", "going"])
+def test_the_secret_comes_back_as_the_servers_have_it(tmp_path: Path, gone: tuple[str, ...]) -> None:
+    """Also when kubelet has taken the files away with it: servers go on with what they have read."""
     world = World()
     kept = keeper(world, tmp_path)
     kept.turn()
     served = world.secret
-    for name, data in (("tls.crt", served.cert), ("tls.key", served.key), ("ca.crt", served.ca)):
+    for name, data in zip(FILES, (served.cert, served.key, served.ca), strict=True):
         (tmp_path / name).write_bytes(data)
+    kept.turn()
+    for name in gone:
+        (tmp_path / name).unlink()
     world.api.delete(PLACE.secret_path)
     kept.turn()
     assert world.secret == served
