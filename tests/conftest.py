@@ -9,3 +9,10 @@ pytest.register_assert_rewrite("tests.guest.isolation")
 # How long an example takes says something about the machine and its other users, nothing about cmk.
 settings.register_profile("cmk", deadline=None)
 settings.load_profile("cmk")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say the seed also where -q leaves out the header that has it: without it an order that fails cannot be had again."""
+    seed, reporter = session.config.getoption("randomly_seed", None), session.config.pluginmanager.get_plugin("terminalreporter")
+    if seed is not None and reporter and not reporter.showheader:
+        reporter.write_line(f"Using --randomly-seed={seed}")
