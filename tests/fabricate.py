@@ -26,20 +26,30 @@ def fabricate(
     (base / "present").write_text(cpuset.kernel_list(everything) + "\n")
     if isolated is not None:
         (base / "isolated").write_text(isolated + "\n")
+    same: dict[str, Path] = {}
+
+    def put(path: Path, text: str) -> None:
+        """One file for all CPUs that say the same: to make tens of thousands takes seconds."""
+        if text in same:
+            path.hardlink_to(same[text])
+        else:
+            path.write_text(text + "\n")
+            same[text] = path
+
     for number, (text, package) in enumerate(cores.items()):
         siblings = sets[text] & up
         threads = cpuset.kernel_list(siblings)
         for cpu in siblings:  # the kernel takes an offline CPU's topology away, and the CPU out of its siblings'
             topology = base / f"cpu{cpu}/topology"
             topology.mkdir(parents=True)
-            (topology / "core_cpus_list").write_text(threads + "\n")
-            (topology / "thread_siblings_list").write_text(threads + "\n")
-            (topology / "package_cpus_list").write_text(lists[package][0] + "\n")
-            (topology / "core_siblings_list").write_text(lists[package][0] + "\n")
-            (topology / "thread_siblings").write_text(_hex_mask(siblings) + "\n")
-            (topology / "core_siblings").write_text(lists[package][1] + "\n")
-            (topology / "core_id").write_text(f"{number}\n")
-            (topology / "physical_package_id").write_text(f"{package}\n")
+            put(topology / "core_cpus_list", threads)
+            put(topology / "thread_siblings_list", threads)
+            put(topology / "package_cpus_list", lists[package][0])
+            put(topology / "core_siblings_list", lists[package][0])
+            put(topology / "thread_siblings", _hex_mask(siblings))
+            put(topology / "core_siblings", lists[package][1])
+            put(topology / "core_id", str(number))
+            put(topology / "physical_package_id", str(package))
     (root / "proc/sys/kernel/random").mkdir(parents=True)
     (root / "proc/sys/kernel/random/boot_id").write_text("00000000-0000-0000-0000-000000000000\n")
     # lscpu looks at no topology of a CPU whose model it does not learn here

@@ -38,12 +38,15 @@ def _asked(exclusive: bool) -> st.SearchStrategy[PoolConfig]:
     return st.builds(PoolConfig, cores=cores, exclusive=st.just(exclusive), mode=MODES, prefer=prefer)
 
 
+# Made once: hypothesis looks at every strategy that is new, which takes longer than to draw from it.
+EXCLUSIVE = st.dictionaries(st.sampled_from(["exclusive", "gold", "exclusive-non-isolcpus"]), _asked(True), max_size=3)
+SHARED = st.dictionaries(st.sampled_from(["shared", "batch"]), _asked(False), max_size=2)
+INFRA = st.sampled_from(["rest", 1, 2])
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> dict[str, PoolConfig]:
-    some = draw(st.dictionaries(st.sampled_from(["exclusive", "gold", "exclusive-non-isolcpus"]), _asked(True), max_size=3))
-    some |= draw(st.dictionaries(st.sampled_from(["shared", "batch"]), _asked(False), max_size=2))
-    some["infra"] = PoolConfig(draw(st.sampled_from(["rest", 1, 2])))
-    return some
+    return {**draw(EXCLUSIVE), **draw(SHARED), "infra": PoolConfig(draw(INFRA))}
 
 
 RESERVED = st.frozensets(st.integers(0, 20), max_size=4)

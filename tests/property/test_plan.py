@@ -13,6 +13,12 @@ from cmk.model.steps import NoRoomError, steps
 
 KINDS = {"exclusive": True, "gold": True, "shared": False, "infra": False}
 MANY = settings(deadline=None, max_examples=400)
+# Made once: hypothesis looks at every strategy that is new, which takes longer than to draw from it.
+CORES = st.sampled_from([*KINDS, "exclusive", "nobody"])
+REQUESTS = st.tuples(st.integers(0, 3), st.sampled_from(sorted(KINDS)), st.integers(1, 2), st.sampled_from([-1, -1, 0, 1]))
+NUMBER, EXTRA = st.integers(0, 8), st.integers(0, 2)
+TAKEN = st.lists(st.sampled_from(["exclusive", "gold", "shared"]), min_size=2, max_size=5)
+APART = st.sampled_from([4, 100])
 
 
 def layout(cores: list[str]) -> Layout:
@@ -34,7 +40,7 @@ def layout(cores: list[str]) -> Layout:
 
 @st.composite
 def layouts(draw: st.DrawFn, count: int) -> Layout:
-    cores = draw(st.lists(st.sampled_from([*KINDS, "exclusive", "nobody"]), min_size=count, max_size=count))
+    cores = draw(st.lists(CORES, min_size=count, max_size=count))
     cores[draw(st.integers(0, count - 1))] = "infra"
     return layout(cores)
 
@@ -46,29 +52,28 @@ def changes(draw: st.DrawFn) -> tuple[Layout, Layout, list[Task], list[Pod]]:
     old, new = draw(layouts(count)), draw(layouts(count))
     ledger = Ledger(old, require_grant=False)
     pods = {f"u{number}": Pod(f"u{number}", "ns", f"p{number}", {}) for number in range(4)}
-    for pid in range(draw(st.integers(0, 8))):
-        pod = pods[f"u{draw(st.integers(0, 3))}"]
-        pool, cores, socket = draw(st.sampled_from(sorted(KINDS))), draw(st.integers(1, 2)), draw(st.sampled_from([-1, -1, 0, 1]))
+    for pid in range(draw(NUMBER)):
+        owner, pool, cores, socket = draw(REQUESTS)
         try:
-            ledger.allocate(Request(pool, Process(pid + 1, 1), cores, socket, pod, f"c{pid}"))
+            ledger.allocate(Request(pool, Process(pid + 1, 1), cores, socket, pods[f"u{owner}"], f"c{pid}"))
         except Refused:
             continue
     bound = []
     for pod in pods.values():
-        extra = draw(st.integers(0, 2))
+        extra = draw(EXTRA)
         held = ledger.held(pod.uid, "exclusive") + extra
         bound.append(msgspec.structs.replace(pod, grants={"cmk.intel.com/exclusive-cores": held} if held else {}))
-    return old, new, list(ledger.tasks.values()), draw(st.sampled_from([[], bound]))
+    return old, new, list(ledger.tasks.values()), bound if draw(st.booleans()) else []
 
 
 @st.composite
 def swaps(draw: st.DrawFn) -> tuple[Layout, Layout, list[Task], list[Pod]]:
     """The same pools on other cores, every list of which is held: tasks that have to go where others are."""
-    cores = ["infra", *draw(st.lists(st.sampled_from(["exclusive", "gold", "shared"]), min_size=2, max_size=5))]
+    cores = ["infra", *draw(TAKEN)]
     old, new = layout(draw(st.permutations(cores))), layout(draw(st.permutations(cores)))
     ledger = Ledger(old, require_grant=False)
     lists = [(name, item) for name, pool in old.pools.items() for item in pool.lists]
-    apart = draw(st.sampled_from([4, 100]))  # or several in a container
+    apart = draw(APART)  # or several in a container
     for pid, (name, _) in enumerate(lists):
         ledger.allocate(Request(name, Process(pid + 1, 1), pod=Pod(f"u{pid % 4}", "ns", "p", {}), container=f"c{pid % apart}"))
     return old, new, list(ledger.tasks.values()), []

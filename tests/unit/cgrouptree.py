@@ -61,7 +61,9 @@ class Kernel(Cpusets):
         for path, own in [*((path, self.read(path)) for path in beside), *self.walk()]:
             above = cpuset.parse(self.text(".." if not path else parent_of(path), self._effective))
             now = own if self.strict and own is not None else ((own or above) & above) or above
-            set_text(self.directory(path), self._effective, cpuset.kernel_list(now))
+            file, text = self.directory(path) / self._effective, f"{cpuset.kernel_list(now)}\n"
+            if not file.exists() or file.read_text() != text:
+                file.write_text(text)
 
     def _check(self, path: str, cpus: CpuSet) -> None:
         above = cpuset.parse(self.text(".." if not path else parent_of(path), FILE))
