@@ -1,14 +1,23 @@
 """For all tests."""
 
+import signal
+
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Helpers that assert something say as much as tests when it does not hold.
 pytest.register_assert_rewrite("tests.guest.isolation")
 
 # How long an example takes says something about the machine and its other users, nothing about cmk.
-settings.register_profile("cmk", deadline=None)
+settings.register_profile("cmk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("cmk")
+
+
+def pytest_configure() -> None:
+    """A background job of a shell ignores SIGINT, one of nohup SIGHUP, and so would everything that it starts, which no shell can undo."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # still ignored here, but not inherited
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
+import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +39,9 @@ LAYOUT = Layout(
 EXCLUSIVE = frozenset({CPUS[-1]})
 SHARED = frozenset(CPUS[:-1])
 
-_CLIENT = """
+# Its last line tells our clients from those of another run on this machine.
+_CLIENT = (
+    """
 import json, os, signal, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.connect(sys.argv[1])
@@ -56,6 +61,8 @@ for line in sys.stdin:
         s.send(line.strip().replace("|", "\\n").encode())
         print(json.dumps([s.recv(65536).decode(), sorted(os.sched_getaffinity(0))]), flush=True)
 """
+    + f"# {uuid.uuid4()}"
+)
 
 
 def text_of(pool: str, **fields: object) -> str:
@@ -82,7 +89,8 @@ class Client:
     async def start(cls, sock: Path, request: str) -> Client:
         """Ask without waiting for the answer."""
         pipe = asyncio.subprocess.PIPE
-        return cls(await asyncio.create_subprocess_exec(sys.executable, "-c", _CLIENT, sock, request, stdin=pipe, stdout=pipe))
+        line = [sys.executable, "-c", _CLIENT, sock, request]
+        return cls(await asyncio.create_subprocess_exec(*line, stdin=pipe, stdout=pipe, start_new_session=True))
 
     async def __aenter__(self) -> Client:
         return self
@@ -90,6 +98,8 @@ class Client:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._process.returncode is None:
             await self.kill()
+        with suppress(ProcessLookupError):  # orphans
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def answer(self) -> tuple[str, frozenset[int]]:
         """First reply and the affinity right after it."""
@@ -169,6 +179,12 @@ class Node:
             while not condition():
                 self.changes.clear()
                 await self.changes.wait()
+
+    async def waiting(self, count: int) -> None:
+        """Until so many requests wait for a list to come free."""
+        async with asyncio.timeout(20):
+            while len(self.service._allocator._freed._waiters) < count:  # type: ignore[attr-defined]
+                await asyncio.sleep(0.01)
 
     async def ask(self, pool: str = "exclusive", **fields: object) -> Client:
         """Start a client."""

@@ -79,7 +79,7 @@ def test_a_second_client_waits_for_the_first_to_end(tmp_path: Path) -> None:
         async with await node.ask() as first:
             await first.answer()
             async with await node.ask() as second:
-                await asyncio.sleep(0.2)
+                await node.waiting(1)
                 assert node.tasks("exclusive") == [first.pid]
                 await first.kill()
                 assert (await second.answer())[0].startswith("cmk/1 ok")
@@ -93,7 +93,7 @@ def test_a_waiting_client_that_leaves_gets_nothing(tmp_path: Path) -> None:
         async with await node.ask() as first:
             await first.answer()
             async with await node.ask() as second:
-                await asyncio.sleep(0.2)
+                await node.waiting(1)
                 await second.kill()
             await first.kill()
             await node.until(lambda: not node.tasks("exclusive"))
@@ -233,7 +233,7 @@ def test_a_new_agent_finds_everything_as_it_was(tmp_path: Path) -> None:
             second.start()
             assert (second.tasks("exclusive"), second.tasks("shared")) == ([stays.pid], [])
             async with await second.ask() as waits:
-                await asyncio.sleep(0.1)
+                await second.waiting(1)
                 await stays.kill()
                 assert (await waits.answer())[0].startswith("cmk/1 ok")
             second.service.stop()
@@ -250,12 +250,12 @@ def test_a_new_agent_sees_the_orphans_of_a_dead_task(tmp_path: Path) -> None:
             orphan = await client.orphan()
             first.service.stop()
             await client.kill()
-        second = Node(tmp_path)
-        second.start()
-        assert second.tasks("exclusive") == [client.pid]
-        os.kill(orphan, signal.SIGKILL)
-        await second.until(lambda: not second.tasks("exclusive"))
-        second.service.stop()
+            second = Node(tmp_path)
+            second.start()
+            assert second.tasks("exclusive") == [client.pid]
+            os.kill(orphan, signal.SIGKILL)
+            await second.until(lambda: not second.tasks("exclusive"))
+            second.service.stop()
 
     asyncio.run(scenario())
 
@@ -305,7 +305,7 @@ def test_one_pod_cannot_take_all_connections(tmp_path: Path, monkeypatch: pytest
         async with await node.ask() as first:
             await first.answer()
             async with await node.ask() as waits:
-                await asyncio.sleep(0.3)
+                await node.waiting(1)
                 async with await node.ask("shared") as third:
                     assert (await third.answer())[0].startswith("cmk/1 error 75\nmore than 1 requests")
                 await waits.kill()

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -83,9 +82,12 @@ def test_keep_ends_on_sigterm_and_gives_the_lease_back(world: World, tmp_path: P
     (tmp_path / "webhook.json").write_text(json.dumps(MANIFEST))
     world.api.put(ROLE, {"metadata": {"name": "cmk-webhook"}})
 
+    ended = threading.Event()
+
     def stop() -> None:
         while not world.bundle:
-            time.sleep(0.01)
+            if ended.wait(0.01):
+                return
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -94,6 +96,7 @@ def test_keep_ends_on_sigterm_and_gives_the_lease_back(world: World, tmp_path: P
     try:
         code, _ = run("keep", "--lease=l", f"--manifest={tmp_path}/webhook.json", f"--files={tmp_path}")
     finally:
+        ended.set()
         thread.join()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -46,8 +47,9 @@ class Host:
     @contextmanager
     def isolated(self, *args: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
         """A workload that runs as long as the block: it prints a line and waits."""
-        line = self.command("isolate", *args, "sh", "--", "-c", "echo started; exec sleep 60")
-        with subprocess.Popen(line, env=self.environment(**variables), stdout=subprocess.PIPE, text=True) as process:
+        line = self.command("isolate", *args, "sh", "--", "-c", "echo started; read line")
+        pipe = subprocess.PIPE
+        with subprocess.Popen(line, env=self.environment(**variables), stdin=pipe, stdout=pipe, text=True) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "started\n"
@@ -55,6 +57,25 @@ class Host:
             finally:
                 with suppress(ProcessLookupError):
                     process.send_signal(signal.SIGKILL)
+
+
+@contextmanager
+def running(host: Host, line: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command and whom it starts, not longer than the block."""
+    with subprocess.Popen(line, env=host.environment(), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another process is about to do."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from tests.fabricate import fabricate
 from tests.topologies import linux
-from tests.unit.direct.conftest import Host
+from tests.unit.direct.conftest import Host, running
 
 ISOLATED = "2-3,6-7,10-11,14-15"
 
@@ -129,7 +129,7 @@ def test_a_table_for_people(machine: Host) -> None:
 
 def test_the_table_names_who_sits_where(host: Host) -> None:
     with host.isolated("--pool=exclusive") as process:
-        assert f": {process.pid} sleep" in host.ok("describe", "-o", "table")
+        assert f": {process.pid} sh" in host.ok("describe", "-o", "table")
 
 
 def test_the_node_report_has_topology_and_checks(machine: Host) -> None:
@@ -168,20 +168,19 @@ def test_reconcile_takes_back_what_the_dead_held_and_tells(host: Host) -> None:
 
 @pytest.mark.parametrize("command", ["reconcile", "node-report"])
 def test_an_interval_goes_on_until_it_is_stopped(host: Host, command: str) -> None:
-    with subprocess.Popen(
-        host.command(command, "--interval=1"), env=host.environment(), stdout=subprocess.PIPE, text=True
-    ) as process:
+    with running(host, host.command(command, "--interval=1")) as process:
         assert process.stdout is not None
         decoder, text, found = json.JSONDecoder(), "", 0
         while found < 2:
-            text += process.stdout.readline()
+            line = process.stdout.readline()
+            assert line, "it has ended"
+            text += line
             try:
                 _, end = decoder.raw_decode(text)
             except ValueError:
                 continue
             text, found = text[end:].lstrip(), found + 1
         assert process.poll() is None
-        process.terminate()
 
 
 def test_reconcile_tells_who_left_its_cpus_and_reaffinitize_puts_it_back(host: Host) -> None:
@@ -214,12 +213,11 @@ def test_reconfigure_tells_who_wants_to_be_told(pair: tuple[Host, int, int]) -> 
     host, first, second = pair
     line = "trap 'cat $CMK_STATE; echo' HUP; cat $CMK_STATE; echo; while :; do sleep 0.1; done"
     command = host.command("isolate", "--pool=exclusive", "--on-move=notify:HUP", "sh", "--", "-c", line)
-    with subprocess.Popen(command, env=host.environment(), stdout=subprocess.PIPE, start_new_session=True) as process:
+    with running(host, command) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline()) == {"generation": 1, "cpus": str(first), "lists": [str(first)]}
         host.ok("reconfigure", "--num-exclusive-cores=1", "--num-shared-cores=0", f"--reserved-cpus={first}")
         assert json.loads(process.stdout.readline()) == {"generation": 2, "cpus": str(second), "lists": [str(second)]}
-        os.killpg(process.pid, 9)
     host.ok("reconcile")
     assert list((host.directory / "state").iterdir()) == []
 
@@ -227,12 +225,11 @@ def test_reconfigure_tells_who_wants_to_be_told(pair: tuple[Host, int, int]) -> 
 def test_reconfigure_moves_whom_a_task_has_started_too(pair: tuple[Host, int, int]) -> None:
     host, first, second = pair
     command = host.command("isolate", "--pool=exclusive", "sh", "--", "-c", "sleep 60 & echo $!; wait")
-    with subprocess.Popen(command, env=host.environment(), stdout=subprocess.PIPE, start_new_session=True) as process:
+    with running(host, command) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         host.ok("reconfigure", "--num-exclusive-cores=1", "--num-shared-cores=0", f"--reserved-cpus={first}")
         assert (os.sched_getaffinity(process.pid), os.sched_getaffinity(child)) == ({second}, {second})
-        os.killpg(process.pid, 9)
 
 
 def test_reconfigure_leaves_a_pinned_task_where_it_is(pair: tuple[Host, int, int]) -> None:

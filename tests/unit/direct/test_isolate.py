@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,22 @@ import pytest
 from cmk import direct
 from tests.fabricate import fabricate
 from tests.topologies import linux
-from tests.unit.direct.conftest import Host
+from tests.unit.direct.conftest import Host, until
 
 ENV = ("isolate", "--pool=exclusive", "--no-affinity", "env")
 
 
 def variables(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if line.startswith("CMK_CPUS"))
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process has this very file open."""
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if file.samefile(path):
+                return True
+    return False
 
 
 @pytest.fixture
@@ -57,7 +67,8 @@ def test_who_waits_gets_the_core_when_its_owner_is_killed(host: Host) -> None:
             stdout=subprocess.PIPE,
             text=True,
         )
-        time.sleep(0.3)
+        lock = host.directory / direct.LOCK
+        until(lambda: lock.read_text() == f"{waiting.pid}\n")  # it has looked, and found nothing
         assert waiting.poll() is None
         owner.kill()
         owner.wait()
@@ -142,17 +153,18 @@ def test_a_lock_that_was_removed_while_one_waited_for_it_lets_nobody_in(host: Ho
         fcntl.flock(old, fcntl.LOCK_EX)
         waiting = subprocess.Popen(
             host.command("isolate", "--pool=infra", "true"),
-            env=host.environment(CMK_LOCK_TIMEOUT="1.5"),
+            env=host.environment(CMK_LOCK_TIMEOUT="60"),
             stderr=subprocess.PIPE,
             text=True,
         )
-        time.sleep(0.3)
+        until(lambda: has_open(waiting.pid, lock))
         lock.unlink()
         with lock.open("w") as new:
             fcntl.flock(new, fcntl.LOCK_EX)
             fcntl.flock(old, fcntl.LOCK_UN)
-            _, said = waiting.communicate(timeout=60)
-    assert (waiting.returncode, "is held by another process" in said) == (75, True)
+            until(lambda: has_open(waiting.pid, lock))
+            assert waiting.poll() is None
+    assert (waiting.communicate(timeout=60)[1], waiting.returncode) == ("", 0)
 
 
 def rewrite(host: Host, change: dict[str, object]) -> None:

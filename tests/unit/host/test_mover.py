@@ -19,18 +19,22 @@ from cmk.model.remap import Mapping
 CPUS = sorted(os.sched_getaffinity(0))
 ONE, OTHER = frozenset(CPUS[:1]), frozenset(CPUS[1:2])
 PROCFS = Procfs()
-# So many threads, each of which ends and is replaced by one that it makes itself, until nobody reads any more.
+# So many threads, each of which ends and is replaced by one that it makes itself, until its input ends. Ready when that has begun.
 SPAWNER = """
 import os, sys, threading, time
 os.sched_setaffinity(0, {int(sys.argv[2])})
-end = time.monotonic() + 20
-def live(depth):
+replaced = threading.Semaphore(0)
+def live():
     time.sleep(0.2)
-    if time.monotonic() < end:
-        threading.Thread(target=live, args=(depth + 1,)).start()
+    threading.Thread(target=live).start()
+    replaced.release()
 for _ in range(int(sys.argv[1])):
-    threading.Thread(target=live, args=(0,)).start()
+    threading.Thread(target=live).start()
+if sys.argv[1] != "0":
+    replaced.acquire()
 print("ready", flush=True)
+sys.stdin.read()
+os._exit(0)
 """
 
 
@@ -41,6 +45,7 @@ def spawner() -> Iterator[Callable[[int], int]]:
     def start(count: int) -> int:
         process = subprocess.Popen(
             [sys.executable, "-c", SPAWNER, str(count), str(min(ONE))],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -70,10 +75,10 @@ def masks(pid: int) -> set[CpuSet]:
 
 
 def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(spawner: Callable[[int], int]) -> None:
-    pid = spawner(1000)
+    pid = spawner(300)
     assert masks(pid) == {ONE}
     moved = move(PROCFS, {pid: [pid]}, lambda: [pid], through(Mapping([ONE], [OTHER])))
-    assert len(moved) >= 1000
+    assert len(moved) >= 300
     for _ in range(20):
         assert masks(pid) == {OTHER}
         time.sleep(0.01)

@@ -87,12 +87,6 @@ class Launcher:
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _interruptible() -> None:
-    """A background job of a shell ignores SIGINT, and so would everything that it starts."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C launcher, compiled once for every state of its sources."""

@@ -154,9 +154,9 @@ def test_what_upstream_took_for_node_report_is_told(launcher: Launcher, agent: A
 def test_variables_of_kcm_are_read(launcher: Launcher, agent: Agents) -> None:
     fake = agent(launcher.socket, OK)
     environment = {name: value for name, value in launcher.environment().items() if name != "CMK_LOCK_TIMEOUT"}
-    assert launcher.run(*ISOLATE, env={**environment, "KCM_LOCK_TIMEOUT": "7", "KCM_NUM_CORES": "2"}).returncode == 0
+    assert launcher.run(*ISOLATE, env={**environment, "KCM_LOCK_TIMEOUT": "70", "KCM_NUM_CORES": "2"}).returncode == 0
     assert fake.requests[0]["cores"] == "2"
-    assert 6000 < int(fake.requests[0]["timeout"]) <= 7000
+    assert 60000 < int(fake.requests[0]["timeout"]) <= 70000
 
 
 def test_called_kcm_the_workload_sees_what_kcm_set(tmp_path: Path, built: Path, agent: Agents) -> None:

@@ -128,7 +128,7 @@ WORDS = st.sampled_from([
 
 
 @given(st.lists(WORDS, max_size=7))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_both_agree(two: tuple[FakeAgent, list[Launcher], str], line: list[str]) -> None:
     fake, launchers, path = two
     seen = []
