@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,11 +79,17 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
-    """This machine with one exclusive core, the rest for infra."""
+@pytest.fixture(scope="session")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``cmk init`` makes of this machine: one exclusive core, the rest for infra."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.fail("these tests need two CPUs")
-    host = Host(tmp_path / "conf")
+    host = Host(tmp_path_factory.mktemp("split") / "conf")
     host.ok("init", "--num-exclusive-cores=1", "--num-shared-cores=0")
-    return host
+    return host.directory
+
+
+@pytest.fixture
+def host(tmp_path: Path, split: Path) -> Host:
+    """This machine, as split."""
+    return Host(Path(shutil.copytree(split, tmp_path / "conf")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -34,13 +35,20 @@ def has_open(pid: int, path: Path) -> bool:
     return False
 
 
-@pytest.fixture
-def big(tmp_path: Path) -> Host:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Host:
     """Two sockets of four cores with two threads."""
-    fabricate(tmp_path / "root", linux(2, 4))
-    host = Host(tmp_path / "conf", tmp_path / "root")
+    root = tmp_path_factory.mktemp("big")
+    fabricate(root, linux(2, 4))
+    host = Host(root / "conf", root)
     host.ok("init", "--num-exclusive-cores=3", "--exclusive-mode=spread", "--num-shared-cores=2", "--shared-mode=spread")
     return host
+
+
+@pytest.fixture
+def big(tmp_path: Path, made: Host) -> Host:
+    """The same, for one test."""
+    return Host(Path(shutil.copytree(made.directory, tmp_path / "conf")), made.root)
 
 
 def test_a_process_runs_on_its_core_and_nowhere_else(host: Host) -> None:
