@@ -33,6 +33,11 @@ class Guest(Cluster):
         self.kubectl("label", "node", "node1", "cmk-node=enabled", "--overwrite")
         return wait_for("the node is ready", self._ready, SECONDS)
 
+    def leave(self) -> None:
+        """Out of the selection, so that the next layout is that of a new node."""
+        self.kubectl("label", "node", "node1", "cmk-node-")
+        wait_for("the node has left", lambda: self.find("cmk-nodereport", "node1") is None, SECONDS)
+
     def lists(self) -> dict[str, list[str]]:
         """CPU lists by pool, by first CPU: the API server sorts them as text."""
         pools = self.report().items()

@@ -48,6 +48,7 @@ def test_spread_and_packed_may_be_mixed(guest: Guest) -> None:
 
 def test_cpus_that_pods_may_not_use_are_reserved_by_themselves(guest: Guest) -> None:
     cpus = "/sys/fs/cgroup/kubepods/cpuset.cpus"
+    guest.leave()
     guest.on_node(1, f"echo 0-13 >{cpus}")
     try:
         report = guest.lay_out("reserved.cpus=auto,pools.exclusive.cores=-1")
@@ -58,8 +59,7 @@ def test_cpus_that_pods_may_not_use_are_reserved_by_themselves(guest: Guest) -> 
 
 
 def test_a_layout_that_this_machine_cannot_have_says_what_would_fit(guest: Guest) -> None:
-    guest.kubectl("label", "node", "node1", "cmk-node-")
-    wait_for("the node has left", lambda: guest.find("cmk-nodereport", "node1") is None, SECONDS)
+    guest.leave()
     settings = f"{SETTINGS},pools.exclusive.cores=8"
     guest.helm("upgrade", "cmk", str(CHART), "-n", "cmk", "--reset-values", "--set", settings)
     guest.kubectl("label", "node", "node1", "cmk-node=enabled")
