@@ -26,8 +26,8 @@ AGENTS = "app.kubernetes.io/component=node"
 _T = TypeVar("_T")
 
 
-def wait_for(what: str, look: Callable[[], _T | None], seconds: float = 60) -> _T:
-    """Look until there is something to see."""
+def wait_for(what: str, look: Callable[[], _T | None], seconds: float = 180) -> _T:
+    """Look until there is something to see. The time says that it never will be, not how quick it should be."""
     deadline = time.monotonic() + seconds
     while True:
         seen = look()
@@ -71,7 +71,7 @@ class Cluster:
             capture_output=True,
             text=True,
             check=False,
-            timeout=900,
+            timeout=1800,
         )
         assert not check or done.returncode == 0, f"{' '.join(args)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

@@ -15,7 +15,7 @@ def kill_agent(cluster: Cluster) -> list[int]:
 
 
 def agent_is_back(cluster: Cluster, before: list[int]) -> None:
-    wait_for("the agent is back", lambda: (now := cluster.agent_pids()) and not set(now) & set(before), 120)
+    wait_for("the agent is back", lambda: (now := cluster.agent_pids()) and not set(now) & set(before))
     wait_for("it serves", lambda: cluster.on_node(1, "CMK_LOCK_TIMEOUT=2 /opt/cmk/cmk describe", check=False))
 
 
@@ -74,7 +74,7 @@ def test_a_container_that_restarts_always_gets_its_core(cluster: Cluster) -> Non
     with cluster.pod(
         "again", *isolate("sh", "-c", "echo got $CMK_CPUS_ASSIGNED; exit 1"), cores=1, restartPolicy="Always", wait=False
     ) as pod:
-        wait_for("it restarted three times", lambda: pod.object["status"].get("containerStatuses") and restarts(pod) >= 3, 120)
+        wait_for("it restarted three times", lambda: pod.object["status"].get("containerStatuses") and restarts(pod) >= 3)
         status = pod.object["status"]["containerStatuses"][0]
         ended = status["lastState"].get("terminated") or status["state"]["terminated"]
         assert ended["exitCode"] == 1
@@ -97,7 +97,7 @@ def test_without_api_server_known_pods_are_served(cluster: Cluster) -> None:
             cluster.on_node(1, line)
             # and by an agent that starts now, from what the one before wrote down
             kill_agent(cluster)
-            wait_for("the agent is back", lambda: (now := cluster.agent_pids()) and not set(now) & set(before), 120)
+            wait_for("the agent is back", lambda: (now := cluster.agent_pids()) and not set(now) & set(before))
             wait_for("it serves", lambda: cluster.on_node(1, "CMK_LOCK_TIMEOUT=2 /opt/cmk/cmk describe", check=False))
             cluster.on_node(1, line)
         finally:

@@ -39,11 +39,11 @@ def stopped_kubelet(cluster: Cluster, number: int) -> Iterator[None]:
         condition = {**ready(cluster, node), "status": "Unknown", "reason": "NodeStatusUnknown"}
         patch = json.dumps({"status": {"conditions": [condition]}})
         cluster.kubectl("patch", "node", node, "--subresource=status", "--patch", patch)
-        wait_for(f"{node} is given up", lambda: unschedulable(cluster, node), 90)
+        wait_for(f"{node} is given up", lambda: unschedulable(cluster, node))
         yield
     finally:
         cluster.script("start-kubelet", str(number))
-        wait_for(f"{node} is back", lambda: ready(cluster, node)["status"] == "True" and not unschedulable(cluster, node), 90)
+        wait_for(f"{node} is back", lambda: ready(cluster, node)["status"] == "True" and not unschedulable(cluster, node))
 
 
 def test_a_node_whose_kubelet_stands_holds_up_no_upgrade(cluster: Cluster) -> None:
@@ -73,7 +73,7 @@ def left(cluster: Cluster, label: str) -> set[str]:
 
 def test_hooks_leave_nothing_but_rights_that_stand(cluster: Cluster) -> None:
     cluster.upgrade(*HOOKS)
-    wait_for("nothing is left", lambda: left(cluster, HOOK) == set(), 20)
+    wait_for("nothing is left", lambda: left(cluster, HOOK) == set())
     rights = {f"{kind} cmk-hooks" for kind in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")}
     assert left(cluster, f"{HOOK}-rights") == rights
     cluster.upgrade()

@@ -73,10 +73,9 @@ def churn(
                 for item in cluster.get("pods")["items"]
                 if item["metadata"]["name"] in names
             ),
-            120,
         )
         cluster.kubectl("delete", "pod", *names, "--grace-period=0", "--force", "--wait=false")
-    wait_for("the noise is gone", lambda: len(cluster.get("pods")["items"]) == besides, 120)
+    wait_for("the noise is gone", lambda: len(cluster.get("pods")["items"]) == besides)
 
 
 def test_only_the_owner_may_use_the_core_and_others_are_born_off_it(cluster: Cluster, owner: str) -> None:
@@ -121,15 +120,15 @@ def test_a_group_that_is_found_wide_again_is_repaired_and_counted(cluster: Clust
         count = status(cluster)["isolation"]["driftsRepaired"]
         directory = cluster.on_node(1, f"find {CPUSETS} -maxdepth 2 -name '*{pod.uid}'").strip()
         cluster.on_node(1, f"echo 0-1 >{directory}/cpuset.cpus")
-        wait_for("it is narrow again", lambda: of_pod(cpusets(cluster), pod.uid) == {"1"}, 5)
-        wait_for("it is counted", lambda: status(cluster)["isolation"]["driftsRepaired"] > count, 10)
+        wait_for("it is narrow again", lambda: of_pod(cpusets(cluster), pod.uid) == {"1"})
+        wait_for("it is counted", lambda: status(cluster)["isolation"]["driftsRepaired"] > count)
     assert of_pod(cpusets(cluster), owner) == {"0-1", "1"}
 
 
 def test_a_process_beside_the_task_is_named(cluster: Cluster, owner: str) -> None:
     assert status(cluster)["isolation"]["besideTasks"] == []
     cluster.script("kubectl", "exec", "owner", "--", "sh", "-c", "sleep 60 </dev/null >/dev/null 2>&1 &")
-    found = wait_for("it is named", lambda: status(cluster)["isolation"]["besideTasks"], 60)
+    found = wait_for("it is named", lambda: status(cluster)["isolation"]["besideTasks"])
     assert [(item["name"], item["pod"], item["cpus"]) for item in found] == [("sleep", owner, CORE)]
 
 
@@ -150,7 +149,7 @@ def test_while_the_agent_is_away_cores_stay_closed_and_nothing_breaks(cluster: C
     wait_for("it serves", lambda: cluster.tasks("exclusive"))
     late = cluster.get("pod", "late")["metadata"]["uid"]
     assert of_pod(cpusets(cluster), late) == {"1"}
-    wait_for("what came meanwhile is counted", lambda: status(cluster)["isolation"]["driftsRepaired"] > 0, 10)
+    wait_for("what came meanwhile is counted", lambda: status(cluster)["isolation"]["driftsRepaired"] > 0)
     cluster.kubectl("delete", "pod", "late", "--grace-period=0", "--force")
 
 
@@ -200,7 +199,7 @@ def restart_kubelet(cluster: Cluster, number: int) -> None:
     cluster.script("restart-kubelet", str(number))
     lease = ("lease", "-n", "kube-node-lease", f"node{number}")
     beats = cluster.get(*lease)["spec"]["renewTime"]
-    wait_for("the kubelet is back", lambda: cluster.get(*lease)["spec"]["renewTime"] != beats, 90)
+    wait_for("the kubelet is back", lambda: cluster.get(*lease)["spec"]["renewTime"] != beats)
 
 
 @pytest.mark.usefixtures("interrupts")
@@ -225,10 +224,10 @@ def test_each_layer_goes_on_and_off_and_leaves_everything_as_it_was(cluster: Clu
 
 def test_containers_beside_the_owners_are_let_in_and_out_again(cluster: Cluster, owner: str) -> None:
     configure(cluster, ownPod=False)
-    wait_for("the sandbox may use the core", lambda: of_pod(cpusets(cluster), owner) == {"0-1"}, 10)
+    wait_for("the sandbox may use the core", lambda: of_pod(cpusets(cluster), owner) == {"0-1"})
     assert layer(cluster, "ownPod") == "off"
     configure(cluster, ownPod=True)
-    wait_for("it may not", lambda: of_pod(cpusets(cluster), owner) == {"0-1", "1"}, 10)
+    wait_for("it may not", lambda: of_pod(cpusets(cluster), owner) == {"0-1", "1"})
 
 
 def test_a_lent_core_is_cleared_for_its_owner_and_lent_again(cluster: Cluster) -> None:
@@ -241,7 +240,7 @@ def test_a_lent_core_is_cleared_for_its_owner_and_lent_again(cluster: Cluster) -
             assert of_pod(cpusets(cluster), borrower.uid) == {"1"}
             time.sleep(1)
             assert foreign_time(cluster, owner.uid) == before
-        wait_for("it is lent again", lambda: of_pod(cpusets(cluster), borrower.uid) == {"0-1"}, 10)
+        wait_for("it is lent again", lambda: of_pod(cpusets(cluster), borrower.uid) == {"0-1"})
     configure(cluster, pods=True)
 
 
@@ -268,14 +267,14 @@ def test_kubelets_cpu_manager_is_a_conflict_and_its_end_ends_it(cluster: Cluster
         file.write_text(f"{before}cpuManagerPolicy: static\nreservedSystemCPUs: '0'\n")
         cluster.on_node(2, "rm /var/lib/kubelet/cpu_manager_state")
         restart_kubelet(cluster, 2)
-        found = wait_for("the conflict is told", lambda: conflict(cluster, "node2"), 60)
+        found = wait_for("the conflict is told", lambda: conflict(cluster, "node2"))
         assert "kubelet's CPU manager hands out CPUs of this node: set cpuManagerPolicy: none" in found
         assert layer(cluster, "pods", "node2") == "conflict"
     finally:
         file.write_text(before)
         cluster.on_node(2, "rm /var/lib/kubelet/cpu_manager_state")
         restart_kubelet(cluster, 2)
-    wait_for("it is over", lambda: not conflict(cluster, "node2"), 60)
+    wait_for("it is over", lambda: not conflict(cluster, "node2"))
 
 
 def conflict(cluster: Cluster, node: str = "node1") -> str:

@@ -121,7 +121,7 @@ def test_a_kubelet_that_restarts_changes_nothing(cluster: Cluster) -> None:
         before = pod.object["status"]["containerStatuses"][0]["containerID"]
         cluster.script("restart-kubelet", "1")
         beats = _lease(cluster)
-        wait_for("the kubelet is back", lambda: _lease(cluster) != beats, 90)
+        wait_for("the kubelet is back", lambda: _lease(cluster) != beats)
         wait_for("the resource is there", lambda: cluster.capacity() == ("1", "1"))
         assert pod.phase == "Running"
         assert pod.object["status"]["containerStatuses"][0]["containerID"] == before

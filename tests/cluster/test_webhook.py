@@ -245,7 +245,7 @@ class TestNothingIsLost:
                 found = re.search(r"^cmk_webhook_certificate_not_after\S* (\S+)$", metrics(cluster, name), re.M)
                 return bool(found) and float(found[1]) == end
 
-            wait_for("both show the new one", lambda: all(shown(name) for name in webhook_pods(cluster)), 100)
+            wait_for("both show the new one", lambda: all(shown(name) for name in webhook_pods(cluster)))
             done = finish()
         assert done["failed"] == []
         assert done["created"] == done["asked"] > 20
@@ -273,7 +273,7 @@ class TestNothingIsLost:
             for command in damage:
                 cluster.kubectl(*command)
             start = time.monotonic()
-            wait_for("all is back", lambda: bundle(cluster) == before and secret(cluster) == pair, 15)
+            wait_for("all is back", lambda: bundle(cluster) == before and secret(cluster) == pair)
             print(f"{[command[0:2] for command in damage]}: back after {time.monotonic() - start:.1f} s")
             assert try_out(cluster, pod("p", {"limits": {CORES: "1"}}))[0]
 
@@ -300,7 +300,7 @@ class TestNothingIsLost:
 
     def test_a_certificate_that_is_overwritten_is_replaced(self, cluster: Cluster) -> None:
         cluster.kubectl("patch", "secret", "-n", NAMESPACE, SECRET, "-p", '{"data": {"tls.key": "AAAA"}}')
-        wait_for("it is good again", lambda: len(secret(cluster).get("tls.key", b"")) > 100, 15)
+        wait_for("it is good again", lambda: len(secret(cluster).get("tls.key", b"")) > 100)
         assert certificates.is_trusted(secret(cluster)["ca.crt"], bundle(cluster))
 
 

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from cmk.model import cpuset
 from tests.cluster.cluster import CHART, NAMESPACE, Cluster, Json, own_name, wait_for
 
-SECONDS = 120  # everything takes its time on an emulated machine
+SECONDS = 300  # everything takes its time on an emulated machine
 
 # These tests are about layouts and refusals; hooks and webhook, which tests/cluster sees, take their time here.
 SETTINGS = (
@@ -31,7 +32,16 @@ class Guest(Cluster):
             *(word for setting in (SETTINGS, *settings) for word in ("--set-json" if "={" in setting else "--set", setting)),
         )
         self.kubectl("label", "node", "node1", "cmk-node=enabled", "--overwrite")
-        return wait_for("the node is ready", self._ready, SECONDS)
+        found = wait_for("the node is ready", self._ready, SECONDS)
+        wait_for("its agent is the newest, and on infra", self._settled, SECONDS)
+        return found
+
+    def _settled(self) -> bool:
+        agents = self.get("daemonset", "-n", NAMESPACE, "cmk-node")
+        state, pids = agents["status"], self.agent_pids()
+        newest = state["observedGeneration"] == agents["metadata"]["generation"] and state.get("updatedNumberScheduled") == 1
+        infra = {cpuset.kernel_list(cpuset.parse(cpus)) for cpus in self.lists()["infra"]}
+        return newest and state.get("numberReady") == 1 and len(pids) == 1 and self.mask(pids[0]) in infra
 
     def leave(self) -> None:
         """Out of the selection, so that the next layout is that of a new node."""
