@@ -36,13 +36,20 @@ def rendered(values: Iterable[Path], settings: Mapping[str, Iterable[str]], char
     except OSError as error:
         raise ConfigError(f"cannot run {command[0]}: {error.strerror}; plan needs helm to read values, or --config") from error
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["helm says nothing"]
-        raise ConfigError(lines[-1].removeprefix("Error: "))
+        raise ConfigError(_reason(done.stderr))
     found = [item.get("data") or {} for item in yaml.safe_load_all(done.stdout) if _is_configmap(item)]
     cluster = next((data[CLUSTER] for data in found if CLUSTER in data), None)
     if cluster is None:
         raise ConfigError(f"{chart} renders no {CLUSTER}: is it the chart of cmk?")
     return _parse(cluster, [data[HOSTS] for data in found if HOSTS in data])
+
+
+def _reason(said: str) -> str:
+    """What helm refused, in one line: its own is long for what a template says, and several for what a schema says."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Use --debug")]
+    schema = [line.removeprefix("- ") for line in lines if line.startswith("- at ")]
+    line = "; ".join(schema) if schema else (lines or ["helm says nothing"])[-1].removeprefix("Error: ")
+    return line.partition("): ")[2] if line.startswith("execution error at (") else line
 
 
 def _is_configmap(item: Any) -> bool:  # noqa: ANN401  # whatever YAML holds

@@ -130,13 +130,30 @@ def test_helm_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     )
 
 
-def test_what_helm_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("warned\nError: pools.infra.cores=0", "pools.infra.cores=0"),
+        (
+            "Error: execution error at (cmk/templates/validate.yaml:5:4): taint is missing\n\nUse --debug flag to render out invalid YAML",
+            "taint is missing",
+        ),
+        (
+            "Error: values don't meet the schema:\ncmk:\n- at '/x': 'anyOf' failed\n  - at '/x': minimum: got -1, want 0\n",
+            "at '/x': 'anyOf' failed; at '/x': minimum: got -1, want 0",
+        ),
+        ("", "helm says nothing"),
+    ],
+    ids=["line", "template", "schema", "nothing"],
+)
+def test_what_helm_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str) -> None:
     helm = tmp_path / "helm"
-    helm.write_text("#!/bin/sh\necho warned >&2; echo 'Error: pools.infra.cores=0' >&2; exit 1\n")
+    (tmp_path / "said").write_text(said)
+    helm.write_text(f"#!/bin/sh\ncat {tmp_path}/said >&2; exit 1\n")
     helm.chmod(0o755)
     (tmp_path / "Chart.yaml").write_text("")
     monkeypatch.setenv("HELM_BIN", str(helm))
-    assert run("-f", "values.yaml", "--chart", tmp_path).stderr == "cmk: pools.infra.cores=0\n"
+    assert run("-f", "values.yaml", "--chart", tmp_path).stderr == f"cmk: {told}\n"
 
 
 def test_a_chart_that_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,14 +149,20 @@ annotations:
 {{- end -}}
 
 {{/*
-Whether that account is there before an upgrade, with just these rights: an older chart had none, and who renders without a cluster cannot
-know.
+Whether that account is there before an upgrade, with just these rights: an older chart had none, somebody may have changed them, and who
+renders without a cluster cannot know.
 */}}
 {{- define "cmk.hook.stands" -}}
 {{- $name := include "cmk.hook.account" . -}}
 {{- $group := "rbac.authorization.k8s.io/v1" -}}
 {{- $role := lookup $group "ClusterRole" "" $name | default dict -}}
-{{- if and (lookup "v1" "ServiceAccount" .Release.Namespace $name) (lookup $group "ClusterRoleBinding" "" $name) (eq (toJson $role.rules) (include "cmk.hook.looks" . | fromYamlArray | toJson)) -}}
+{{- $binding := lookup $group "ClusterRoleBinding" "" $name | default dict -}}
+{{- $bound := list $binding.roleRef $binding.subjects | toJson -}}
+{{- $wanted := list
+  (dict "apiGroup" "rbac.authorization.k8s.io" "kind" "ClusterRole" "name" $name)
+  (list (dict "kind" "ServiceAccount" "name" $name "namespace" .Release.Namespace)) | toJson
+-}}
+{{- if and (lookup "v1" "ServiceAccount" .Release.Namespace $name) (eq $bound $wanted) (eq (toJson $role.rules) (include "cmk.hook.looks" . | fromYamlArray | toJson)) -}}
 true
 {{- end -}}
 {{- end -}}
