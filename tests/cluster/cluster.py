@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -42,10 +43,12 @@ def own_name(usual: str) -> Iterator[str]:
     """A cluster's name for the length of the block: ``CMK_CLUSTER``, or the first of usual, usual-2, … that no other run has."""
     chosen = os.environ.get("CMK_CLUSTER")
     for name in [chosen] if chosen else [usual, *(f"{usual}-{number}" for number in range(2, 9))]:
-        with (Path(os.environ["CMK_CACHE"]) / f"{name}.run").open("w") as file:
+        with socket.socket(socket.AF_UNIX) as lock:  # an abstract address: whatever cache they have, and nothing is left of it
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                lock.bind(f"\0cmk-cluster/{name}")
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
                 continue
             yield name
             return
