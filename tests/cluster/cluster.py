@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 def wait_for(what: str, look: Callable[[], _T | None], seconds: float = 180) -> _T:
-    """Look until there is something to see. The time says that it never will be, not how quick it should be."""
+    """Look until there is something to see. The usual time says that it never will be; a shorter one is a promise."""
     deadline = time.monotonic() + seconds
     while True:
         seen = look()

@@ -24,7 +24,7 @@ def unschedulable(cluster: Cluster, node: str) -> bool:
 
 
 def placed(cluster: Cluster) -> dict[str, str]:
-    """What the scheduler said of hooks: event → Successfully assigned NAMESPACE/JOB-XXXXX to NODE."""
+    """What the scheduler said of hooks: event → Successfully assigned NAMESPACE/JOB-SUFFIX to NODE."""
     found = cluster.get("events", "-n", NAMESPACE, "--field-selector", "reason=Scheduled")["items"]
     return {event["metadata"]["name"]: event["message"] for event in found if "/cmk-node-" not in event["message"]}
 

@@ -87,7 +87,7 @@ def test_killed_means_free(cluster: Cluster) -> None:
     with cluster.pod("victim", *isolate("sleep", "3600"), cores=1) as pod:
         (pid,) = pod.processes()
         cluster.on_node(1, f"kill -9 {pid}")
-        wait_for("the core is free", lambda: not cluster.tasks("exclusive"))
+        wait_for("the core is free", lambda: not cluster.tasks("exclusive"), 10)
         assert pod.ended()["exitCode"] == 137
 
 
@@ -101,7 +101,7 @@ def test_an_orphan_keeps_the_core_until_it_ends(cluster: Cluster) -> None:
         (pid,) = wait_for("the parent has gone", lambda: orphans() if len(pod.processes()) == 2 else None)
         assert len(cluster.tasks("exclusive")) == 1
         cluster.on_node(1, f"kill -9 {pid}")
-        wait_for("the core is free", lambda: not cluster.tasks("exclusive"))
+        wait_for("the core is free", lambda: not cluster.tasks("exclusive"), 10)
 
 
 def test_the_report_follows(cluster: Cluster) -> None:

@@ -120,8 +120,8 @@ def test_a_group_that_is_found_wide_again_is_repaired_and_counted(cluster: Clust
         count = status(cluster)["isolation"]["driftsRepaired"]
         directory = cluster.on_node(1, f"find {CPUSETS} -maxdepth 2 -name '*{pod.uid}'").strip()
         cluster.on_node(1, f"echo 0-1 >{directory}/cpuset.cpus")
-        wait_for("it is narrow again", lambda: of_pod(cpusets(cluster), pod.uid) == {"1"})
-        wait_for("it is counted", lambda: status(cluster)["isolation"]["driftsRepaired"] > count)
+        wait_for("it is narrow again", lambda: of_pod(cpusets(cluster), pod.uid) == {"1"}, 5)
+        wait_for("it is counted", lambda: status(cluster)["isolation"]["driftsRepaired"] > count, 10)
     assert of_pod(cpusets(cluster), owner) == {"0-1", "1"}
 
 
@@ -149,7 +149,7 @@ def test_while_the_agent_is_away_cores_stay_closed_and_nothing_breaks(cluster: C
     wait_for("it serves", lambda: cluster.tasks("exclusive"))
     late = cluster.get("pod", "late")["metadata"]["uid"]
     assert of_pod(cpusets(cluster), late) == {"1"}
-    wait_for("what came meanwhile is counted", lambda: status(cluster)["isolation"]["driftsRepaired"] > 0)
+    wait_for("what came meanwhile is counted", lambda: status(cluster)["isolation"]["driftsRepaired"] > 0, 10)
     cluster.kubectl("delete", "pod", "late", "--grace-period=0", "--force")
 
 
@@ -224,10 +224,10 @@ def test_each_layer_goes_on_and_off_and_leaves_everything_as_it_was(cluster: Clu
 
 def test_containers_beside_the_owners_are_let_in_and_out_again(cluster: Cluster, owner: str) -> None:
     configure(cluster, ownPod=False)
-    wait_for("the sandbox may use the core", lambda: of_pod(cpusets(cluster), owner) == {"0-1"})
+    wait_for("the sandbox may use the core", lambda: of_pod(cpusets(cluster), owner) == {"0-1"}, 10)
     assert layer(cluster, "ownPod") == "off"
     configure(cluster, ownPod=True)
-    wait_for("it may not", lambda: of_pod(cpusets(cluster), owner) == {"0-1", "1"})
+    wait_for("it may not", lambda: of_pod(cpusets(cluster), owner) == {"0-1", "1"}, 10)
 
 
 def test_a_lent_core_is_cleared_for_its_owner_and_lent_again(cluster: Cluster) -> None:
@@ -240,7 +240,7 @@ def test_a_lent_core_is_cleared_for_its_owner_and_lent_again(cluster: Cluster) -
             assert of_pod(cpusets(cluster), borrower.uid) == {"1"}
             time.sleep(1)
             assert foreign_time(cluster, owner.uid) == before
-        wait_for("it is lent again", lambda: of_pod(cpusets(cluster), borrower.uid) == {"0-1"})
+        wait_for("it is lent again", lambda: of_pod(cpusets(cluster), borrower.uid) == {"0-1"}, 10)
     configure(cluster, pods=True)
 
 

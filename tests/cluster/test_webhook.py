@@ -273,7 +273,7 @@ class TestNothingIsLost:
             for command in damage:
                 cluster.kubectl(*command)
             start = time.monotonic()
-            wait_for("all is back", lambda: bundle(cluster) == before and secret(cluster) == pair)
+            wait_for("all is back", lambda: bundle(cluster) == before and secret(cluster) == pair, 15)
             print(f"{[command[0:2] for command in damage]}: back after {time.monotonic() - start:.1f} s")
             assert try_out(cluster, pod("p", {"limits": {CORES: "1"}}))[0]
 
@@ -300,7 +300,7 @@ class TestNothingIsLost:
 
     def test_a_certificate_that_is_overwritten_is_replaced(self, cluster: Cluster) -> None:
         cluster.kubectl("patch", "secret", "-n", NAMESPACE, SECRET, "-p", '{"data": {"tls.key": "AAAA"}}')
-        wait_for("it is good again", lambda: len(secret(cluster).get("tls.key", b"")) > 100)
+        wait_for("it is good again", lambda: len(secret(cluster).get("tls.key", b"")) > 100, 15)
         assert certificates.is_trusted(secret(cluster)["ca.crt"], bundle(cluster))
 
 
