@@ -65,9 +65,19 @@ def settle(cluster: Cluster) -> None:
 
 
 def webhook_pods(cluster: Cluster) -> list[str]:
-    """Ready ones."""
-    items = cluster.get("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=webhook")["items"]
-    return [item["metadata"]["name"] for item in items if "deletionTimestamp" not in item["metadata"] and _is_ready(item)]
+    """Ready ones that nobody deletes."""
+    return [
+        item["metadata"]["name"] for item in _webhooks(cluster) if "deletionTimestamp" not in item["metadata"] and _is_ready(item)
+    ]
+
+
+def leaving_webhook_pods(cluster: Cluster) -> list[str]:
+    """Those that are being deleted: they answer on for some seconds, by the settings they have."""
+    return [item["metadata"]["name"] for item in _webhooks(cluster) if "deletionTimestamp" in item["metadata"]]
+
+
+def _webhooks(cluster: Cluster) -> list[Json]:
+    return list(cluster.get("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=webhook")["items"])
 
 
 def _ready_agents(cluster: Cluster, node: str) -> int:

@@ -18,7 +18,7 @@ import pytest
 from cmk.model import certificates
 from cmk.model.certificates import Issued
 from tests.cluster.cluster import NAMESPACE, PODS, REPO, TINY, Cluster, Json, Pod, wait_for
-from tests.cluster.nodes import webhook_pods
+from tests.cluster.nodes import leaving_webhook_pods, webhook_pods
 
 CREATOR = Path(__file__).parent / "creator.py"
 NAME = "cmk-webhook"
@@ -59,7 +59,11 @@ def pod(name: str, resources: Json | None = None, annotations: dict[str, str] | 
 
 
 def try_out(cluster: Cluster, manifest: Json) -> tuple[Json | None, str]:
-    """What the API server makes of a pod, without keeping it; and what it said."""
+    """What the API server makes of a pod, without keeping it; and what it said.
+
+    Webhook pods that an upgrade has replaced answer on for some seconds, by the settings of before: waits for their end.
+    """
+    wait_for("replaced webhook pods are gone", lambda: not leaving_webhook_pods(cluster))
     done = cluster.script(
         "kubectl", "create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(manifest), check=False
     )
