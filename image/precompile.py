@@ -15,12 +15,12 @@ from pathlib import Path
 ENTRIES = [
     "cmk.cli.app",
     "cmk.agent.main",
-    "cmk.hooks.keeper",
-    "cmk.hooks.verify",
-    "cmk.kube.fleet",
+    "cmk.certificates.keeper",
+    "cmk.fleet.verify",
+    "cmk.fleet.cluster_nodes",
     "cmk.kube.lease",
-    "cmk.launch",
-    "cmk.webhook.server",
+    "cmk.isolate.launch",
+    "cmk.webhook.process",
 ]
 
 

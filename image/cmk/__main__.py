@@ -6,7 +6,7 @@ import sys
 def main() -> int:
     """Entry point of ``cmk`` and ``python -m cmk``."""
     if sys.argv[1:2] == ["isolate"]:
-        from cmk import launch  # noqa: PLC0415
+        from cmk.isolate import launch  # noqa: PLC0415
 
         return launch.main(sys.argv[2:], kcm=sys.argv[0].rpartition("/")[2] == "kcm")
     from cmk.cli import app  # noqa: PLC0415

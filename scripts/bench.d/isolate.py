@@ -18,7 +18,7 @@ from timing import launch, row
 from cmk.agent import main as whole_agent  # noqa: F401  # what the real one has loaded, for the memory figure
 from cmk.agent.allocator import load_tasks
 from cmk.agent.options import Options
-from cmk.agent.pods import Pods
+from cmk.agent.pod_cache import Pods
 from cmk.agent.service import Service
 from cmk.host.procfs import Procfs
 from cmk.model.layout import CpuList, Layout, Pool

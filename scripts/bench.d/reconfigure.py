@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from cmk.host import mover, state
-from cmk.host.change import Change
+from cmk.host.journal import Change
 from cmk.host.procfs import Procfs
 from cmk.model.config import Section
 from cmk.model.layout import CpuList, Layout, Pool, SavedLayout

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from reviews import reviews
 
-from cmk.model import certificates
+from cmk.certificates import pki
 
 HERE = Path(__file__).parent
 # The image's Python is built with profile-guided optimisation, a version manager's often is not: /usr/bin/python3 may tell more.
@@ -169,7 +169,7 @@ async def at_rate(root: Path, server: Server, rate: int, seconds: float) -> list
 
 def main(root: Path, rounds: int) -> None:
     """Rounds of every measure on every server, in random order; medians and ratios."""
-    issued = certificates.issue(["localhost"], datetime.now(UTC), timedelta(days=1))
+    issued = pki.issue(["localhost"], datetime.now(UTC), timedelta(days=1))
     for name, data in (("tls.crt", issued.cert), ("tls.key", issued.key), ("ca.crt", issued.ca)):
         (root / name).write_bytes(data)
     quoted = ",".join(json.dumps(body.decode()) for body in BODIES)

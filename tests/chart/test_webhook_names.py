@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from cmk.hooks.certs import WEBHOOK
+from cmk.certificates.install import WEBHOOK
 from cmk.webhook.mutate import _TRUE, ASK, MIRROR, OLD_RESOURCES
 from tests.chart.test_printed_values import CHART
 

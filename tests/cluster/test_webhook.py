@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from cmk.model import certificates
-from cmk.model.certificates import Issued
+from cmk.certificates import pki
+from cmk.certificates.pki import Issued
 from tests.cluster.cluster import NAMESPACE, PODS, REPO, TINY, Cluster, Json, Pod, wait_for
 from tests.cluster.nodes import leaving_webhook_pods, webhook_pods
 
@@ -243,7 +243,7 @@ class TestNothingIsLost:
             command = ("/usr/bin/cmk", "certs", *place, "create", "--renew", "--lifetime-hours=48")
             cluster.kubectl("exec", "-n", NAMESPACE, webhook_pods(cluster)[0], "-c", "keeper", "--", *command)
             new = secret(cluster)
-            end = certificates.ends(new["tls.crt"]).timestamp()
+            end = pki.ends(new["tls.crt"]).timestamp()
 
             def shown(name: str) -> bool:
                 found = re.search(r"^cmk_webhook_certificate_not_after\S* (\S+)$", metrics(cluster, name), re.M)
@@ -254,8 +254,8 @@ class TestNothingIsLost:
         assert done["failed"] == []
         assert done["created"] == done["asked"] > 20
         assert new["tls.crt"] != old["tls.crt"]
-        assert certificates.is_trusted(before, bundle(cluster))
-        assert certificates.is_trusted(new["ca.crt"], bundle(cluster))
+        assert pki.is_trusted(before, bundle(cluster))
+        assert pki.is_trusted(new["ca.crt"], bundle(cluster))
 
     @pytest.mark.parametrize("helm", ["helm", "helm3"])
     def test_upgrades_and_rollbacks_keep_the_bundle(self, cluster: Cluster, helm: str) -> None:
@@ -288,7 +288,7 @@ class TestNothingIsLost:
             cluster.kubectl("delete", "secret", "-n", NAMESPACE, SECRET)
             cluster.kubectl("delete", "mutatingwebhookconfiguration", NAME)
             cluster.upgrade()
-            assert certificates.is_trusted(secret(cluster)["ca.crt"], bundle(cluster))
+            assert pki.is_trusted(secret(cluster)["ca.crt"], bundle(cluster))
         finally:
             cluster.kubectl("scale", "-n", NAMESPACE, "deployment", NAME, "--replicas=2")
 
@@ -305,7 +305,7 @@ class TestNothingIsLost:
     def test_a_certificate_that_is_overwritten_is_replaced(self, cluster: Cluster) -> None:
         cluster.kubectl("patch", "secret", "-n", NAMESPACE, SECRET, "-p", '{"data": {"tls.key": "AAAA"}}')
         wait_for("it is good again", lambda: len(secret(cluster).get("tls.key", b"")) > 100, 15)
-        assert certificates.is_trusted(secret(cluster)["ca.crt"], bundle(cluster))
+        assert pki.is_trusted(secret(cluster)["ca.crt"], bundle(cluster))
 
 
 class TestHowItCanBeSet:
@@ -326,10 +326,10 @@ class TestHowItCanBeSet:
         upgrade(cluster)
 
     def test_a_secret_of_the_operators(self, cluster: Cluster) -> None:
-        mine = certificates.issue([f"{NAME}.{NAMESPACE}.svc"], datetime.now(UTC), timedelta(days=1))
+        mine = pki.issue([f"{NAME}.{NAMESPACE}.svc"], datetime.now(UTC), timedelta(days=1))
         cluster.kubectl("apply", "-f", "-", stdin=json.dumps(tls_secret("mine", mine)))
         upgrade(cluster, "webhook.certificates.mode=secret,webhook.certificates.secretName=mine")
-        assert certificates.is_trusted(mine.ca, bundle(cluster))
+        assert pki.is_trusted(mine.ca, bundle(cluster))
         assert try_out(cluster, pod("p", {"limits": {CORES: "1"}}))[0]
         assert secret(cluster, "mine")["tls.crt"] == mine.cert
         upgrade(cluster)
@@ -340,7 +340,7 @@ class TestHowItCanBeSet:
         """The test takes cert-manager's part: its definitions, its Secret, its caBundle."""
         cluster.kubectl("apply", "-f", str(Path(__file__).parent / "cert-manager-crds.yaml"))
         cluster.kubectl("wait", "--for=condition=Established", "crd", "issuers.cert-manager.io", "certificates.cert-manager.io")
-        theirs = certificates.issue([f"{NAME}.{NAMESPACE}.svc"], datetime.now(UTC), timedelta(days=1))
+        theirs = pki.issue([f"{NAME}.{NAMESPACE}.svc"], datetime.now(UTC), timedelta(days=1))
         mode = "webhook.certificates.mode=certManager,webhook.certificates.secretName=theirs"
         try:
             cluster.kubectl("apply", "-f", "-", stdin=json.dumps(tls_secret("theirs", theirs)))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmk.launch import Failure, parse
+from cmk.isolate.launch import Failure, parse
 
 E = ["--pool=exclusive"]
 

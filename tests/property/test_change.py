@@ -15,17 +15,17 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from cmk.agent.books import change_of
+from cmk.agent.files import change_of
 from cmk.agent.options import Options
 from cmk.host import state
-from cmk.host.change import Change, ChangeError
+from cmk.host.journal import Change, ChangeError
 from cmk.host.procfs import Procfs
 from cmk.model.config import Section
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
 from cmk.model.ledger import Pod, Process, Task, TasksFile
+from cmk.model.order import NoRoomError, steps
 from cmk.model.plan import cpus_of, plan
-from cmk.model.steps import NoRoomError, steps
 from cmk.model.topology import Topology
 from tests.property.test_plan import changes, swaps
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cmk.launch import Failure, parse
+from cmk.isolate.launch import Failure, parse
 from tests.unit.launcher import conftest
 from tests.unit.launcher.conftest import OK, FakeAgent, Launcher
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from cmk.agent.keepout import Keepout
-from cmk.model import cpuset, keepout
-from cmk.model.keepout import Hold, Rules
-from cmk.model.place import Place
-from tests.unit.cgrouptree import UID, Kernel, container, make, pod_directory, snapshot
+from cmk.isolation import desired
+from cmk.isolation.cpusets import Keepout
+from cmk.isolation.desired import Hold, Rules
+from cmk.model import cpuset
+from cmk.model.cgroup_path import Place
+from tests.unit.isolation.cgrouptree import UID, Kernel, container, make, pod_directory, snapshot
 
 ALL = frozenset(range(8))
 EXCLUSIVE = frozenset({2, 3, 4, 5})
@@ -57,7 +58,7 @@ def engine(kernel: Kernel, own: dict[str, frozenset[int]], holds: list[Hold], *,
 
 
 def own_of(kernel: Kernel) -> dict[str, frozenset[int] | None]:
-    return {path: cpus for path, cpus in kernel.walk() if not keepout.is_container(path) or keepout.is_nested(path)}
+    return {path: cpus for path, cpus in kernel.walk() if not desired.is_container(path) or desired.is_nested(path)}
 
 
 def effective(kernel: Kernel, path: str) -> frozenset[int]:
@@ -87,7 +88,7 @@ def test_nobody_but_holders_may_use_a_closed_core_and_all_goes_back(
             assert len(kernel.writes) == count, "settled means nothing left to write"
             closed = frozenset().union(*(hold.cpus for hold in holds)) if lend else EXCLUSIVE
             for path in groups:
-                place = keepout.place_of(path)
+                place = desired.place_of(path)
                 if not place.pod:
                     continue
                 may = frozenset().union(
@@ -95,14 +96,14 @@ def test_nobody_but_holders_may_use_a_closed_core_and_all_goes_back(
                         hold.cpus
                         for hold in holds
                         if hold.place.pod == place.pod
-                        and (not own_pod or not keepout.is_container(path) or hold.place.container == place.container)
+                        and (not own_pod or not desired.is_container(path) or hold.place.container == place.container)
                     )
                 )
                 assert not effective(kernel, path) & (closed - may), path
-                if not keepout.is_nested(path):
+                if not desired.is_nested(path):
                     assert may <= effective(kernel, path), path
         assert all(text for _, _, text in kernel.writes)
-        nested = {path for path in groups if keepout.is_nested(path)}
+        nested = {path for path in groups if desired.is_nested(path)}
         if not strict:
             assert not nested & {path for path, _, _ in kernel.writes}
         keeper.undo(saved, ALL)

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cmk.model.layout import Layout
 from cmk.model.ledger import ANY_SOCKET, Ledger, Pod, Process, Refused, Request, resource_of
 from cmk.model.onmove import How, OnMove
+from cmk.model.order import NoRoomError, steps
 from cmk.model.plan import demand, plan
-from cmk.model.steps import NoRoomError, steps
 from tests.property.test_plan import KINDS, layouts
 
 CORES = 8

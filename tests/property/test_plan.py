@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task
+from cmk.model.order import NoRoomError, steps
 from cmk.model.plan import Plan, cpus_of, demand, plan
-from cmk.model.steps import NoRoomError, steps
 
 KINDS = {"exclusive": True, "gold": True, "shared": False, "infra": False}
 MANY = settings(deadline=None, max_examples=400)

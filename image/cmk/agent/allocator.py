@@ -11,17 +11,17 @@ from pathlib import Path
 import msgspec
 
 from cmk.agent.lifetimes import Lifetimes
-from cmk.agent.pods import Pods
+from cmk.agent.pod_cache import Pods
 from cmk.host import affinity, state
-from cmk.host.notices import DIRECTORY, Notices, name_of
+from cmk.host.notify import DIRECTORY, Notices, name_of
 from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
 from cmk.model import onmove
+from cmk.model.cgroup_path import MixedCgroupsError, Place
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout
 from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task, TasksFile
 from cmk.model.onmove import How, OnMove, OnMoveError
-from cmk.model.place import MixedCgroupsError, Place
 from cmk.model.wire import Isolate
 
 log = logging.getLogger(__name__)

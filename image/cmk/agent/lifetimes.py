@@ -12,9 +12,9 @@ import msgspec
 from cmk.host.members import find_members
 from cmk.host.peer import has_ended
 from cmk.host.procfs import Procfs
+from cmk.model.cgroup_path import Place
 from cmk.model.cpuset import CpuSet
 from cmk.model.ledger import Process, Task
-from cmk.model.place import Place
 
 log = logging.getLogger(__name__)
 

@@ -10,24 +10,25 @@ from collections.abc import Callable
 from typing import Any
 
 from cmk import __version__
-from cmk.agent import health, status
+from cmk.agent import health, node_report
 from cmk.agent.allocator import load_tasks
-from cmk.agent.books import change_of
-from cmk.agent.cluster import ClusterView, see
+from cmk.agent.change_pools import Reconfigure
+from cmk.agent.files import change_of
 from cmk.agent.history import APPLIED, History
-from cmk.agent.kubeletcpus import KubeletCpus
-from cmk.agent.nodelayout import NodeLayout
+from cmk.agent.node_layout import NodeLayout
 from cmk.agent.options import Options
-from cmk.agent.predecessor import Predecessor
 from cmk.agent.publisher import Marks, Publisher
-from cmk.agent.reconfigure import Reconfigure
+from cmk.agent.rollout_limit import Slots
 from cmk.agent.service import Service
-from cmk.agent.slots import Slots
-from cmk.host import oldtree, state
+from cmk.agent.watches import ClusterView, see
+from cmk.host import state
 from cmk.host.procfs import Procfs
 from cmk.host.sysfs import read_topology
+from cmk.isolation.conflicts import KubeletCpus
 from cmk.kube.client import Api, ApiError, Json
 from cmk.kube.node import labels
+from cmk.legacy import tree
+from cmk.legacy.predecessor import Predecessor
 from cmk.model import cpuset
 from cmk.model.layout import SavedLayout
 from cmk.model.ledger import TasksFile, resource_of
@@ -163,7 +164,7 @@ class Agent:
         if seen.chosen is None:
             return None
         procfs = Procfs(self._options.proc_root)
-        tasks, dropped = oldtree.living_tasks(before.found, procfs)
+        tasks, dropped = tree.living_tasks(before.found, procfs)
         for reason in dropped:
             log.info("dropped: %s", reason)
         # Tasks first: killed before the layout is there, the next agent starts over.
@@ -196,7 +197,7 @@ class Agent:
         service, view = self._service, self._view
         ledger, layers = (service.ledger, service.layers) if service else (None, None)
         pods, history, path = view.pods.all.values(), self._history.entries, str(self._options.state_dir)
-        return status.body(self._layout, ledger, layers, see(view), view.report, path, pods, history)
+        return node_report.body(self._layout, ledger, layers, see(view), view.report, path, pods, history)
 
     async def _leave(self) -> None:
         """Stop serving; take everything back when the node is no longer ours; let the next agent in."""

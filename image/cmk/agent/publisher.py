@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from cmk.agent.cluster import ClusterView
+from cmk.agent.watches import ClusterView
 from cmk.kube import events, reports
 from cmk.kube import node as node_api
 from cmk.kube.client import Api, ApiError, Json

@@ -17,8 +17,8 @@ from cmk.host.peer import Peer, peer_of
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.model import wire
+from cmk.model.cgroup_path import MixedCgroupsError
 from cmk.model.ledger import Refused
-from cmk.model.place import MixedCgroupsError
 
 log = logging.getLogger(__name__)
 

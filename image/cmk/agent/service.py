@@ -9,24 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmk.agent.allocator import Allocator
-from cmk.agent.books import change_of
-from cmk.agent.layers import Layers
+from cmk.agent.files import change_of
 from cmk.agent.options import Options
-from cmk.agent.pods import Pods
+from cmk.agent.pod_cache import Pods
 from cmk.agent.server import SOCKET, Server
-from cmk.host import install
+from cmk.host import launcher_files
 from cmk.host.affinity import AffinityError
-from cmk.host.change import ChangeError
 from cmk.host.inotify import DirectoryWatch
-from cmk.host.notices import Notices
+from cmk.host.journal import ChangeError
+from cmk.host.notify import Notices
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
+from cmk.isolation.layers import Layers
 from cmk.model import report
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
 from cmk.model.ledger import Ledger, Process, Refused, TasksFile
+from cmk.model.order import steps
 from cmk.model.plan import Plan
-from cmk.model.steps import steps
 from cmk.model.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Service:
     def remove_files(self) -> None:
         """Take launcher and sockets away from the host."""
         for directory in self._options.service_dirs:
-            install.remove(directory, *self._names(directory), SOCKET)
+            launcher_files.remove(directory, *self._names(directory), SOCKET)
         self._notices.remove()
 
     def show(self, what: str) -> str:
@@ -117,10 +117,14 @@ class Service:
 
     def _names(self, directory: Path) -> tuple[str, ...]:
         """Manifests written for kcm call the launcher so; they mount a directory of compat.hostDirs."""
-        return (install.LAUNCHER, install.OLD_LAUNCHER) if directory in self._options.host_dirs else (install.LAUNCHER,)
+        return (
+            (launcher_files.LAUNCHER, launcher_files.OLD_LAUNCHER)
+            if directory in self._options.host_dirs
+            else (launcher_files.LAUNCHER,)
+        )
 
     def _install(self, directory: Path) -> bool:
-        done = [install.install(self._options.launcher, directory, name) for name in self._names(directory)]
+        done = [launcher_files.install(self._options.launcher, directory, name) for name in self._names(directory)]
         return any(done)
 
     def _join_infra(self) -> None:
@@ -131,7 +135,7 @@ class Service:
 
     def _on_damage(self) -> None:
         changed = {path.name for path in self._damage.read()}
-        if changed & {install.LAUNCHER, install.OLD_LAUNCHER, SOCKET} and self._repair is None:
+        if changed & {launcher_files.LAUNCHER, launcher_files.OLD_LAUNCHER, SOCKET} and self._repair is None:
             self._repair = asyncio.get_running_loop().call_later(SECONDS_TO_SETTLE, self._repair_all)
 
     def _repair_all(self) -> None:
@@ -139,7 +143,7 @@ class Service:
         for directory in self._options.service_dirs:
             try:
                 self._repair_one(directory)
-            except (install.InstallError, OSError) as error:
+            except (launcher_files.InstallError, OSError) as error:
                 log.error("%s is damaged and cannot be put right: %s", directory, error)
 
     def _repair_one(self, directory: Path) -> None:

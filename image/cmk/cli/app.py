@@ -1,4 +1,4 @@
-"""The command line. ``cmk isolate`` never comes here to run (see ``cmk.launch``); it is listed for help and completion."""
+"""The command line. ``cmk isolate`` never comes here to run (see ``cmk.isolate``); it is listed for help and completion."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperCommand
 
-from cmk import __version__, launch
-from cmk.cli import agent, certs, chart, common, hook, host, plan, show, webhook
+from cmk import __version__
+from cmk.cli import (
+    agent_command,
+    certs_command,
+    chart_commands,
+    common,
+    direct_commands,
+    hook_command,
+    plan_command,
+    show_commands,
+    webhook_command,
+)
+from cmk.isolate import launch
 
 if TYPE_CHECKING:
     import click  # typer's, for the type of a context
@@ -23,25 +34,25 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS: dict[str, Callable[..., None]] = {
-    "agent": agent.run,
-    "init": host.init,
-    "describe": show.describe,
-    "node-report": show.node_report,
-    "plan": plan.plan,
-    "reconcile": host.reconcile,
-    "reconfigure": host.reconfigure,
-    "reaffinitize": host.reaffinitize,
-    "install": host.install_launcher,
-    "uninstall": host.uninstall,
-    "cluster-init": chart.cluster_init,
-    "discover": chart.discover,
-    "reconfigure_setup": chart.reconfigure_setup,
-    "webhook": webhook.run,
+    "agent": agent_command.run,
+    "init": direct_commands.init,
+    "describe": show_commands.describe,
+    "node-report": show_commands.node_report,
+    "plan": plan_command.plan,
+    "reconcile": direct_commands.reconcile,
+    "reconfigure": direct_commands.reconfigure,
+    "reaffinitize": direct_commands.reaffinitize,
+    "install": direct_commands.install_launcher,
+    "uninstall": direct_commands.uninstall,
+    "cluster-init": chart_commands.cluster_init,
+    "discover": chart_commands.discover,
+    "reconfigure_setup": chart_commands.reconfigure_setup,
+    "webhook": webhook_command.run,
 }
 for name, command in _COMMANDS.items():
     app.command(name)(command)
-app.add_typer(certs.app, name="certs")
-app.add_typer(hook.app, name="hook")
+app.add_typer(certs_command.app, name="certs")
+app.add_typer(hook_command.app, name="hook")
 
 
 class _Verbatim(TyperCommand):

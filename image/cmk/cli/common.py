@@ -16,20 +16,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cmk import direct, launch
 from cmk.cli import logs
+from cmk.direct.pools import ConfDir
 from cmk.host.affinity import AffinityError
-from cmk.host.change import ChangeError
-from cmk.host.confdir import ConfDir
+from cmk.host.journal import ChangeError
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.host.sysfs import TopologyError, read_topology
-from cmk.model.adoption import AdoptionError
+from cmk.isolate import launch, local
+from cmk.legacy.takeover import AdoptionError
 from cmk.model.config import ConfigError, Preference
 from cmk.model.flags import PoolFlags
 from cmk.model.layout import LayoutError
 from cmk.model.ledger import Refused
-from cmk.model.steps import NoRoomError
+from cmk.model.order import NoRoomError
 from cmk.model.topology import Topology
 
 _EXPECTED = (
@@ -176,7 +176,7 @@ def refuse_beside_agent(directory: Path, remedy: str) -> None:
 def locked(directory: Path) -> Iterator[ConfDir]:
     """The state of a directory, ours alone for the length of the block."""
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with direct.Lock(str(directory), monotonic() + launch.timeout()):
+    with local.Lock(str(directory), monotonic() + launch.timeout()):
         yield ConfDir(directory, procfs())
 
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 
 from cmk.host.procfs import Procfs
+from cmk.model.cgroup_path import MixedCgroupsError, Place
 from cmk.model.cpuset import CpuSet
 from cmk.model.ledger import Process
-from cmk.model.place import MixedCgroupsError, Place
 
 _SCANS = 3
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cmk.model.cgroup_path import Place, parse_cgroup
 from cmk.model.ledger import Process
-from cmk.model.place import Place, parse_cgroup
 
 
 class Procfs:

@@ -14,7 +14,7 @@ import msgspec
 
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet, CpuSetError
-from cmk.model.isolation import Isolation
+from cmk.model.isolation_config import Isolation
 
 _T = TypeVar("_T")
 Preference = Literal["sst-bf", "sst-cp"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from cmk.isolation.desired import NOTHING, Hold, is_container, is_nested, place_of
 from cmk.model.cpuset import CpuSet
-from cmk.model.keepout import NOTHING, Hold, is_container, is_nested, place_of
 
 Sets = Mapping[str, CpuSet]
 

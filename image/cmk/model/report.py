@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from cmk.model import cpuset
-from cmk.model.isolation import CONFLICT, IMPOSSIBLE, ON, LayerState
+from cmk.model.isolation_config import CONFLICT, IMPOSSIBLE, ON, LayerState
 from cmk.model.ledger import Ledger
 from cmk.model.topology import Topology
 

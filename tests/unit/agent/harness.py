@@ -16,12 +16,12 @@ from typing import Any
 
 from cmk.agent.allocator import load_tasks
 from cmk.agent.options import Options
-from cmk.agent.pods import Pods
+from cmk.agent.pod_cache import Pods
 from cmk.agent.service import Service
 from cmk.host.procfs import Procfs
+from cmk.model.cgroup_path import Place
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.ledger import Pod, resource_of
-from cmk.model.place import Place
 from cmk.model.topology import Core, Topology
 
 CPUS = sorted(os.sched_getaffinity(0))

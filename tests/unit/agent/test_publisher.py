@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from cmk.agent.cluster import ClusterView
 from cmk.agent.publisher import Publisher, advertise
+from cmk.agent.watches import ClusterView
 from cmk.kube import reports
 from cmk.kube.client import ApiError
 from cmk.model.ledger import Pod

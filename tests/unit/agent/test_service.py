@@ -11,7 +11,7 @@ import pytest
 
 from cmk.agent import server
 from cmk.host.procfs import Procfs
-from cmk.model.place import Place
+from cmk.model.cgroup_path import Place
 from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, PLACE, POD, SHARED, Client, Node, is_client, on_node, text_of
 
 

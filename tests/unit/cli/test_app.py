@@ -10,9 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cmk import __version__, launch
+from cmk import __version__
 from cmk.cli import logs
 from cmk.cli.app import app
+from cmk.isolate import launch
 
 AGENT = ["agent", "--node-name=n", "--namespace=ns", "--config=c", "--hosts-prefix=h"]
 

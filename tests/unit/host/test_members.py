@@ -8,8 +8,8 @@ import pytest
 
 from cmk.host.members import descendants, find_members
 from cmk.host.procfs import Procfs
+from cmk.model.cgroup_path import Place
 from cmk.model.ledger import Process
-from cmk.model.place import Place
 
 ALL = frozenset(os.sched_getaffinity(0))
 ONE = frozenset({min(ALL)})

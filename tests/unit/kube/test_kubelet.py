@@ -10,7 +10,7 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Server, Stream
 
-from cmk.agent.kubeletcpus import CONFLICT, KubeletCpus
+from cmk.isolation.conflicts import CONFLICT, KubeletCpus
 from cmk.kube import kubelet
 from cmk.kube.kubelet import KubeletError, hands_out_cpus
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from cmk.kube.client import Json
 from cmk.kube.lease import DURATION_SECONDS, Lease
-from tests.unit.hooks.objects import Objects
+from tests.unit.certificates.objects import Objects
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/lease"
 

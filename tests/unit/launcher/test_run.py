@@ -131,11 +131,11 @@ def test_output_that_nobody_reads_is_no_success(launcher: Launcher, agent: Agent
 
 
 def test_the_fast_path_imports_next_to_nothing() -> None:
-    script = "import sys; before = set(sys.modules); import cmk.launch; print(*sorted(set(sys.modules) - before))"
+    script = "import sys; before = set(sys.modules); import cmk.isolate.launch; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, 'image'); {script}"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert set(done.stdout.split()) <= {"cmk", "cmk.launch", "_socket"}
+    assert set(done.stdout.split()) <= {"cmk", "cmk.isolate", "cmk.isolate.launch", "_socket"}

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cmk.model import config
-from cmk.model.isolation import Isolation
+from cmk.model.isolation_config import Isolation
 
 
 def section(tag: str) -> dict[str, object]:

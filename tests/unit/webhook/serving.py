@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cmk.model import certificates
-from cmk.model.certificates import Issued
-from cmk.webhook.server import Process
+from cmk.certificates import pki
+from cmk.certificates.pki import Issued
+from cmk.webhook.process import Process
 from tests.unit.webhook.pods import container, pod
 
 NAME = "cmk-webhook.cmk.svc"
@@ -35,7 +35,7 @@ REVIEW = json.dumps(
 
 def issue(before: Issued | None = None) -> Issued:
     """A certificate that is good for a day."""
-    return certificates.issue([NAME], datetime.now(UTC), timedelta(days=1), before.ca if before else b"")
+    return pki.issue([NAME], datetime.now(UTC), timedelta(days=1), before.ca if before else b"")
 
 
 def write(directory: Path, issued: Issued) -> None:

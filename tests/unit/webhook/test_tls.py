@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cmk.model import certificates
+from cmk.certificates import pki
 from cmk.webhook import tls
 from cmk.webhook.tls import Pair
 from tests.unit.webhook.serving import NAME
 
 
 def pair(tmp_path: Path, now: datetime) -> Pair:
-    issued = certificates.issue([NAME], now, timedelta(days=1))
+    issued = pki.issue([NAME], now, timedelta(days=1))
     (tmp_path / "tls.crt").write_bytes(issued.cert)
     (tmp_path / "tls.key").write_bytes(issued.key)
     return Pair(tmp_path / "tls.crt", tmp_path / "tls.key")

@@ -1,0 +1,110 @@
+"""``cmk certs``: the webhook's certificate, as the chart's hooks and the webhook's pods run it."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cmk.cli import common, logs
+
+if TYPE_CHECKING:
+    from cmk.certificates.install import Certs, Place
+
+app = typer.Typer(help="Make, put in place and look after the webhook's certificate.", no_args_is_help=True)
+LifetimeOption = Annotated[int, typer.Option(min=1, help="Hours that a certificate is valid; it is renewed at two thirds.")]
+
+
+@app.callback()
+def where(
+    context: typer.Context,
+    namespace: Annotated[str, typer.Option(help="Namespace of the release.")],
+    secret: Annotated[str, typer.Option(help="Secret with tls.crt, tls.key and ca.crt.")],
+    service: Annotated[str, typer.Option(help="Service of the webhook: what the certificate is for.")],
+    configuration: Annotated[str, typer.Option(help="MutatingWebhookConfiguration, and the ClusterRole that it goes with.")],
+    owner: Annotated[str, typer.Option(help="Deployment of the webhook.")],
+    log_level: Annotated[str, typer.Option(envvar="CMK_LOG_LEVEL", help="CRITICAL, ERROR, WARNING, INFO or DEBUG.")] = "INFO",
+    log_format: Annotated[logs.Format, typer.Option(help="Text or one JSON object per line.")] = logs.Format.TEXT,
+) -> None:
+    """Where the webhook's objects are, before the command."""
+    logs.configure(log_level, log_format)
+    from cmk.certificates.install import Place  # noqa: PLC0415  # brings cryptography, which no other command should pay for
+
+    context.obj = Place(namespace, secret, service, configuration, owner)
+
+
+@app.command("create")
+def create(
+    context: typer.Context,
+    lifetime_hours: LifetimeOption = 2160,
+    renew: Annotated[bool, typer.Option("--renew", help="Make a new one even if the old one is good.")] = False,
+) -> None:
+    """Make the Secret, unless it holds a certificate that is good for a while."""
+    with _one_line():
+        _certs(context.obj, lifetime_hours).ensure(renew=renew)
+
+
+@app.command("patch")
+def patch(context: typer.Context) -> None:
+    """Have the API server trust the certificate's CA."""
+    from cmk.certificates.install import CertsError  # noqa: PLC0415
+
+    with _one_line():
+        if not _certs(context.obj).trust():
+            raise CertsError(f"there is no MutatingWebhookConfiguration {context.obj.configuration}")
+
+
+@app.command("keep")
+def keep(
+    context: typer.Context,
+    lease: Annotated[str, typer.Option(help="Lease that tells which of several works.")],
+    mode: Annotated[str, typer.Option(help="hooks: the certificate is ours; certManager or secret: it is not.")] = "hooks",
+    manifest: Annotated[Path, typer.Option(help="The MutatingWebhookConfiguration, for when somebody deletes it.")] = Path(
+        "/etc/webhook/webhook.json"
+    ),
+    files: Annotated[Path, typer.Option(help="The Secret as mounted.")] = Path("/etc/webhook-certificate"),
+    lifetime_hours: LifetimeOption = 2160,
+) -> None:
+    """Renew the certificate in time and put back what is deleted, until stopped."""
+    from cmk.certificates.keeper import Keeper, Mode  # noqa: PLC0415
+    from cmk.kube import client  # noqa: PLC0415
+    from cmk.kube.lease import Lease  # noqa: PLC0415
+
+    if mode not in set(Mode):
+        common.fail(f"--mode={mode}: there is {', '.join(Mode)}", 2)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with _one_line():
+        certs = _certs(context.obj, lifetime_hours)
+        api = client.in_cluster()
+        claim = Lease(api, context.obj.namespace, lease, platform.node(), certs.owner)
+        Keeper(api, certs, claim, context.obj, Mode(mode), manifest, files).run(stop)
+
+
+def _certs(place: Place, hours: int = 1) -> Certs:
+    from cmk.certificates.install import Certs  # noqa: PLC0415
+    from cmk.kube import client  # noqa: PLC0415
+
+    return Certs(client.in_cluster(), place, timedelta(hours=hours))
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """The last line is the cause, also where Kubernetes shows why a container ended."""
+    from cmk.certificates.install import CertsError  # noqa: PLC0415
+    from cmk.kube.client import ApiError  # noqa: PLC0415
+
+    try:
+        yield
+    except CertsError as error:
+        common.fail_in_pod(str(error), "certs: ")
+    except ApiError as error:
+        common.fail_in_pod(str(error), "certs: ", common.TRY_AGAIN)

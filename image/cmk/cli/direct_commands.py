@@ -1,0 +1,257 @@
+"""Direct mode: pools of this host, without cluster or agent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from cmk.cli import chart_commands, common
+from cmk.direct.pools import ConfDir
+from cmk.host import affinity, launcher_files
+from cmk.isolate import launch, local
+from cmk.legacy import takeover, tree
+from cmk.model import cpuset, layout
+from cmk.model.config import AUTO, PoolConfig, Section
+from cmk.model.cpuset import CpuSet
+from cmk.model.flags import PoolFlags
+from cmk.model.layout import Layout, SavedLayout
+from cmk.model.ledger import Task
+from cmk.model.topology import Topology
+
+_SCOPE = "cmk init"
+
+
+@common.takes_pool_flags
+def init(
+    asked: PoolFlags,
+    conf_dir: common.ConfDirOption = None,
+    reserved_cpus: common.ReservedOption = "",
+    from_configmap: Annotated[
+        Path | None, typer.Option(help="Take over what CMK 1.5 kept: kubectl get configmap cmk-config-NODE -o yaml, in a file.")
+    ] = None,
+) -> None:
+    """Split this host's cores into pools, or take over the pools that kcm or an older CMK left in the directory."""
+    directory = common.conf_dir(conf_dir)
+    with common.one_line_errors():
+        common.refuse_beside_agent(directory, "its pools come from the chart's values")
+        pools = asked.pools()
+        machine = common.topology()
+        if from_configmap is not None:
+            old = takeover.parse_configmap(_configmap(from_configmap))
+            with common.locked(directory) as state:
+                if state.saved() is not None:
+                    common.fail(
+                        f"{directory} has pools already: take over into another directory, or {common.program()} uninstall first"
+                    )
+                _take_over(state, old, machine)
+            return
+        if tree.exists(directory) and not local.serves(str(directory)):
+            with common.locked(directory) as state:
+                _take_over(state, tree.read(directory), machine)
+            return
+        wanted = _saved(pools, reserved_cpus, machine)
+        with common.locked(directory) as state:
+            saved = state.saved()
+            if saved is not None:
+                if saved.layout.pools != wanted.layout.pools:
+                    common.fail(
+                        f"{directory} has other pools already ({_short(saved.layout)}); to change them: {common.program()} reconfigure"
+                    )
+                common.note(f"{directory} has these pools already: {_short(saved.layout)}")
+                return
+            state.start(wanted)
+        _tell(wanted.layout)
+
+
+@common.takes_pool_flags
+def reconfigure(
+    asked: PoolFlags,
+    conf_dir: common.ConfDirOption = None,
+    reserved_cpus: common.ReservedOption = "",
+    node_name: Annotated[str, typer.Option(help="In a cluster: the node meant [default: all].")] = "",
+    install_dir: common.InstallDirOption = Path("/opt/bin"),
+    namespace: common.NamespaceOption = "cmk",
+) -> None:
+    """Change the pools under running tasks. Without pools in --conf-dir: print the helm upgrade that does it in a cluster."""
+    directory = common.conf_dir(conf_dir)
+    with common.one_line_errors():
+        pools = asked.pools()
+        if not local.serves(str(directory)):
+            chart_commands.print_upgrade(pools, node_name, namespace)
+            return
+        common.refuse_beside_agent(directory, "change the chart's values")
+        wanted = _saved(pools, reserved_cpus, common.topology())
+        with _pools_of(directory) as (state, saved):
+            done = state.move(state.recover(saved), saved, wanted)
+        _tell(wanted.layout)
+        for move in done.moves:
+            common.note(
+                f"process {move.task.process.pid}: {move.task.pool} {' '.join(move.task.lists)} -> {' '.join(move.lists)}"
+            )
+
+
+def reaffinitize(
+    conf_dir: common.ConfDirOption = None,
+    node_name: Annotated[str, typer.Option(help="Accepted: direct mode knows this host alone.")] = "",
+    namespace: common.NamespaceOption = "cmk",
+) -> None:
+    """Put every task back onto the CPUs it holds, whatever has moved it since."""
+    directory = common.conf_dir(conf_dir)
+    with common.one_line_errors():
+        if not local.serves(str(directory)):
+            typer.echo("The agent moves tasks with their pools; whoever else moves one does so on purpose. Nothing to run here.")
+            return
+        common.refuse_beside_agent(directory, "its tasks are the agent's")
+        with _pools_of(directory) as (state, saved):
+            ledger = state.recover(saved)
+            for task in ledger.tasks.values():
+                affinity.pin(common.procfs(), task.process.pid, ledger.cpus_of(task))
+                common.note(f"process {task.process.pid}: {task.pool} {' '.join(task.lists)}")
+
+
+def reconcile(
+    conf_dir: common.ConfDirOption = None,
+    publish: common.PublishOption = False,
+    interval: common.IntervalOption = 0,
+) -> None:
+    """Take lists back from tasks that have ended, and report what was taken."""
+    directory = common.conf_dir(conf_dir)
+    while True:
+        with common.one_line_errors():
+            if path := launch.agent_at(str(directory)):
+                common.note(f"{common.program()}: the agent at {path} takes lists back as soon as a task ends: nothing to do")
+                return
+            if not local.serves(str(directory)):
+                common.fail(f"no pools in {directory}: run {common.program()} init first")
+            typer.echo(json.dumps(_reconcile(directory), indent=2, sort_keys=True))
+        if not interval:
+            return
+        time.sleep(interval)
+
+
+def uninstall(
+    conf_dir: common.ConfDirOption = None,
+    install_dir: common.InstallDirOption = Path("/opt/bin"),
+    namespace: common.NamespaceOption = "cmk",
+) -> None:
+    """Remove pools and executable from this host. Without pools in --conf-dir: print what removes the chart from a cluster."""
+    directory = common.conf_dir(conf_dir)
+    with common.one_line_errors():
+        if not local.serves(str(directory)):
+            chart_commands.print_uninstall(namespace)
+            return
+        common.refuse_beside_agent(directory, "uninstall the chart")
+        with _pools_of(directory) as (state, saved):
+            if tasks := state.ledger(saved)[0].tasks:
+                pids = ", ".join(str(process.pid) for process in sorted(tasks))
+                common.fail(f"processes {pids} still run on the pools of {directory}: end them first")
+            state.remove()
+        program = install_dir / common.program()
+        if program.is_file() and program.resolve() != Path(sys.argv[0]).resolve():  # not the one that runs
+            program.unlink()
+            common.note(f"removed {program}")
+        common.note(f"removed the pools of {directory}")
+
+
+def install_launcher(
+    install_dir: common.InstallDirOption = Path("/opt/bin"),
+    conf_dir: common.ConfDirOption = None,
+    launcher: Annotated[Path, typer.Option(envvar="CMK_LAUNCHER", help="Executable to install.")] = Path("/usr/lib/cmk/cmk"),
+) -> None:
+    """Put the static cmk executable into a directory of the host, for containers to mount."""
+    with common.one_line_errors():
+        if not launcher.is_file():
+            common.fail(f"there is no {launcher}: the image has it; elsewhere build image/launcher and name it with --launcher")
+        install_dir.mkdir(parents=True, exist_ok=True)
+        launcher_files.install(launcher, install_dir, common.program())
+        common.note(f"installed {install_dir / common.program()}")
+
+
+@contextmanager
+def _pools_of(directory: Path) -> Iterator[tuple[ConfDir, SavedLayout]]:
+    """Pools that are there already, ours alone for the length of the block."""
+    with common.locked(directory) as state:
+        saved = state.saved()
+        if saved is None:
+            common.fail(f"the pools of {directory} have just been removed")
+        yield state, saved
+
+
+def _saved(pools: dict[str, PoolConfig], reserved: str, machine: Topology) -> SavedLayout:
+    digest = hashlib.sha256(msgspec.json.encode([pools, reserved])).hexdigest()[:16]
+    section = Section(pools, digest, reserved=reserved)
+    return SavedLayout(layout.compute(machine, pools, _reserved(reserved, machine)), section, _SCOPE, machine)
+
+
+def _reserved(text: str, machine: Topology) -> CpuSet:
+    return machine.cpus - affinity.allowed(machine.cpus) if text == AUTO else cpuset.parse(text)
+
+
+def _configmap(path: Path) -> object:
+    import yaml  # noqa: PLC0415  # every start of the agent would pay for it
+
+    try:
+        found = yaml.safe_load(path.read_text())
+        if isinstance(found, dict) and found.get("kind") == "ConfigMap":
+            found = yaml.safe_load((found.get("data") or {}).get("config") or "")
+    except yaml.YAMLError as error:
+        raise takeover.AdoptionError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from error
+    return found
+
+
+def _take_over(state: ConfDir, old: Mapping[str, takeover.OldPool], machine: Topology) -> None:
+    found = takeover.take_over(old, machine)
+    section = Section(takeover.as_config(found.layout), "adopted")
+    ledger, dropped, kept = state.take_over(found, SavedLayout(found.layout, section, "adopted", machine))
+    where = f"; the old state is kept in {kept}" if kept else ""
+    common.note(f"took over {_short(found.layout)} and {len(ledger.tasks)} tasks{where}")
+    for reason in dropped:
+        common.warn(f"dropped: {reason}")
+
+
+def _reconcile(directory: Path) -> dict[str, Any]:
+    with _pools_of(directory) as (state, saved):
+        _, dead = state.ledger(saved)
+        ledger = state.recover(saved)
+        if dead:
+            state.keep(saved, ledger)
+    return {
+        "reclaimedCpuLists": [
+            {"pid": task.process.pid, "pool": task.pool, "cpus": name}
+            for task in sorted(dead, key=lambda task: task.process)
+            for name in task.lists
+        ],
+        "mismatchedCpuMasks": [found for task in ledger.tasks.values() if (found := _mismatch(task, ledger.cpus_of(task)))],
+    }
+
+
+def _mismatch(task: Task, cpus: CpuSet) -> dict[str, Any] | None:
+    try:
+        actual = frozenset(os.sched_getaffinity(task.process.pid))
+    except ProcessLookupError:
+        return None
+    if actual <= cpus:
+        return None
+    lists = cpuset.kernel_list(cpus)
+    return {"pid": task.process.pid, "pool": task.pool, "cpus": lists, "actual": cpuset.kernel_list(actual)}
+
+
+def _short(made: Layout) -> str:
+    return ", ".join(f"{name} {cpuset.kernel_list(pool.cpus)}" for name, pool in made.pools.items() if pool.lists)
+
+
+def _tell(made: Layout) -> None:
+    for name, pool in made.pools.items():
+        common.note(f"pool {name}: {' '.join(cpuset.kernel_list(item.cpus) for item in pool.lists)}")
+    for warning in made.warnings:
+        common.warn(warning)

@@ -1,0 +1,75 @@
+"""``cmk hook``: what the chart's Jobs run around an upgrade. The last line says what is wrong and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmk import __version__
+from cmk.cli import common, fleet_table, rendered_config
+
+app = typer.Typer(help="What the chart's hooks run.", no_args_is_help=True)
+ConfigOption = Annotated[Path, typer.Option(help="Directory with config.json and hosts-*.json.")]
+
+
+@app.command("plan")
+def plan(config: ConfigOption) -> None:
+    """Before an upgrade: fail when the new configuration is impossible for a node, with nothing changed."""
+    with _last_line():
+        from cmk.fleet import cluster_nodes as live  # noqa: PLC0415
+        from cmk.fleet import preview  # noqa: PLC0415
+        from cmk.kube import client  # noqa: PLC0415  # no other command should pay for it
+
+        wanted, hosts = rendered_config.mounted(config)
+        found = preview.plan(wanted, hosts, live.nodes(client.in_cluster()))
+        for line in fleet_table.plan_lines(found):
+            typer.echo(line, err=True)
+        if found.refused:
+            first = found.refused[0]
+            more = f" (and {len(found.refused) - 1} nodes more)" if len(found.refused) > 1 else ""
+            common.fail_in_pod(f"upgrade refused, nothing has changed: node {first.node}: {first.text}{more}")
+
+
+@app.command("verify")
+def verify(
+    config: ConfigOption,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for all nodes.")] = 240,
+    max_failures: Annotated[str, typer.Option(help="Nodes that may fail: a number, or a percentage as in 5%.")] = "0",
+) -> None:
+    """After an upgrade: wait for every node, fail with a table of those that have not got the configuration."""
+    with _last_line():
+        from cmk.fleet import cluster_nodes as live  # noqa: PLC0415
+        from cmk.fleet import rollout  # noqa: PLC0415
+        from cmk.fleet import verify as work  # noqa: PLC0415  # no other command should pay for it
+        from cmk.kube import client  # noqa: PLC0415
+
+        wanted, hosts = rendered_config.mounted(config)
+        api = client.in_cluster()
+        rows, notes = work.verify(wanted, hosts, lambda: live.nodes(api), __version__, timeout)
+        for line in fleet_table.verify_lines(rows):
+            typer.echo(line, err=True)
+        for note in notes:
+            typer.echo(f"note: {note}", err=True)
+        failed = [row for row in rows if row.failed]
+        if len(failed) > rollout.allowed(max_failures, len(rows)):
+            names = ", ".join(row.node for row in failed[:5]) + (" and more" if len(failed) > 5 else "")
+            common.fail_in_pod(
+                f"{len(failed)} of {len(rows)} nodes have not got the configuration ({names}): {failed[0].text or failed[0].state}"
+            )
+
+
+@contextmanager
+def _last_line() -> Iterator[None]:
+    from cmk.kube.client import ApiError  # noqa: PLC0415
+    from cmk.model.config import ConfigError  # noqa: PLC0415
+
+    try:
+        yield
+    except (ConfigError, OSError) as error:
+        common.fail_in_pod(str(error))
+    except ApiError as error:
+        common.fail_in_pod(str(error), code=common.TRY_AGAIN)

@@ -1,0 +1,117 @@
+"""``cmk plan``: what values would do to the nodes, before they do it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from cmk.cli import common, fleet_table, rendered_config
+from cmk.fleet import preview
+from cmk.fleet.preview import Node
+from cmk.model import cpuset, lscpu, node_state
+from cmk.model.config import ConfigError
+from cmk.model.lscpu import LscpuError
+from cmk.model.node_state import NodeState
+
+CLUSTER = "cluster"
+SAME, REFUSED, CHANGES = 0, 1, 2
+
+
+def plan(
+    values: Annotated[list[Path] | None, typer.Option("--values", "-f", help="Values file, as for helm; may repeat.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as for helm; may repeat.")] = None,
+    set_string: Annotated[list[str] | None, typer.Option("--set-string", help="As for helm; may repeat.")] = None,
+    set_json: Annotated[list[str] | None, typer.Option("--set-json", help="As for helm; may repeat.")] = None,
+    chart: Annotated[Path, typer.Option(envvar="CMK_CHART", help="The chart to be installed, which helm reads.")] = Path(
+        "charts/cmk"
+    ),
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Instead of values: directory with config.json and hosts-*.json as the chart renders them."),
+    ] = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            help="The nodes: 'cluster'; a file or directory of NodeReports (kubectl get cmk-nr -o json); or the output of "
+            "lscpu -p=CPU,CORE,SOCKET of one machine."
+        ),
+    ] = CLUSTER,
+    node: Annotated[str, typer.Option(help="With lscpu's output: the name of that machine.")] = "",
+    isolcpus: Annotated[str, typer.Option(help="With lscpu's output: CPUs that the kernel isolates, as in 2-15.")] = "",
+    output: common.OutputOption = common.Output.TABLE,
+) -> None:
+    """Say what a configuration would change on each node, which tasks would move, and what would be refused. Nothing is changed.
+
+    Exit: 0 nothing to do, 2 something would change, 1 something would be refused.
+    """
+    with common.one_line_errors():
+        words = {"--set": settings or [], "--set-string": set_string or [], "--set-json": set_json or []}
+        given = bool(values) or any(words.values())
+        if config is None and not given:
+            common.fail("name the values with -f values.yaml, as helm will get them", 1)
+        if config is not None and given:
+            common.fail("--config is what the chart makes of values: give either", 1)
+        wanted = rendered_config.mounted(config) if config else rendered_config.rendered(values or [], words, chart)
+        found = preview.plan(*wanted, _nodes(against, node, isolcpus))
+        if output is common.Output.JSON:
+            typer.echo(json.dumps(msgspec.to_builtins(found), indent=2))
+        else:
+            for line in fleet_table.plan_lines(found):
+                typer.echo(line)
+        raise typer.Exit(REFUSED if found.refused else CHANGES if found.changes else SAME)
+
+
+def _nodes(against: str, name: str, isolcpus: str) -> list[Node]:
+    if against == CLUSTER:
+        from cmk.fleet import cluster_nodes as live  # noqa: PLC0415
+        from cmk.kube import client  # noqa: PLC0415  # no other command should pay for it
+
+        try:
+            return list(live.nodes(client.connect()))
+        except client.ApiError as error:
+            common.fail(str(error))
+    path = Path(against)
+    if path.is_dir():
+        files = [item for item in sorted(path.iterdir()) if item.suffix in {".json", ".yaml", ".yml"}]
+        found = [node for item in files for node in _reports(item, _read(item))]
+        if not found:
+            raise ConfigError(f"{path} has no NodeReports: kubectl get cmk-nr -o json > {path}/reports.json")
+        return found
+    text = path.read_text()
+    if path.suffix in {".json", ".yaml", ".yml"}:
+        return list(_reports(path, _read(path)))
+    try:
+        machine = lscpu.parse(text, cpuset.parse(isolcpus))
+    except LscpuError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    state = {"status": {"agentVersion": "", "state": node_state.dump(NodeState(machine))}}
+    return [Node(name or path.stem, {}, state)]
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
+    text = path.read_text()
+    if path.suffix == ".json":
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{path} is no JSON: {error}") from error
+    import yaml  # noqa: PLC0415  # no other command should pay for it
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+
+
+def _reports(path: Path, found: Any) -> Iterator[Node]:  # noqa: ANN401  # whatever the file holds
+    items = found.get("items") if isinstance(found, dict) and "items" in found else [found]
+    for item in items or []:
+        if not isinstance(item, dict) or item.get("kind") != "NodeReport":
+            raise ConfigError(f"{path} holds something that is no NodeReport: kubectl get cmk-nr -o json makes one that does")
+        state = (item.get("status") or {}).get("state") or {}
+        yield Node(item["metadata"]["name"], state.get("labels") or {}, item)

@@ -1,0 +1,70 @@
+"""``describe`` and ``node-report``: of the agent that serves this host, or of direct mode's pools."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cmk.cli import common, report_table
+from cmk.direct.pools import ConfDir
+from cmk.isolate import launch
+from cmk.model import report
+from cmk.model.ledger import OLD_NAMES
+
+
+def describe(conf_dir: common.ConfDirOption = None, output: common.OutputOption = common.Output.JSON) -> None:
+    """Print pools, CPU lists and the processes on them."""
+    with common.one_line_errors():
+        _show("describe", common.conf_dir(conf_dir), output)
+
+
+def node_report(
+    conf_dir: common.ConfDirOption = None,
+    publish: common.PublishOption = False,
+    interval: common.IntervalOption = 0,
+    output: common.OutputOption = common.Output.JSON,
+) -> None:
+    """Print pools, topology and whatever contradicts it."""
+    if publish:
+        typer.echo(f"{common.program()}: --publish means nothing here: the agent publishes by itself", err=True)
+    while True:
+        with common.one_line_errors():
+            _show("node-report", common.conf_dir(conf_dir), output)
+        if not interval:
+            return
+        time.sleep(interval)
+
+
+def _show(what: str, directory: Path, output: common.Output) -> None:
+    state = ConfDir(directory, common.procfs())
+    saved = state.saved()
+    if saved is not None and launch.agent_at(str(directory)):
+        saved = None
+    if saved is None and output is common.Output.JSON and common.program() == "cmk":
+        for packet in launch.show(what, str(directory)):
+            sys.stdout.buffer.write(packet)
+        sys.stdout.buffer.flush()
+        return
+    if saved is None:
+        found = dict(json.loads(b"".join(launch.show("node-report", str(directory)))))
+    else:
+        ledger, _ = state.ledger(saved)
+        found = report.node_report(ledger, common.topology(), str(directory))
+    if output is common.Output.TABLE:
+        for line in report_table.lines(found, common.procfs()):
+            typer.echo(line)
+        return
+    if common.program() == "kcm":
+        _rename(found["description"]["pools"])
+    typer.echo(json.dumps(found["description"] if what == "describe" else found, indent=2))
+
+
+def _rename(pools: dict[str, Any]) -> None:
+    for old, new in OLD_NAMES.items():
+        if new in pools:
+            pools[old] = {**pools.pop(new), "name": old}

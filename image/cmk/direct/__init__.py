@@ -1,0 +1,1 @@
+"""Pools of one host without cluster or agent."""

@@ -1,0 +1,46 @@
+"""All nodes of the cluster with their NodeReports, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from cmk.fleet.preview import Node
+from cmk.kube import reports
+from cmk.kube.client import NOT_FOUND, Api, ApiError, Json
+from cmk.kube.node import labels
+
+NODES = "/api/v1/nodes"
+# Reports are long: of a large cluster they are never in memory together.
+_NODES, _REPORTS = "500", "50"
+
+
+def nodes(api: Api) -> Iterator[Node]:
+    """Every node, with its report if it has one, in no order; raises ApiError."""
+    left = {item["metadata"]["name"]: _node(item) for item in _pages(api, NODES, _NODES)}
+    try:
+        for report in _pages(api, reports.PATH, _REPORTS):
+            if node := left.pop(report["metadata"]["name"], None):
+                yield msgspec.structs.replace(node, report=report)
+    except ApiError as error:
+        if error.status != NOT_FOUND:  # no definitions yet: the chart's first time in this cluster
+            raise
+    yield from left.values()
+
+
+def _pages(api: Api, path: str, limit: str) -> Iterator[Json]:
+    more: dict[str, str] = {}
+    while True:
+        page = api.get(path, limit=limit, **more)
+        yield from page.get("items") or []
+        token = (page.get("metadata") or {}).get("continue")
+        if not token:
+            return
+        more = {"continue": token}
+
+
+def _node(node: Json) -> Node:
+    conditions = (node.get("status") or {}).get("conditions") or []
+    ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    return Node(node["metadata"]["name"], labels(node), None, ready and not node["spec"].get("unschedulable"))

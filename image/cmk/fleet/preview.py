@@ -1,0 +1,186 @@
+"""What a configuration means for every node of a cluster: a plan for each, and what an operator should know before it is applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from cmk.model import config, cpuset, node_state
+from cmk.model.config import Chosen, ClusterConfig, ConfigError, Host
+from cmk.model.layout import Layout, LayoutError
+from cmk.model.node_state import NodeState, NodeStateError
+from cmk.model.plan import Plan
+
+
+class Outcome(StrEnum):
+    """``new``: no agent has reported yet. ``unknown``: one did that is too old to be planned for. ``leaves``: not selected any more."""
+
+    SAME = "same"
+    CHANGES = "changes"
+    REFUSED = "refused"
+    IMPOSSIBLE = "impossible"
+    PAUSED = "paused"
+    NEW = "new"
+    UNKNOWN = "unknown"
+    LEAVES = "leaves"
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A node as the API or a file shows it; ``report`` is its NodeReport, if any; ``ready``: its kubelet works and it takes pods."""
+
+    name: str
+    labels: Mapping[str, str]
+    report: Mapping[str, Any] | None = None
+    ready: bool = True
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """The report's status."""
+        return (self.report or {}).get("status") or {}
+
+
+class PoolChange(msgspec.Struct, frozen=True):
+    """A pool's CPU lists before and after, as the kernel writes lists; None where there is no such pool."""
+
+    before: list[str] | None
+    after: list[str] | None
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """A task that moves."""
+
+    pid: int
+    pool: str
+    before: str
+    after: str
+    pod: str = ""
+    container: str = ""
+
+
+class NodePlan(msgspec.Struct, frozen=True):
+    """What happens on one node. ``text`` says why where something is in the way; ``pools`` has only those that change."""
+
+    node: str
+    outcome: Outcome
+    scope: str = ""
+    hash: str = ""
+    text: str = ""
+    pools: dict[str, PoolChange] = {}
+    moves: list[Moved] = []
+    stays: int = 0
+
+    @property
+    def refuses(self) -> bool:
+        """Whether an upgrade has to be refused for it: a node that serves nobody has nothing to lose."""
+        return self.outcome is Outcome.REFUSED
+
+
+class FleetPlan(msgspec.Struct, frozen=True):
+    """Every node's, and notes on the configuration as a whole."""
+
+    nodes: list[NodePlan]
+    notes: list[str] = []
+
+    @property
+    def refused(self) -> list[NodePlan]:
+        """Nodes that stand in the way."""
+        return [node for node in self.nodes if node.refuses]
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything would happen to pools."""
+        return any(node.outcome in (Outcome.CHANGES, Outcome.NEW, Outcome.LEAVES) for node in self.nodes)
+
+
+def plan(wanted: ClusterConfig, hosts: Mapping[str, Host], nodes: Iterable[Node]) -> FleetPlan:
+    """Plan for the nodes that are selected or have a report. Looks at one after the other, for reports of a large cluster fill a memory."""
+    plans: list[NodePlan] = []
+    names: set[str] = set()
+    losing: list[str] = []
+    for node in nodes:
+        names.update(config.names_of(node.name, node.labels))
+        if node.report is not None or wanted.selection.matches(node.name, node.labels):
+            plans.append(_plan_one(wanted, hosts, node))
+            losing += _losing(node, plans[-1])
+    return FleetPlan(sorted(plans, key=lambda made: made.node), [*unmatched(hosts, names), *sorted(losing)])
+
+
+def unmatched(hosts: Mapping[str, Host], names: Set[str]) -> list[str]:
+    """Sections of hosts that no node has the name of."""
+    return [f"{hosts[name].scope or f'hosts.{name}'} matches no node" for name in sorted(hosts.keys() - names)]
+
+
+def _plan_one(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node) -> NodePlan:
+    if not wanted.selection.matches(node.name, node.labels):
+        return NodePlan(node.name, Outcome.LEAVES, text="not selected any more: its agent takes back what no bound pod needs")
+    try:
+        chosen = config.choose(wanted, hosts, node.name, node.labels)
+    except ConfigError as error:
+        return NodePlan(node.name, Outcome.REFUSED, text=str(error))
+    about = NodePlan(node.name, Outcome.NEW, chosen.scope, chosen.section.hash)
+    if node.report is None:
+        return about
+    if "state" not in node.status:
+        return _but(
+            about, Outcome.UNKNOWN, "its agent is of a version that changes no pools: it keeps what it has until it is replaced"
+        )
+    try:
+        found = msgspec.structs.replace(node_state.load(node.status["state"]), labels=dict(node.labels))
+        made, moves = found.plan(chosen)
+    except NodeStateError as error:
+        return _but(about, Outcome.UNKNOWN, f"its report cannot be read: {error}")
+    except (ConfigError, LayoutError) as error:
+        serves = bool(node.status.get("configHash"))
+        text = f"{error}; set hosts.{node.name}.pools in the chart's values"
+        return _but(about, Outcome.REFUSED if serves else Outcome.IMPOSSIBLE, text)
+    return _compared(about, chosen, found, made, moves)
+
+
+def _compared(about: NodePlan, chosen: Chosen, found: NodeState, made: Layout, moves: Plan) -> NodePlan:
+    pools = pool_changes(found.layout, made)
+    if moves.refusals:
+        text = "; ".join(refusal.text for refusal in moves.refusals)
+        return _but(about, Outcome.PAUSED if chosen.section.paused else Outcome.REFUSED, text, pools=pools)
+    pods = {uid: str(pod) for pod in found.pods for uid in (pod.uid, pod.config_hash) if uid}
+    moved = [
+        Moved(
+            move.task.process.pid,
+            move.task.pool,
+            cpuset.kernel_list(move.old),
+            cpuset.kernel_list(move.new),
+            pods.get(move.task.pod, move.task.pod),
+            move.task.container[:12],
+        )
+        for move in moves.moves
+    ]
+    outcome = Outcome.CHANGES if pools else Outcome.SAME
+    if pools and chosen.section.paused:
+        return _but(about, Outcome.PAUSED, "paused: nothing is done until paused is false", pools=pools)
+    return _but(about, outcome, "", pools=pools, moves=moved, stays=len(moves.keeps))
+
+
+def pool_changes(before: Layout | None, after: Layout) -> dict[str, PoolChange]:
+    """Pools that differ."""
+    old = before.pools if before else {}
+    names = sorted(old.keys() | after.pools.keys())
+    return {
+        name: PoolChange(_lists(old, name), _lists(after.pools, name)) for name in names if old.get(name) != after.pools.get(name)
+    }
+
+
+def _lists(pools: Mapping[str, Any], name: str) -> list[str] | None:
+    return [cpuset.kernel_list(item.cpus) for item in pools[name].lists] if name in pools else None
+
+
+def _but(about: NodePlan, outcome: Outcome, text: str, **more: Any) -> NodePlan:  # noqa: ANN401  # fields of the struct
+    return msgspec.structs.replace(about, outcome=outcome, text=text, **more)
+
+
+def _losing(node: Node, made: NodePlan) -> list[str]:
+    before = str(node.status.get("scope") or "")
+    if not before.startswith("hosts.") or not made.scope or made.scope.startswith("hosts."):
+        return []
+    return [f"{node.name} has no section of its own any more: instead of {before} it gets {made.scope}"]

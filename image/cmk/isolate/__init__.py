@@ -1,0 +1,1 @@
+"""``cmk isolate`` in Python: imports builtin modules and its own."""

@@ -1,0 +1,278 @@
+"""``cmk isolate`` on one host without an agent: the agent's bookkeeping in one file, under a lock.
+
+Imports builtin modules, fcntl and json only, for it runs before every workload; what it decides is held against the ledger by a test.
+"""
+
+import fcntl
+import json
+import posix
+from time import monotonic, sleep
+
+from cmk.isolate.launch import LATER, NEVER, STATE, Failure, serves
+
+__all__ = ["LOCK", "STATE", "Lock", "choose", "comma_list", "environment", "isolate", "serves"]
+
+LOCK = "lock"
+_FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.1
+_OLD_NAMES = {"dataplane": "exclusive", "controlplane": "shared"}
+
+
+class Lock:
+    """``DIR/lock``, held for the length of a block; the file tells who holds it. Raises Failure when time runs out."""
+
+    def __init__(self, directory: str, deadline: float) -> None:
+        self._path = f"{directory}/{LOCK}"
+        self._deadline = deadline
+        self._fd = -1
+
+    def __enter__(self) -> "Lock":
+        while not self._take():
+            posix.close(self._fd)
+        try:
+            posix.ftruncate(self._fd, 0)
+            posix.pwrite(self._fd, f"{posix.getpid()}\n".encode(), 0)
+        except OSError:
+            pass  # a full disk: the lock holds all the same, only its holder stays unnamed
+        return self
+
+    def _take(self) -> bool:
+        """Wait for the lock; False when ``cmk uninstall`` has removed the very file that was waited for."""
+        try:
+            self._fd = posix.open(self._path, posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Failure(NEVER, f"cannot open {self._path}: {error.strerror}") from None
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if monotonic() >= self._deadline:
+                    holder = posix.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+                    posix.close(self._fd)
+                    who = f"process {holder}" if holder.isdigit() else "another process"
+                    raise Failure(LATER, f"{self._path} is held by {who}; gave up at CMK_LOCK_TIMEOUT") from None
+            except OSError as error:
+                posix.close(self._fd)
+                raise Failure(NEVER, f"cannot lock {self._path}: {error.strerror}") from None
+            sleep(max(min(pause, self._deadline - monotonic()), 0))
+            pause = min(pause * 2, _LAST_PAUSE)
+        return posix.fstat(self._fd).st_nlink > 0
+
+    def __exit__(self, *_: object) -> None:
+        posix.close(self._fd)
+
+
+def isolate(
+    directory: str, pool: str, cores: int, socket: int, *, pin: bool, seconds: float, procfs: str, on_move: str = ""
+) -> dict[str, str]:
+    """Take CPU lists for this very process and move it there; returns the workload's variables. Raises Failure."""
+    how = _on_move(on_move)
+    deadline = monotonic() + seconds
+    pause = _FIRST_PAUSE
+    while True:
+        with Lock(directory, deadline):
+            try:
+                return _isolate(directory, pool, cores, socket, pin=pin, procfs=procfs, on_move=how)
+            except (KeyError, TypeError) as error:
+                text = f"cannot use {directory}/{STATE}: it lacks {error}; move it away to start afresh"
+                raise Failure(NEVER, text) from None
+            except Failure as failure:
+                if failure.code != LATER or monotonic() >= deadline:
+                    raise
+        sleep(max(min(pause, deadline - monotonic()), 0))
+        pause = min(pause * 2, _LAST_PAUSE)
+
+
+def _isolate(  # type: ignore[no-untyped-def]
+    directory: str,
+    pool: str,
+    cores: int,
+    socket: int,
+    *,
+    pin: bool,
+    procfs: str,
+    on_move,  # noqa: ANN001
+) -> dict[str, str]:
+    state = _read(f"{directory}/{STATE}")
+    pools = state["saved"]["layout"]["pools"]
+    boot = _text(f"{procfs}/sys/kernel/random/boot_id").strip()
+    stat = _text(f"{procfs}/self/stat")
+    me = {"pid": int(stat.split(" ", 1)[0]), "start": _start(stat)}
+    tasks = [task for task in state["tasks"] if state["boot"] == boot and _lives(procfs, task["process"])]
+    moving = {pid: names for pid, names in state["moving"].items() if any(str(task["process"]["pid"]) == pid for task in tasks)}
+    tasks = [task for task in tasks if task["process"] != me]
+    name, lists = choose(pools, tasks, pool, cores, socket, _cpus_of(moving))
+    if pin:
+        _pin({cpu for item in lists for cpu in item["cpus"]})
+    names = [comma_list(item["cpus"]) for item in lists]
+    tasks.append({"process": me, "pool": name, "lists": names, "cores": cores, "socket": socket, "on_move": on_move})
+    assigned = environment(pools, lists)
+    if on_move["how"] == "notify":
+        assigned["CMK_STATE"] = _tell(directory, me, names, lists)
+    _write(f"{directory}/{STATE}", json.dumps({**state, "boot": boot, "tasks": tasks, "moving": moving}))
+    return assigned
+
+
+def choose(  # type: ignore[no-untyped-def]
+    pools: dict,  # type: ignore[type-arg]
+    tasks: list,  # type: ignore[type-arg]
+    pool: str,
+    cores: int,
+    socket: int,
+    moving=frozenset(),  # noqa: ANN001
+) -> tuple[str, list]:  # type: ignore[type-arg]
+    """Name of the pool and lists for a request, by the ledger's rules for a process outside every pod; raises Failure.
+
+    ``moving`` are CPUs to which an interrupted change was about to move somebody.
+    """
+    name = pool if pool in pools else _OLD_NAMES.get(pool, pool)
+    if name not in pools:
+        raise Failure(NEVER, f"Requested pool {pool} does not exist; this node has {', '.join(sorted(pools))}")
+    everything = pools[name]["lists"]
+    if not everything:
+        raise Failure(NEVER, f"No cpu lists in pool {name}")
+    anywhere = socket == -1 or name == "infra"
+    lists = [item for item in everything if anywhere or item["socket"] == socket]
+    if not lists:
+        there = ", ".join(str(number) for number in sorted({item["socket"] for item in everything}))
+        raise Failure(NEVER, f"No cpu lists in pool {name} on socket {socket}; it has lists on {there}")
+    users: dict[str, int] = {}
+    for task in tasks:
+        if task["pool"] == name:
+            for text in task["lists"]:
+                users[text] = users.get(text, 0) + 1
+    if not pools[name]["exclusive"]:
+        return name, [min(lists, key=lambda item: (users.get(comma_list(item["cpus"]), 0), min(item["cpus"])))]
+    where = "" if socket == -1 else f" on socket {socket}"
+    if cores > len(lists):
+        raise Failure(NEVER, f"Not enough cpu lists in pool {name}: {cores} asked, {len(lists)} exist{where}")
+    free = [item for item in lists if not users.get(comma_list(item["cpus"])) and moving.isdisjoint(item["cpus"])]
+    if cores > len(free):
+        raise Failure(LATER, f"Not enough free cpu lists in pool {name}: {cores} asked, {len(free)} of {len(lists)} free")
+    return name, free[:cores]
+
+
+def environment(pools: dict, lists: list) -> dict[str, str]:  # type: ignore[type-arg]
+    """Variables the workload sees."""
+
+    def all_of(name: str) -> str:
+        return comma_list(cpu for item in pools.get(name, {}).get("lists", []) for cpu in item["cpus"])
+
+    bits = 0
+    for item in lists:
+        for cpu in item["cpus"]:
+            bits |= 1 << cpu
+    return {
+        "CMK_CPUS_ASSIGNED": ",".join(comma_list(item["cpus"]) for item in lists),
+        "CMK_CPUS_ASSIGNED_MASK": f"{bits:X}",
+        "CMK_CPUS_SHARED": all_of("shared"),
+        "CMK_CPUS_INFRA": all_of("infra"),
+    }
+
+
+def comma_list(cpus) -> str:  # type: ignore[no-untyped-def]  # noqa: ANN001  # any iterable of int; typing is heavy
+    """CMK's name of a CPU list: ``3,11``."""
+    return ",".join(str(cpu) for cpu in sorted(cpus))
+
+
+def _pin(cpus: set[int]) -> None:
+    before = posix.sched_getaffinity(0)
+    try:
+        posix.sched_setaffinity(0, cpus)
+    except OSError as error:
+        text = f"CPUs {comma_list(cpus)} refused by the kernel ({error.strerror}): outside this process's cpuset?"
+        raise Failure(NEVER, text) from None
+    if (got := posix.sched_getaffinity(0)) != cpus:
+        posix.sched_setaffinity(0, before)
+        raise Failure(NEVER, f"CPUs {comma_list(cpus)} asked, the cpuset of this process allows only {comma_list(got)} of them")
+
+
+def _lives(procfs: str, process: dict[str, int]) -> bool:
+    """Whether this very process runs; a zombie and a pid that was used again do not count."""
+    try:
+        stat = _text(f"{procfs}/{process['pid']}/stat")
+    except Failure:
+        return False
+    return _start(stat) == process["start"] and stat[stat.rindex(")") + 2] not in "ZX"
+
+
+def _start(stat: str) -> int:
+    return int(stat[stat.rindex(")") + 2 :].split()[19])
+
+
+def _cpus_of(moving: dict) -> frozenset:  # type: ignore[type-arg]
+    return frozenset(int(cpu) for names in moving.values() for name in names for cpu in name.split(","))
+
+
+def _text(path: str) -> str:
+    try:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError as error:
+        raise Failure(NEVER, f"cannot read {path}: {error.strerror}") from None
+    try:
+        text = b""
+        while part := posix.read(fd, 1 << 20):
+            text += part
+    except OSError as error:
+        raise Failure(NEVER, f"cannot read {path}: {error.strerror}") from None
+    finally:
+        posix.close(fd)
+    return text.decode("utf-8", "replace")
+
+
+def _read(path: str) -> dict:  # type: ignore[type-arg]
+    try:
+        found = json.loads(_text(path))
+    except ValueError as error:
+        raise Failure(NEVER, f"cannot use {path}: {error}; move it away to start afresh") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _on_move(text: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # a dict; typing is heavy
+    """What ``cmk.model.onmove`` reads out of it, with the same words; raises Failure."""
+    how, colon, name = (text or "follow").partition(":")
+    number = 0
+    if colon:
+        import _signal  # type: ignore[import-not-found]  # noqa: PLC0415  # no stub; signal itself would import enum
+
+        word = name.upper()
+        number = getattr(_signal, word if word.startswith("SIG") else f"SIG{word}", 0)
+        if how != "notify" or type(number) is not int or number in (0, 9, 19):
+            text = f"on-move {text[:40]!r}: only notify takes a signal, and one that can be caught, as in notify:SIGHUP"
+            raise Failure(NEVER, text)
+    if how not in ("follow", "pinned", "notify"):
+        raise Failure(NEVER, f"on-move {text[:40]!r} is none of follow, pinned, notify, notify:SIGNAL")
+    return {"how": how, "signal": number}
+
+
+def _tell(directory: str, me: dict[str, int], names: list[str], lists: list) -> str:  # type: ignore[type-arg]
+    """The file that tells a task where its CPUs are; its path."""
+    path = f"{directory}/state"
+    try:
+        posix.mkdir(path, 0o755)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise Failure(LATER, f"cannot make {path}: {error.strerror}") from None
+    path = f"{path}/{me['pid']}-{me['start']}.json"
+    cpus = [cpu for item in lists for cpu in item["cpus"]]
+    _write(path, json.dumps({"generation": 1, "cpus": comma_list(cpus), "lists": names}))
+    return path
+
+
+def _write(path: str, text: str) -> None:
+    """Replace a file: a kill at any moment leaves the old or the new one."""
+    directory, _, name = path.rpartition("/")
+    temporary = f"{directory}/.{name}.new"
+    try:
+        fd = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o644)
+        try:
+            data = text.encode()
+            while data:
+                data = data[posix.write(fd, data) :]
+        finally:
+            posix.close(fd)
+        posix.rename(temporary, path)
+    except OSError as error:
+        raise Failure(LATER, f"cannot write {path}: {error.strerror}") from None

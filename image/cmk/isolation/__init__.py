@@ -1,0 +1,1 @@
+"""Keeps all others off exclusive cores."""

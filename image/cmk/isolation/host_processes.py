@@ -1,0 +1,168 @@
+"""The host's own processes off exclusive cores: one by one, or by the cgroups beside kubepods. Undone from what was saved before."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from cmk.host.procfs import Procfs
+from cmk.isolation.cgroups import FILE, GONE, Cpusets
+from cmk.isolation.masks import kept
+from cmk.model import cpuset
+from cmk.model.cgroup_path import MixedCgroupsError
+from cmk.model.cpuset import CpuSet
+from cmk.model.isolation_config import IMPOSSIBLE, ON, LayerState, Saved, Thread
+from cmk.model.topology import Topology
+
+MOST_NAMES = 40
+
+
+class HostProcesses:
+    """``keep`` saves, durably, what is about to be changed."""
+
+    def __init__(self, procfs: Procfs, keep: Callable[..., None]) -> None:
+        self._procfs = procfs
+        self._keep = keep
+
+    def on(self, saved: Saved, closed: CpuSet) -> LayerState:
+        """Have every thread that is in no pod off ``closed`` CPUs, and on all others that it had. Those with no other CPU are bound there:
+        kernel threads of the CPU.
+        """
+        known = {thread.tid: thread for thread in saved.threads if self._still_is(thread)}
+        usual = _usual(saved)
+        moves, bound = [], Counter[str]()
+        for pid, tid, allowed in self._threads():
+            thread = known.get(tid)
+            before = thread.before if thread and thread.since == allowed else usual.get(allowed, allowed)
+            if before - closed == allowed:
+                continue
+            try:
+                if self._procfs.place(pid).pod:
+                    continue
+                if before - closed:
+                    moves.append(Thread(tid, self._procfs.start_time(tid), before, before - closed))
+                elif allowed & closed:
+                    bound[self._procfs.name(tid)] += 1
+            except (ProcessLookupError, MixedCgroupsError):
+                continue
+        if moves:
+            self._keep(threads=list({**known, **{thread.tid: thread for thread in moves}}.values()))
+        for thread in moves:
+            try:
+                os.sched_setaffinity(thread.tid, thread.since)
+            except ProcessLookupError:
+                continue
+            except OSError as error:
+                bound[f"{self._name(thread.tid)}: {error.strerror}"] += 1
+        left = [f"{name} ({count})" if count > 1 else name for name, count in sorted(bound.items())]
+        more = [f"and {len(left) - MOST_NAMES} more"] if len(left) > MOST_NAMES else []
+        return LayerState(ON, "", (*left[:MOST_NAMES], *more))
+
+    def off(self, saved: Saved) -> None:
+        """Give threads back what they had; children of theirs, which were born with what we had left them, get the same."""
+        if not saved.threads:
+            return
+        usual = _usual(saved)
+        for thread in saved.threads:
+            if self._still_is(thread):
+                self._give(thread.tid, thread.since, thread.before)
+        for _, tid, allowed in self._threads():
+            if allowed in usual:
+                self._give(tid, allowed, usual[allowed])
+        self._keep(threads=[])
+
+    def _give(self, tid: int, since: CpuSet, before: CpuSet) -> None:
+        try:
+            if os.sched_getaffinity(tid) == since:
+                os.sched_setaffinity(tid, before)
+        except OSError:
+            return  # ended, or a kernel thread that refused us before
+
+    def _threads(self) -> Iterator[tuple[int, int, CpuSet]]:
+        """Pid, tid and allowed CPUs of every thread."""
+        for pid in self._procfs.pids():
+            try:
+                for tid in self._procfs.threads(pid):
+                    yield pid, tid, frozenset(os.sched_getaffinity(tid))
+            except ProcessLookupError:
+                continue
+
+    def _still_is(self, thread: Thread) -> bool:
+        try:
+            return self._procfs.start_time(thread.tid) == thread.start
+        except ProcessLookupError:
+            return False
+
+    def _name(self, tid: int) -> str:
+        try:
+            return self._procfs.name(tid)
+        except ProcessLookupError:
+            return f"thread {tid}"
+
+
+def _usual(saved: Saved) -> dict[CpuSet, CpuSet]:
+    """What threads had that have this now, mostly: those born since have no entry of their own."""
+    found: dict[CpuSet, CpuSet] = {}
+    for (since, before), _ in Counter((thread.since, thread.before) for thread in saved.threads).most_common():
+        found.setdefault(since, before)
+    return found
+
+
+class Slices:
+    """The cgroups beside kubepods, as systemd makes them (system.slice, user.slice), on cgroup v2."""
+
+    def __init__(self, cpusets: Cpusets, procfs: Procfs, topology: Topology, keep: Callable[..., None]) -> None:
+        self._cpusets = cpusets
+        self._procfs = procfs
+        self._topology = topology
+        self._keep = keep
+
+    def on(self, saved: Saved, closed: CpuSet) -> LayerState:
+        """Leave each the rest of its CPUs; those that isolcpus isolates are for nobody who has not asked for one. What somebody has set
+        since is his, less what is closed.
+        """
+        if self._cpusets.strict:
+            return LayerState(IMPOSSIBLE, "on cgroup v1 systemd leaves cpusets alone: use isolation.host=affinity")
+        names = self._names()
+        if not names:
+            return LayerState(IMPOSSIBLE, "no cgroup with a cpuset beside kubepods: use isolation.host=affinity")
+        have = {name: self._cpusets.read(f"../{name}") for name in names}
+        news = {name: cpus for name, cpus in have.items() if name not in saved.slices}
+        if news:
+            self._keep(slices={**saved.slices, **news})
+        left = []
+        for name, cpus in have.items():
+            now = cpus or self._topology.cpus  # not what is effective: a partition takes CPUs from that and gives them back
+            before = saved.slices.get(name, cpus) or self._topology.cpus
+            ours = now == before - saved.closed - self._topology.unbalanced
+            wanted = (before if ours else now) - closed - self._topology.unbalanced
+            if now & closed or (ours and now != wanted):
+                left += self._write(name, wanted)
+        return LayerState(ON, "", tuple(left))
+
+    def off(self, saved: Saved) -> None:
+        """Give each its own set back."""
+        if not saved.slices:
+            return
+        with kept(self._procfs, self._topology.cpus - self._topology.unbalanced):
+            for name, before in saved.slices.items():
+                try:
+                    self._cpusets.give_back(f"../{name}", before)
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
+        self._keep(slices={})
+
+    def _write(self, name: str, cpus: CpuSet) -> list[str]:
+        if not cpus:
+            return [f"{name}: has no other CPU"]
+        try:
+            self._cpusets.write(f"../{name}", cpus)
+        except OSError as error:
+            return [] if error.errno in GONE else [f"{name}: {cpuset.kernel_list(cpus)} refused: {error.strerror}"]
+        return []
+
+    def _names(self) -> list[str]:
+        beside = self._cpusets.top.parent
+        return sorted(entry.name for entry in beside.iterdir() if entry != self._cpusets.top and (entry / FILE).exists())

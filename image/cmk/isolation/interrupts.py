@@ -1,0 +1,79 @@
+"""Interrupts off exclusive cores: those that can be moved, and where new ones go. The only writer of interrupt affinities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cmk.host.irqs import Irqs
+from cmk.host.procfs import Procfs
+from cmk.model import cpuset
+from cmk.model.cpuset import CpuSet
+from cmk.model.isolation_config import ON, LayerState, Saved
+
+IRQBALANCE = "irqbalance"
+
+
+class IrqLayer:
+    """``keep`` saves, durably, what is about to be changed."""
+
+    def __init__(self, irqs: Irqs, procfs: Procfs, keep: Callable[..., None]) -> None:
+        self._irqs = irqs
+        self._procfs = procfs
+        self._keep = keep
+
+    def on(self, saved: Saved, closed: CpuSet, others: CpuSet) -> LayerState:
+        """Move what is on ``closed`` CPUs to the rest of its own, or to ``others`` when it has no rest; and back to what is open again,
+        unless somebody has moved it since.
+        """
+        rest = (closed | others) - saved.closed
+
+        def wanted(now: CpuSet, before: CpuSet) -> CpuSet:
+            ours = before and now == (before - saved.closed or rest)
+            return (before if ours else now) - closed or others
+
+        found = self._irqs.affinities()
+        all_wanted = {number: wanted(cpus, saved.irqs.get(number, frozenset())) for number, cpus in found.items()}
+        moves = {number: cpus for number, cpus in all_wanted.items() if cpus != found[number]}
+        now = self._irqs.default()
+        default = wanted(now, saved.default_irq)
+        news = {number: found[number] for number in moves if number not in saved.irqs}
+        if news or (default != now and not saved.default_irq):
+            self._keep(irqs={**saved.irqs, **news}, default_irq=saved.default_irq or now)
+        if default != now:
+            self._irqs.set_default(default)
+        left = []
+        for number, cpus in moves.items():
+            try:
+                self._irqs.set_affinity(number, cpus)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                left.append(f"{self._irqs.name(number)}: {error.strerror}")
+        return LayerState(ON, self._balancer(closed), tuple(left))
+
+    def off(self, saved: Saved, closed: CpuSet, others: CpuSet) -> None:
+        """Give back what still is as we left it; what somebody has moved since is his."""
+        found = self._irqs.affinities()
+        for number, before in saved.irqs.items():
+            if found.get(number) == (before - closed or others):
+                try:
+                    self._irqs.set_affinity(number, before)
+                except OSError:
+                    continue  # it refused when we moved it, or is gone
+        if saved.default_irq and self._irqs.default() == (saved.default_irq - closed or others):
+            self._irqs.set_default(saved.default_irq)
+        if saved.irqs or saved.default_irq:
+            self._keep(irqs={}, default_irq=frozenset())
+
+    def _balancer(self, closed: CpuSet) -> str:
+        """A word of warning when irqbalance runs: it moves interrupts as it likes."""
+        for pid in self._procfs.pids():
+            try:
+                if self._procfs.name(pid) == IRQBALANCE:
+                    return (
+                        f"irqbalance (process {pid}) may move interrupts back: set IRQBALANCE_BANNED_CPULIST="
+                        f"{cpuset.kernel_list(closed)} in its configuration (/etc/default/irqbalance or /etc/sysconfig/irqbalance)"
+                    )
+            except ProcessLookupError:
+                continue
+        return ""

@@ -1,0 +1,1 @@
+"""Whatever knows Intel CMK and kcm."""

@@ -1,0 +1,111 @@
+"""Before the first layout: is an old CMK still running here, and did one leave pools and tasks behind?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from cmk.agent.options import Options
+from cmk.agent.watches import ClusterView
+from cmk.host import state
+from cmk.kube.client import Api, ApiError, Json
+from cmk.legacy import running, takeover, tree
+from cmk.legacy.takeover import AdoptionError, TakenOver
+from cmk.model.topology import Topology
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LOOKS = 10.0
+_WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+_CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+class Predecessor:
+    """What was found. ``looked`` is False until everything has been looked at; ``reason`` and ``problem`` say why nobody is served."""
+
+    def __init__(self, api: Api, options: Options, view: ClusterView, topology: Topology) -> None:
+        self._api = api
+        self._options = options
+        self._view = view
+        self._topology = topology
+        self._directory: Path | None = None
+        self._kept = ""
+        self.looked = False
+        self.reason = ""
+        self.problem = ""
+        self.found: TakenOver | None = None
+        self.source = ""
+
+    async def look(self, changed: Callable[[], None]) -> None:
+        """Look until nothing is in the way; ``changed`` is called after every look."""
+        while True:
+            try:
+                self.reason, self.problem = await self._look()
+                self.looked = True
+            except ApiError as error:
+                log.warning("cannot look for an older CMK: %s", error)
+            changed()
+            if self.looked and not self.problem:
+                return
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def set_aside(self) -> None:
+        """Keep the old state beside ours, where nobody takes it over again. Raises StateError."""
+        try:
+            if self._directory is not None:
+                log.info("the old pools are kept in %s", tree.set_aside(self._directory))
+            if self._kept:
+                copy = self._options.state_dir / "cmk-config.yaml.old"
+                copy.write_text(self._kept)
+                log.info("the old configuration is kept in %s", copy)
+        except OSError as error:
+            raise state.StateError(f"cannot keep the old state: {error}") from error
+
+    async def _look(self) -> tuple[str, str]:
+        commands = await self._in_the_way()
+        if commands:
+            return "OldCmkRuns", f"an older CMK still runs here; remove it and the agent goes on: {' ; '.join(commands)}"
+        try:
+            await self._read()
+        except AdoptionError as error:
+            return "AdoptionRefused", (
+                f"{self.source} does not fit this node: {error}; take its pools away (or the ConfigMap) to start afresh"
+            )
+        return "", ""
+
+    async def _in_the_way(self) -> list[str]:
+        commands = running.removal_of_daemons(await self._view.list_pods())
+        if await self._get(f"{_WEBHOOKS}/{running.WEBHOOK}"):
+            commands.append(f"kubectl delete mutatingwebhookconfiguration {running.WEBHOOK}")
+        there = [name for name in running.CRDS if await self._get(f"{_CRDS}/{name}")]
+        if there:
+            commands.append(f"kubectl delete crd {' '.join(there)}")  # or kubectl get cmk-nodereport shows theirs
+        return commands
+
+    async def _read(self) -> None:
+        self._directory = next((path for path in self._options.service_dirs if tree.exists(path)), None)
+        for namespace in self._options.adopt_namespaces:
+            name = f"cmk-config-{self._options.node}"
+            found = await self._get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+            if found:
+                self.source = f"ConfigMap {namespace}/{name} of CMK 1.5"
+                self._kept = (found.get("data") or {}).get("config") or ""
+                self.found = takeover.take_over(takeover.parse_configmap(_yaml(self._kept)), self._topology)
+                return
+        if self._directory is not None:
+            self.source = f"the directory {self._directory}"
+            self.found = takeover.take_over(tree.read(self._directory), self._topology)
+
+    async def _get(self, path: str) -> Json | None:
+        return await asyncio.to_thread(self._api.find, path)
+
+
+def _yaml(text: str) -> object:
+    import yaml  # noqa: PLC0415  # no agent but one that takes a ConfigMap over needs it
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise AdoptionError(f"it is no YAML that can be read: {' '.join(str(error).split())}") from error

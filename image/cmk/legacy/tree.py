@@ -1,0 +1,106 @@
+"""The directory tree that kcm and CMK up to 1.4.1 kept: ``pools/<pool>/[<socket>/]<cpulist>/tasks`` (lineage: their ``config.py``)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from cmk.host.procfs import Procfs
+from cmk.legacy.takeover import AdoptionError, OldPool, OldTask, TakenOver, parse_tasks
+from cmk.model import cpuset
+from cmk.model.cgroup_path import MixedCgroupsError
+from cmk.model.ledger import Task
+
+POOLS = "pools"
+_MOST_BYTES = 1 << 16
+
+
+def exists(directory: Path) -> bool:
+    """Whether a directory holds such a tree."""
+    return (directory / POOLS).is_dir()
+
+
+def read(directory: Path) -> dict[str, OldPool]:
+    """Read the tree; raises AdoptionError."""
+    pools = {}
+    try:
+        for pool in sorted((directory / POOLS).iterdir()):
+            exclusive = _plain_text(pool / "exclusive").strip()
+            if exclusive not in {"0", "1"}:
+                raise AdoptionError(f"{pool}/exclusive says neither 0 nor 1")
+            lists = {}
+            for path in sorted(pool.rglob("tasks")):
+                depth = len(path.relative_to(pool).parts)
+                if depth in {2, 3}:  # with or without the socket
+                    lists[path.parent.name] = parse_tasks(str(path), _plain_text(path))
+            pools[pool.name] = OldPool(exclusive == "1", lists)
+    except OSError as error:
+        raise AdoptionError(f"cannot read {error.filename}: {error.strerror}") from error
+    if not pools:
+        raise AdoptionError(f"{directory / POOLS} is empty")
+    return pools
+
+
+def _plain_text(path: Path) -> str:
+    """A small regular file: old manifests let pods write here, so a link, a pipe or a flood is refused, not followed."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise AdoptionError(f"{path} is no regular file")
+        data = os.read(fd, _MOST_BYTES + 1)
+    finally:
+        os.close(fd)
+    if len(data) > _MOST_BYTES:
+        raise AdoptionError(f"{path} is longer than {_MOST_BYTES} bytes")
+    return data.decode(errors="replace")
+
+
+def set_aside(directory: Path) -> Path:
+    """Move the tree out of the way, beside where it was; returns where it is now. Raises OSError."""
+    for number in range(1, 1000):
+        target = directory / f"{POOLS}.old{number if number > 1 else ''}"
+        if not target.exists():
+            (directory / POOLS).rename(target)
+            return target
+    raise FileExistsError(17, "too many old trees are kept already", str(directory))
+
+
+def living_tasks(found: TakenOver, procfs: Procfs) -> tuple[list[Task], list[str]]:
+    """Tasks whose pid lives with its affinity within its old list, and why the others were dropped."""
+    tasks: dict[tuple[int, str], Task] = {}
+    dropped = []
+    for old in found.tasks:
+        name = f"process {old.pid} of pool {old.pool}"
+        try:
+            process, mask = procfs.process(old.pid), frozenset(os.sched_getaffinity(old.pid))
+            if not procfs.is_alive(process):
+                raise ProcessLookupError
+            place = procfs.place(old.pid)
+        except (ProcessLookupError, PermissionError, MixedCgroupsError):
+            dropped.append(f"{name} does not run any more")
+            continue
+        # Several lists of an exclusive pool make one task, whose affinity is all of them.
+        held = [task for task in found.tasks if task.pid == old.pid and task.pool == old.pool]
+        if not mask <= frozenset().union(*(task.cpus for task in held)):
+            dropped.append(
+                f"{name} may run on CPUs {cpuset.kernel_list(mask)}, not only on {_lists(held)}: another process has its pid"
+            )
+            continue
+        pool = found.layout.pools[old.pool]
+        lists = [name for task in held for name in task.lists]
+        if not pool.exclusive:
+            lists = [item.name for item in pool.lists if item.cpus & mask][:1]
+        tasks[old.pid, old.pool] = Task(
+            process=process,
+            pool=old.pool,
+            lists=tuple(dict.fromkeys(lists)),
+            pod=place.pod,
+            container=place.container,
+            cores=len(lists),
+        )
+    return list(tasks.values()), list(dict.fromkeys(dropped))
+
+
+def _lists(tasks: list[OldTask]) -> str:
+    return cpuset.kernel_list(frozenset().union(*(task.cpus for task in tasks)))

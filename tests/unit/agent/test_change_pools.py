@@ -1,0 +1,477 @@
+"""Pools changed under real processes, by an agent whose API server is made up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from cmk.agent.allocator import load_tasks
+from cmk.agent.change_pools import Reconfigure
+from cmk.agent.history import History
+from cmk.agent.node_layout import NodeLayout
+from cmk.agent.publisher import Publisher
+from cmk.agent.rollout_limit import Slots
+from cmk.agent.watches import ClusterView
+from cmk.host import state
+from cmk.host.procfs import Procfs
+from cmk.kube.client import ApiError
+from cmk.model.config import Chosen, ConfigError, PoolConfig, Section
+from cmk.model.layout import SavedLayout
+from cmk.model.ledger import Pod, Refused, Request
+from tests.unit.agent.harness import CPUS, EXCLUSIVE, LAYOUT, PLACE, POD, TOPOLOGY, Node
+
+FIRST = frozenset({CPUS[0]})
+ON_LAST = Section({"exclusive": PoolConfig(cpus=str(CPUS[-1]), exclusive=True), "infra": PoolConfig("rest")}, "last")
+ON_FIRST = Section({"exclusive": PoolConfig(cpus=str(CPUS[0]), exclusive=True), "infra": PoolConfig("rest")}, "first")
+NOBODY = Section({"exclusive": PoolConfig(0, exclusive=True), "infra": PoolConfig("rest")}, "nobody")
+
+
+def bound(pod: Pod, cores: int = 1, phase: str = "Running") -> dict[str, Any]:
+    """A pod as the API lists it."""
+    resources = {"requests": {"cmk.intel.com/exclusive-cores": str(cores)}}
+    return {
+        "metadata": {"uid": pod.uid, "name": pod.name, "namespace": pod.namespace},
+        "spec": {"containers": [{"name": "c", "resources": resources}]},
+        "status": {"phase": phase},
+    }
+
+
+class Agent:
+    """A serving node and what changes its pools. ``log`` has, in order, what the API server was asked and told."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.log: list[str] = []
+        self.events: list[tuple[str, str, str]] = []
+        self.failing = 0
+        self.section: Section | None = None
+        self.error = ""
+        state.write(node.options.layout_file, SavedLayout(LAYOUT, ON_LAST, "default", TOPOLOGY), durable=True)
+        self.layout = NodeLayout("node1", node.options.layout_file, TOPOLOGY, lambda *_: None)
+        self.layout.resume(in_use=True)
+        self.view = SimpleNamespace(pods=node.pods, pods_known=True, node=None, chosen=self._chosen, list_pods=self._list_pods)
+        self.history = History(node.options.history_file)
+        publisher = SimpleNamespace(poke=lambda: None, tell=self._tell, assert_node=self._assert_node)
+        self.slots = SimpleNamespace(take=self._take, give_back=self._give_back)
+        self.turns = [True]
+        self.reconfigure = Reconfigure(
+            self.layout,
+            cast("ClusterView", self.view),
+            cast("Publisher", publisher),
+            self.history,
+            cast("Slots", self.slots),
+            lambda: node.service,
+        )
+
+    def _chosen(self) -> Chosen | None:
+        if self.error:
+            raise ConfigError(self.error)
+        return Chosen(self.section, "default") if self.section else None
+
+    async def _list_pods(self) -> list[dict[str, Any]]:
+        self.log.append("list")
+        return self.node.listed
+
+    async def _assert_node(self) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise ApiError("no API server")
+        coming = self.reconfigure.coming
+        self.log.append(f"advertise {len(coming.pools['exclusive'].lists) if coming and 'exclusive' in coming.pools else 0}")
+
+    async def _take(self, limit: int) -> bool:
+        return not limit or (self.turns.pop(0) if len(self.turns) > 1 else self.turns[0])
+
+    async def _give_back(self) -> None:
+        await asyncio.sleep(0)
+
+    def _tell(self, reason: str, message: str, *, warning: bool = True, pod: Pod | None = None) -> None:
+        self.events.append((reason, message, str(pod) if pod else ""))
+
+    def want(self, section: Section) -> None:
+        """The configuration changes."""
+        self.section = section
+        self.reconfigure.poke()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that a change brings about."""
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    @property
+    def reason(self) -> str:
+        return self.layout.pending.reason
+
+    @property
+    def hash(self) -> str:
+        """Of the configuration that the node has."""
+        saved = state.read(self.node.options.layout_file, SavedLayout)
+        assert saved is not None
+        assert saved == self.layout.saved
+        return saved.section.hash
+
+
+def on_agent(root: Path, scenario: Callable[[Agent], Awaitable[None]], *, require_request: bool = True) -> None:
+    """Run a scenario against an agent."""
+
+    async def run() -> None:
+        node = Node(root, [POD], require_request=require_request)
+        node.listed = [bound(POD)]
+        agent = Agent(node)
+        node.start()
+        work = asyncio.get_running_loop().create_task(agent.reconfigure.run())
+        try:
+            await scenario(agent)
+            assert not work.done()
+        finally:
+            work.cancel()
+            node.service.stop()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(autouse=True)
+def in_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients are in the pod, the test's own process is not."""
+    from tests.unit.agent.harness import is_client
+
+    place = Procfs.place
+    monkeypatch.setattr(Procfs, "place", lambda self, pid: PLACE if is_client(self.root, pid) else place(self, pid))
+
+
+@pytest.fixture(autouse=True)
+def own_affinity() -> Any:  # noqa: ANN401
+    """The agent of these tests is the tests' own process, which moves with pool infra."""
+    yield
+    os.sched_setaffinity(0, CPUS)
+
+
+def test_a_task_moves_with_its_pool_and_everybody_is_told(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        async with await agent.node.ask() as client:
+            assert (await client.answer())[1] == EXCLUSIVE
+            agent.want(ON_FIRST)
+            await agent.until(lambda: agent.hash == "first")
+            assert os.sched_getaffinity(client.pid) == FIRST
+            assert os.sched_getaffinity(0) == set(CPUS) - FIRST
+            assert agent.reason == ""
+            (entry,) = agent.history.entries
+            assert (entry.from_hash, entry.to_hash, entry.moves, entry.outcome) == ("last", "first", 2, "applied")
+            moved = f"process {client.pid} moved from CPUs {CPUS[-1]} to {CPUS[0]}"
+            assert agent.events[0][::2] == ("PoolsChanged", "")
+            assert agent.events[1] == ("CpusMoved", moved, "ns/web")
+            # Whoever comes next meets the new pools, and so does the next agent.
+            saved = load_tasks(agent.node.options.tasks_file, Procfs().boot_id())
+            assert {task.process.pid: task.lists for task in saved.tasks}[client.pid] == (str(CPUS[0]),)
+            assert agent.node.tasks("exclusive") == [client.pid]
+        await agent.node.until(lambda: not agent.node.tasks("exclusive"))
+
+    on_agent(tmp_path, scenario)
+
+
+def test_the_resource_is_lowered_before_pods_are_listed_again(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.node.listed = []
+        agent.node.pods.listed([])
+        agent.want(NOBODY)
+        await agent.until(lambda: agent.hash == "nobody")
+        assert agent.log == ["advertise 0", "list"]
+        assert agent.reconfigure.coming is None
+
+    on_agent(tmp_path, scenario)
+
+
+def test_a_pool_with_a_task_stays_until_the_task_ends(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        async with await agent.node.ask() as client:
+            await client.answer()
+            agent.want(NOBODY)
+            await agent.until(lambda: agent.reason == "ConfigRefused")
+            assert f"pool exclusive goes, but process {client.pid} of pod ns/web" in agent.layout.pending.text
+            assert (agent.hash, os.sched_getaffinity(client.pid)) == ("last", EXCLUSIVE)
+            assert agent.log == []
+        agent.node.listed = []
+        agent.node.pods.listed([])
+        await agent.node.until(lambda: not agent.node.tasks("exclusive"))
+        agent.reconfigure.poke()  # as the ledger's change does
+        await agent.until(lambda: agent.hash == "nobody")
+        assert [entry.outcome.split(":")[0] for entry in agent.history.entries] == ["refused", "applied"]
+
+    on_agent(tmp_path, scenario)
+
+
+def test_a_pod_that_holds_nothing_yet_counts_too(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.want(NOBODY)
+        await agent.until(lambda: agent.reason == "ConfigRefused")
+        assert "1 are held or requested: ns/web 1" in agent.layout.pending.text
+
+    on_agent(tmp_path, scenario)
+
+
+def test_a_pod_that_has_ended_does_not(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.node.listed = [bound(POD, phase="Succeeded")]
+        agent.node.pods.listed(agent.node.listed)
+        agent.want(NOBODY)
+        await agent.until(lambda: agent.hash == "nobody")
+
+    on_agent(tmp_path, scenario)
+
+
+def test_a_pod_that_was_bound_while_we_looked_the_other_way_stops_it(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.node.pods.listed([])  # the watch has not told yet
+        agent.want(NOBODY)
+        await agent.until(lambda: agent.reason == "ConfigRefused")
+        assert agent.log == ["advertise 0", "list"]
+        assert agent.hash == "last"
+
+    on_agent(tmp_path, scenario)
+
+
+def test_who_comes_back_while_a_change_is_refused_gets_a_list_that_goes(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.want(NOBODY)
+        await agent.until(lambda: agent.reason == "ConfigRefused")
+        async with await agent.node.ask() as client:
+            assert (await client.answer())[1] == EXCLUSIVE
+
+    on_agent(tmp_path, scenario)
+
+
+def test_who_is_counted_nowhere_does_not(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.want(NOBODY)
+        await agent.until(lambda: agent.reason == "ConfigRefused")
+        with pytest.raises(Refused, match="0 of 1 free"):
+            agent.node.service.ledger.check(Request("exclusive", Procfs().process(os.getpid())))
+
+    on_agent(tmp_path, scenario, require_request=False)
+
+
+def test_paused_says_what_would_happen_and_does_nothing(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.want(msgspec.structs.replace(ON_FIRST, paused=True))
+        await agent.until(lambda: agent.reason == "Paused")
+        assert agent.layout.pending.text.endswith("paused is true: 1 tasks would move, 0 stay")
+        assert (agent.hash, agent.log, agent.history.entries) == ("last", [], [])
+        agent.want(ON_FIRST)
+        await agent.until(lambda: agent.hash == "first")
+
+    on_agent(tmp_path, scenario)
+
+
+def test_nodes_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmk.agent.change_pools.SECONDS_AFTER_ERROR", 0.1)
+
+    async def scenario(agent: Agent) -> None:
+        agent.turns = [False, False, True]
+        agent.want(msgspec.structs.replace(ON_FIRST, max_unavailable=1))
+        await agent.until(lambda: agent.reason == "Waiting")
+        await agent.until(lambda: agent.hash == "first")
+
+    on_agent(tmp_path, scenario)
+
+
+def test_an_api_server_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmk.agent.change_pools.SECONDS_AFTER_ERROR", 0.05)
+
+    async def scenario(agent: Agent) -> None:
+        agent.failing = 3
+        agent.want(ON_FIRST)
+        await agent.until(lambda: agent.hash == "first")
+        assert agent.failing == 0
+
+    on_agent(tmp_path, scenario)
+
+
+def test_what_the_kernel_refuses_is_undone_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmk.agent.change_pools.SECONDS_BETWEEN_ATTEMPTS", 0.1)
+    real, refusing = os.sched_setaffinity, [True]
+
+    def refuse(pid: int, cpus: Any) -> None:  # noqa: ANN401
+        if refusing[0] and frozenset(cpus) == FIRST:
+            raise OSError(22, "Invalid argument")
+        real(pid, cpus)
+
+    async def scenario(agent: Agent) -> None:
+        async with await agent.node.ask() as client:
+            await client.answer()
+            monkeypatch.setattr(os, "sched_setaffinity", refuse)
+            agent.want(ON_FIRST)
+            await agent.until(lambda: agent.reason == "ConfigRefused")
+            assert f"process {client.pid}, thread {client.pid}: CPUs {CPUS[0]} refused by the kernel" in agent.layout.pending.text
+            assert (agent.hash, os.sched_getaffinity(client.pid)) == ("last", EXCLUSIVE)
+            assert not agent.node.options.journal_file.exists()
+            assert agent.history.entries[-1].outcome.startswith("undone: process ")
+            refusing[0] = False
+            await agent.until(lambda: agent.hash == "first")
+            assert os.sched_getaffinity(client.pid) == FIRST
+
+    on_agent(tmp_path, scenario)
+
+
+def test_a_pinned_task_stands_in_the_way(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        async with await agent.node.ask(**{"on-move": "pinned"}) as client:
+            await client.answer()
+            agent.want(ON_FIRST)
+            await agent.until(lambda: agent.reason == "ConfigRefused")
+            assert "does not move (cmk.intel.com/on-move: pinned)" in agent.layout.pending.text
+            assert os.sched_getaffinity(client.pid) == EXCLUSIVE
+
+    on_agent(tmp_path, scenario)
+
+
+def test_a_pods_annotation_says_so_for_all_of_its_tasks(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.node.pods.remember([msgspec.structs.replace(POD, on_move="pinned")])
+        async with await agent.node.ask(**{"on-move": "follow"}) as client:
+            await client.answer()
+            (task,) = (task for task in agent.node.service.ledger.tasks.values() if task.process.pid == client.pid)
+            assert task.on_move.how == "follow", "the command line wins"
+        async with await agent.node.ask() as client:
+            await client.answer()
+            (task,) = (task for task in agent.node.service.ledger.tasks.values() if task.process.pid == client.pid)
+            assert task.on_move.how == "pinned"
+
+    on_agent(tmp_path, scenario)
+
+
+def test_a_wish_that_nobody_understands_is_refused(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        async with await agent.node.ask(**{"on-move": "stay"}) as client:
+            assert (await client.answer())[0].startswith("cmk/1 error 78\non-move 'stay' is none of")
+        agent.node.pods.remember([msgspec.structs.replace(POD, on_move="stay")])
+        async with await agent.node.ask() as client:
+            reply, _ = await client.answer()
+            assert reply.startswith("cmk/1 error 78\nannotation cmk.intel.com/on-move of pod ns/web: on-move 'stay'")
+
+    on_agent(tmp_path, scenario)
+
+
+def test_who_wants_to_be_told_is(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        async with await agent.node.ask(**{"on-move": "notify:SIGWINCH"}) as client:
+            reply, _ = await client.answer()
+            (name,) = (line.removeprefix("CMK_STATE=") for line in reply.split("\n") if line.startswith("CMK_STATE="))
+            files = [directory / name for directory in agent.node.options.service_dirs]
+            assert [json.loads(file.read_text()) for file in files] == [
+                {"generation": 1, "cpus": str(CPUS[-1]), "lists": [str(CPUS[-1])]}
+            ] * len(files)
+            sent: list[int] = []
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(signal, "pidfd_send_signal", lambda _, number: sent.append(number))
+                agent.want(ON_FIRST)
+                await agent.until(lambda: agent.hash == "first")
+            assert sent == [signal.SIGWINCH]
+            assert json.loads(files[0].read_text()) == {"generation": 2, "cpus": str(CPUS[0]), "lists": [str(CPUS[0])]}
+        await agent.until(lambda: not files[0].exists())
+
+    on_agent(tmp_path, scenario)
+
+
+def test_a_launcher_that_knows_nothing_of_moves_is_told_no_file(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.node.pods.remember([msgspec.structs.replace(POD, on_move="notify")])
+        async with await agent.node.ask() as client:
+            assert "CMK_STATE" not in (await client.answer())[0]
+
+    on_agent(tmp_path, scenario)
+
+
+def test_another_configuration_that_comes_to_the_same_pools_is_taken(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.want(ON_FIRST)
+        await agent.until(lambda: agent.hash == "first")
+        agent.log.clear()
+        agent.want(Section({**ON_FIRST.pools, "shared": PoolConfig(0)}, "zero"))
+        await agent.until(lambda: agent.hash == "zero")
+        assert (agent.log, len(agent.history.entries)) == ([], 1)
+
+    on_agent(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("pools", "reason"),
+    [({"exclusive": PoolConfig(99, exclusive=True), "infra": PoolConfig("rest")}, "LayoutImpossible")],
+)
+def test_pools_that_the_machine_has_not_leave_it_as_it_is(tmp_path: Path, pools: dict[str, PoolConfig], reason: str) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.want(Section(pools, "other"))
+        await agent.until(lambda: agent.reason == reason)
+        assert agent.hash == "last"
+
+    on_agent(tmp_path, scenario)
+
+
+def test_going_back_to_what_there_is_ends_a_refusal(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.want(NOBODY)
+        await agent.until(lambda: agent.reason == "ConfigRefused")
+        agent.want(ON_LAST)
+        await agent.until(lambda: agent.reason == "")
+        assert agent.reconfigure.coming is None
+        agent.node.service.ledger.check(Request("exclusive", Procfs().process(os.getpid()), pod=POD))
+
+    on_agent(tmp_path, scenario)
+
+
+def test_everybody_else_is_kept_out_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(agent: Agent) -> None:
+        service, seen = agent.node.service, []
+        monkeypatch.setattr(
+            type(service.layers), "renew", lambda _: seen.append((service.ledger.exclusive, os.sched_getaffinity(client.pid)))
+        )
+        async with await agent.node.ask() as client:
+            await client.answer()
+            agent.want(ON_FIRST)
+            await agent.until(lambda: agent.hash == "first")
+        closed = FIRST | EXCLUSIVE if len(CPUS) > 2 else FIRST  # somebody has to be somewhere
+        assert seen == [(closed, EXCLUSIVE), (FIRST, FIRST)]
+
+    on_agent(tmp_path, scenario)
+
+
+def test_who_goes_elsewhere_by_himself_meanwhile_is_left_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(agent: Agent) -> None:
+        service = agent.node.service
+        async with await agent.node.ask() as client:
+            await client.answer()
+            renewed: list[bool] = []
+
+            def renew(_: object) -> None:
+                renewed.append(True)
+                if len(renewed) == 2:  # the change has been made
+                    os.sched_setaffinity(client.pid, EXCLUSIVE)
+
+            monkeypatch.setattr(type(service.layers), "renew", renew)
+            agent.want(ON_FIRST)
+            await agent.until(lambda: agent.hash == "first")
+            assert os.sched_getaffinity(client.pid) == EXCLUSIVE
+
+    on_agent(tmp_path, scenario)
+
+
+def test_kernels_that_widen_masks_with_their_cpuset_are_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(agent: Agent) -> None:
+        service = agent.node.service
+        async with await agent.node.ask() as client:
+            await client.answer()
+            monkeypatch.setattr(type(service.layers), "renew", lambda _: os.sched_setaffinity(client.pid, CPUS))
+            agent.want(ON_FIRST)
+            await agent.until(lambda: agent.hash == "first")
+            assert os.sched_getaffinity(client.pid) == FIRST
+
+    on_agent(tmp_path, scenario)

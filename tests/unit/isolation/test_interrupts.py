@@ -1,0 +1,102 @@
+"""Interrupts on a fabricated /proc/irq."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cmk.host.irqs import Irqs
+from cmk.host.procfs import Procfs
+from cmk.isolation.interrupts import IrqLayer
+from cmk.model.cpuset import CpuSet
+from cmk.model.isolation_config import Isolation, Saved
+
+CLOSED, OTHERS = frozenset({1, 2}), frozenset({0, 3})
+
+
+class Table(Irqs):
+    """Number 9 is managed by the kernel."""
+
+    def set_affinity(self, number: int, cpus: CpuSet) -> None:
+        if number == 9:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        (self._root / str(number) / "smp_affinity_list").write_text("")  # a plain file keeps what is not overwritten
+        super().set_affinity(number, cpus)
+
+
+@pytest.fixture
+def irq(tmp_path: Path) -> Path:
+    root = tmp_path / "irq"
+    for number, cpus in {7: "0-3", 8: "1", 9: "2-3", 10: "0"}.items():
+        (root / str(number)).mkdir(parents=True)
+        (root / str(number) / "smp_affinity_list").write_text(f"{cpus}\n")
+    (root / "9/virtio0-req.0").mkdir()
+    (root / "default_smp_affinity").write_text("00000001,0000000f\n")
+    return root
+
+
+def affinities(root: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text().strip() for path in sorted(root.glob("*/smp_affinity_list"))}
+
+
+def test_interrupts_leave_and_come_back(irq: Path, tmp_path: Path) -> None:
+    kept: list[Saved] = [Saved("boot", Isolation())]
+
+    def keep(**changes: object) -> None:
+        kept.append(Saved("boot", Isolation(), **changes))  # type: ignore[arg-type]
+
+    (tmp_path / "proc").mkdir()
+    layer = IrqLayer(Table(irq), Procfs(tmp_path / "proc"), keep)
+    before = affinities(irq)
+    state = layer.on(kept[-1], CLOSED, OTHERS)
+    assert affinities(irq) == {"7": "0,3", "8": "0,3", "9": "2-3", "10": "0"}
+    assert state.left == ("9 (virtio0-req.0): Input/output error",)
+    assert (irq / "default_smp_affinity").read_text() == "00000001,00000009\n"
+    assert kept[-1].irqs == {7: frozenset({0, 1, 2, 3}), 8: frozenset({1}), 9: frozenset({2, 3})}
+    count = len(kept)
+    layer.on(kept[-1], CLOSED, OTHERS)
+    assert len(kept) == count, "originals are saved once"
+    layer.off(kept[-1], CLOSED, OTHERS)
+    assert affinities(irq) == before
+    assert (irq / "default_smp_affinity").read_text() == "00000001,0000000f\n"
+    assert kept[-1].irqs == {}
+
+
+def test_what_somebody_moved_since_is_his(irq: Path, tmp_path: Path) -> None:
+    saved = Saved("boot", Isolation(), irqs={7: frozenset({0, 1, 2, 3})})
+    (tmp_path / "proc").mkdir()
+    (irq / "7/smp_affinity_list").write_text("3\n")
+    IrqLayer(Table(irq), Procfs(tmp_path / "proc"), lambda **_: None).off(saved, CLOSED, OTHERS)
+    assert affinities(irq)["7"] == "3"
+
+
+def test_irqbalance_is_warned_of(irq: Path, tmp_path: Path) -> None:
+    (tmp_path / "proc/77").mkdir(parents=True)
+    (tmp_path / "proc/77/comm").write_text("irqbalance\n")
+    state = IrqLayer(Table(irq), Procfs(tmp_path / "proc"), lambda **_: None).on(Saved("boot", Isolation()), CLOSED, OTHERS)
+    assert "process 77" in state.reason
+    assert "IRQBALANCE_BANNED_CPULIST=1-2" in state.reason
+
+
+def test_pools_that_move_give_back_what_they_leave(irq: Path, tmp_path: Path) -> None:
+    kept: list[Saved] = [Saved("boot", Isolation())]
+
+    def keep(**changes: object) -> None:
+        kept.append(msgspec.structs.replace(kept[-1], **changes))
+
+    (tmp_path / "proc").mkdir()
+    layer = IrqLayer(Table(irq), Procfs(tmp_path / "proc"), keep)
+    layer.on(kept[-1], CLOSED, OTHERS)
+    keep(closed=CLOSED)
+    (irq / "10/smp_affinity_list").write_text("3\n")  # somebody's own doing
+    other = frozenset({0})
+    layer.on(kept[-1], other, frozenset({1, 2, 3}))
+    assert affinities(irq) == {"7": "1-3", "8": "1", "9": "2-3", "10": "3"}
+    assert (irq / "default_smp_affinity").read_text() == "00000001,0000000e\n"
+    keep(closed=other)
+    layer.off(kept[-1], other, frozenset({1, 2, 3}))
+    assert affinities(irq) == {"7": "0-3", "8": "1", "9": "2-3", "10": "3"}

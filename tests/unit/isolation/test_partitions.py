@@ -1,0 +1,254 @@
+"""Isolated partitions on fabricated trees: who becomes one, who does not and why, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from cmk.isolation.layers import Layers
+from cmk.isolation.partitions import EXCLUSIVE, ISOLATED, MEMBER, PARTITION
+from cmk.model import cpuset
+from cmk.model.isolation_config import Isolation
+from tests.unit.isolation.cgrouptree import Killed, set_text, snapshot
+from tests.unit.isolation.test_layers import (
+    AT_BEFORE,
+    AT_LAST,
+    BEFORE,
+    FIRST,
+    FOUR,
+    GROUPS,
+    LAST,
+    OWNER,
+    TASK,
+    Host,
+    four,
+    in_loop,
+    undo_killed_at_each_write,
+)
+
+MINE = GROUPS[4]
+ASKED = Isolation(partition="auto")
+CHAIN = {"": FIRST.cpus, "besteffort": FIRST.cpus, OWNER: FIRST.cpus, MINE: FIRST.cpus}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    host = Host(tmp_path, strict=False)
+    assert host.ledger.restore(TASK)
+    return host
+
+
+def exclusive(host: Host) -> dict[str, frozenset[int]]:
+    found = {path: cpuset.parse(host.kernel.text(path, EXCLUSIVE)) for path in GROUPS}
+    return {path: cpus for path, cpus in found.items() if cpus}
+
+
+def partitions(host: Host) -> set[str]:
+    return {path for path in GROUPS if host.kernel.text(path, PARTITION) != MEMBER}
+
+
+def test_a_container_that_is_on_its_core_alone_becomes_one_and_ends_with_its_task(host: Host) -> None:
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(ASKED, "")
+        assert layers.states()["partition"].state == "on"
+        assert (partitions(host), exclusive(host)) == ({MINE}, CHAIN)
+        assert host.kernel.read(MINE) == FIRST.cpus
+        host.ledger.release(TASK.process)
+        layers.settle()
+        assert (partitions(host), exclusive(host)) == (set(), {})
+        assert not FIRST.cpus & host.kernel.effective(MINE)
+        layers.stop()
+
+    in_loop(scenario)
+
+
+def test_the_next_agent_has_nothing_to_do(host: Host) -> None:
+    def scenario() -> None:
+        first = host.layers()
+        first.apply(ASKED, "")
+        first.stop()
+        before = snapshot(host.cgroups)
+        second = host.layers()
+        second.resume()
+        second.apply(ASKED, "")
+        assert host.kernel.writes == []
+        assert snapshot(host.cgroups) == before
+        second.stop()
+
+    in_loop(scenario)
+
+
+def test_who_comes_later_becomes_one_after_he_was_pinned(host: Host) -> None:
+    async def run() -> None:
+        host.ledger.release(TASK.process)
+        layers = host.layers()
+        layers.apply(ASKED, "")
+        assert host.ledger.restore(TASK)
+        layers.settle()
+        assert partitions(host) == set()
+        await asyncio.sleep(0)
+        assert partitions(host) == {MINE}
+        layers.stop()
+
+    asyncio.run(run())
+
+
+def test_a_container_with_somebody_elsewhere_is_none_and_told(host: Host) -> None:
+    def scenario() -> None:
+        set_text(host.cgroups / "kubepods" / MINE, "cgroup.procs", str(os.getpid()))
+        agent = host.layers()
+        agent.apply(ASKED, "")
+        (left,) = agent.states()["partition"].left
+        assert f"process {os.getpid()}" in left
+        assert left.endswith("runs elsewhere too")
+        assert (partitions(host), exclusive(host)) == (set(), {})
+        agent.stop()
+
+    in_loop(scenario)
+
+
+def test_what_the_kernel_does_not_take_is_undone_and_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        monkeypatch.setattr(type(host.kernel), "_partition", lambda *_: f"{ISOLATED} invalid (no privilege)")
+        layers.apply(ASKED, "")
+        (left,) = layers.states()["partition"].left
+        assert left.endswith(f"{ISOLATED} invalid (no privilege)")
+        assert (partitions(host), exclusive(host)) == (set(), {})
+        assert host.kernel.effective(MINE) > FIRST.cpus
+        layers.stop()
+
+    in_loop(scenario)
+
+
+def test_what_the_kernel_has_refused_is_not_tried_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        kernel = host.kernel
+        monkeypatch.setattr(type(kernel), "_partition", lambda *_: f"{ISOLATED} invalid")
+        layers.apply(ASKED, "")
+        told, count = layers.states()["partition"], len(host.kernel.writes)
+        layers.settle()
+        layers._pods._grow()
+        assert layers.states()["partition"] == told
+        assert len(host.kernel.writes) == count
+        layers.stop()
+
+    in_loop(scenario)
+
+
+def test_exclusive_cpus_that_somebody_else_gave_are_left_alone(host: Host) -> None:
+    set_text(host.cgroups / "kubepods/burstable", EXCLUSIVE, "0")
+
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(ASKED, "")
+        state = layers.states()["partition"]
+        assert (state.state, state.reason.split()[0]) == ("conflict", "burstable")
+        layers.undo()
+        assert exclusive(host) == {"burstable": frozenset({0})}
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize("how", ["partition off", "pods off", "conflict", "undo"])
+def test_it_goes_with_what_it_needs(host: Host, how: str) -> None:
+    may_use = {}
+
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        may_use.update({path: host.may_use(path) for path in GROUPS})
+        layers.apply(ASKED, "")
+        assert partitions(host) == {MINE}
+        off(layers, how)
+        assert (partitions(host), exclusive(host)) == (set(), {})
+        if how == "partition off":
+            assert {path: host.may_use(path) for path in GROUPS} == may_use
+        layers.stop()
+
+    in_loop(scenario)
+
+
+def off(layers: Layers, how: str) -> None:
+    match how:
+        case "partition off":
+            layers.apply(Isolation(), "")
+        case "pods off":
+            layers.apply(Isolation(pods=False, partition="auto"), "")
+            assert layers.states()["partition"].reason.startswith("needs isolation.pods")
+        case "conflict":
+            layers.apply(ASKED, "balloons")
+        case _:
+            layers.undo()
+
+
+@pytest.mark.parametrize("die_at", range(13))
+def test_killed_at_any_write_the_next_agent_completes_and_undoes(host: Host, die_at: int) -> None:
+    before = {path: host.cgroups.joinpath("kubepods", path, EXCLUSIVE).read_text() for path in GROUPS}
+
+    def scenario() -> None:
+        first = host.layers(die_at=die_at)
+        try:
+            first.apply(ASKED, "")
+            first.stop()
+            assert len(host.kernel.writes) == 12, "every write has been the last once"
+        except Killed:
+            pass
+        layers = host.layers()
+        layers.resume()
+        layers.apply(ASKED, "")
+        assert (partitions(host), exclusive(host)) == ({MINE}, CHAIN)
+        layers.stop()
+        undo_killed_at_each_write(host)
+        assert (partitions(host), exclusive(host)) == (set(), {})
+
+    in_loop(scenario)
+    assert {path: host.cgroups.joinpath("kubepods", path, EXCLUSIVE).read_text() for path in GROUPS} == before
+
+
+@pytest.mark.parametrize(("strict", "word"), [(True, "cgroup v1"), (False, "6.7")])
+def test_where_there_can_be_none_it_is_told(tmp_path: Path, strict: bool, word: str) -> None:
+    host = Host(tmp_path, strict=strict)
+    for file in host.cgroups.rglob(EXCLUSIVE):
+        file.unlink()
+    before = snapshot(host.cgroups)
+
+    def scenario() -> None:
+        layers = host.layers()
+        layers.apply(ASKED, "")
+        state = layers.states()["partition"]
+        assert (state.state, word in state.reason) == ("impossible", True)
+        layers.undo()
+
+    in_loop(scenario)
+    if strict:
+        assert snapshot(host.cgroups) == before
+
+
+def test_it_ends_before_its_task_moves_and_is_made_anew_where_that_is(tmp_path: Path) -> None:
+    host = Host(tmp_path, strict=False, topology=FOUR, layout=four(LAST))
+    assert host.ledger.restore(AT_LAST)
+
+    async def run() -> None:
+        layers = host.layers()
+        layers.apply(ASKED, "")
+        assert partitions(host) == {MINE}
+        host.ledger.begin(four(BEFORE), {TASK.process: BEFORE.cpus})
+        layers.renew()
+        assert (partitions(host), exclusive(host)) == (set(), {}), "it is no partition while it has both"
+        assert host.kernel.effective(MINE) >= {2, 3}
+        host.ledger.end(four(BEFORE), [AT_BEFORE])
+        layers.renew()
+        await asyncio.sleep(0)
+        assert partitions(host) == {MINE}
+        assert (host.kernel.read(MINE), exclusive(host)[MINE]) == ({2}, {2})
+        layers.stop()
+
+    asyncio.run(run())
