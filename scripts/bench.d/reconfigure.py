@@ -19,9 +19,9 @@ from cmk.host.journal import Change
 from cmk.host.procfs import Procfs
 from cmk.model.config import Section
 from cmk.model.layout import CpuList, Layout, Pool, SavedLayout
-from cmk.model.ledger import Process, Task, TasksFile
 from cmk.model.plan import plan
 from cmk.model.remap import Mapping
+from cmk.model.tasks import Process, Task, TasksFile
 from cmk.model.topology import Topology
 
 if TYPE_CHECKING:

@@ -23,9 +23,10 @@ from cmk.host.procfs import Procfs
 from cmk.model.config import Section
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
-from cmk.model.ledger import Pod, Process, Task, TasksFile
 from cmk.model.order import NoRoomError, steps
 from cmk.model.plan import cpus_of, plan
+from cmk.model.pods import Pod
+from cmk.model.tasks import Process, Task, TasksFile
 from cmk.model.topology import Topology
 from tests.property.test_plan import changes, swaps
 

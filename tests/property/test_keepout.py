@@ -8,10 +8,9 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from cmk.isolation import desired
 from cmk.isolation.cpusets import Keepout
 from cmk.isolation.desired import Hold, Rules
-from cmk.model import cpuset
+from cmk.model import cgroup_path, cpuset
 from cmk.model.cgroup_path import Place
 from tests.unit.isolation.cgrouptree import UID, Kernel, container, make, pod_directory, snapshot
 
@@ -58,7 +57,7 @@ def engine(kernel: Kernel, own: dict[str, frozenset[int]], holds: list[Hold], *,
 
 
 def own_of(kernel: Kernel) -> dict[str, frozenset[int] | None]:
-    return {path: cpus for path, cpus in kernel.walk() if not desired.is_container(path) or desired.is_nested(path)}
+    return {path: cpus for path, cpus in kernel.walk() if not cgroup_path.is_container(path) or cgroup_path.is_nested(path)}
 
 
 def effective(kernel: Kernel, path: str) -> frozenset[int]:
@@ -88,7 +87,7 @@ def test_nobody_but_holders_may_use_a_closed_core_and_all_goes_back(
             assert len(kernel.writes) == count, "settled means nothing left to write"
             closed = frozenset().union(*(hold.cpus for hold in holds)) if lend else EXCLUSIVE
             for path in groups:
-                place = desired.place_of(path)
+                place = cgroup_path.place_of(path)
                 if not place.pod:
                     continue
                 may = frozenset().union(
@@ -96,14 +95,14 @@ def test_nobody_but_holders_may_use_a_closed_core_and_all_goes_back(
                         hold.cpus
                         for hold in holds
                         if hold.place.pod == place.pod
-                        and (not own_pod or not desired.is_container(path) or hold.place.container == place.container)
+                        and (not own_pod or not cgroup_path.is_container(path) or hold.place.container == place.container)
                     )
                 )
                 assert not effective(kernel, path) & (closed - may), path
-                if not desired.is_nested(path):
+                if not cgroup_path.is_nested(path):
                     assert may <= effective(kernel, path), path
         assert all(text for _, _, text in kernel.writes)
-        nested = {path for path in groups if desired.is_nested(path)}
+        nested = {path for path in groups if cgroup_path.is_nested(path)}
         if not strict:
             assert not nested & {path for path, _, _ in kernel.writes}
         keeper.undo(saved, ALL)

@@ -3,9 +3,12 @@
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from cmk.model.choice import Refused
 from cmk.model.config import PoolConfig
 from cmk.model.layout import compute
-from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, resource_of
+from cmk.model.ledger import Ledger
+from cmk.model.pods import Pod, resource_of
+from cmk.model.tasks import Process, Request
 from tests.unit.machines import machine
 
 LAYOUT = compute(

@@ -7,11 +7,15 @@ import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from cmk.model.advertise import demand
+from cmk.model.choice import Refused
 from cmk.model.layout import Layout
-from cmk.model.ledger import ANY_SOCKET, Ledger, Pod, Process, Refused, Request, resource_of
+from cmk.model.ledger import Ledger
 from cmk.model.onmove import How, OnMove
 from cmk.model.order import NoRoomError, steps
-from cmk.model.plan import demand, plan
+from cmk.model.plan import plan
+from cmk.model.pods import Pod, resource_of
+from cmk.model.tasks import ANY_SOCKET, Process, Request
 from tests.property.test_plan import KINDS, layouts
 
 CORES = 8

@@ -6,10 +6,14 @@ import hypothesis.strategies as st
 import msgspec
 from hypothesis import assume, given, settings
 
+from cmk.model.advertise import demand
+from cmk.model.choice import Refused
 from cmk.model.layout import CpuList, Layout, Pool
-from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task
+from cmk.model.ledger import Ledger
 from cmk.model.order import NoRoomError, steps
-from cmk.model.plan import Plan, cpus_of, demand, plan
+from cmk.model.plan import Plan, cpus_of, plan
+from cmk.model.pods import Pod
+from cmk.model.tasks import Process, Request, Task
 
 KINDS = {"exclusive": True, "gold": True, "shared": False, "infra": False}
 MANY = settings(deadline=None, max_examples=400)

@@ -18,10 +18,13 @@ from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
 from cmk.model import onmove
 from cmk.model.cgroup_path import MixedCgroupsError, Place
+from cmk.model.choice import Refused
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout
-from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task, TasksFile
+from cmk.model.ledger import Ledger
 from cmk.model.onmove import How, OnMove, OnMoveError
+from cmk.model.pods import Pod
+from cmk.model.tasks import Process, Request, Task, TasksFile
 from cmk.model.wire import Isolate
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from cmk.host import state
 from cmk.host.journal import Change
 from cmk.host.procfs import Procfs
 from cmk.model.layout import SavedLayout
-from cmk.model.ledger import Task, TasksFile
+from cmk.model.tasks import Task, TasksFile
 
 
 def change_of(options: Options, procfs: Procfs) -> Change:

@@ -14,7 +14,7 @@ from cmk.host.peer import has_ended
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import Place
 from cmk.model.cpuset import CpuSet
-from cmk.model.ledger import Process, Task
+from cmk.model.tasks import Process, Task
 
 log = logging.getLogger(__name__)
 

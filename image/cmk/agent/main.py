@@ -30,9 +30,10 @@ from cmk.kube.node import labels
 from cmk.legacy import tree
 from cmk.legacy.predecessor import Predecessor
 from cmk.model import cpuset
+from cmk.model.advertise import offered
 from cmk.model.layout import SavedLayout
-from cmk.model.ledger import TasksFile, resource_of
-from cmk.model.plan import offered
+from cmk.model.pods import resource_of
+from cmk.model.tasks import TasksFile
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Agent:
         self._history = History(options.history_file)
         slots = Slots(api, options.namespace, options.rollout_prefix, options.node)
         self._reconfigure = Reconfigure(self._layout, self._view, self._publisher, self._history, slots, lambda: self._service)
-        self._predecessor = Predecessor(api, options, self._view, self._layout.topology)
+        self._predecessor = Predecessor(api, options.traces, self._view.list_pods, self._layout.topology)
         self._service: Service | None = None
         self._leads = False
 

@@ -16,8 +16,9 @@ from cmk.kube.client import Json
 from cmk.model import node_state, report
 from cmk.model.isolation_config import LayerState
 from cmk.model.layout import SavedLayout
-from cmk.model.ledger import Ledger, Pod
+from cmk.model.ledger import Ledger
 from cmk.model.node_state import NodeState
+from cmk.model.pods import Pod
 from cmk.model.report import Condition
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from cmk.isolation.layers import HostPaths
+from cmk.legacy.predecessor import Traces
+
 
 class Options(msgspec.Struct, frozen=True):
     """Where the agent is and which directories are its own. ``host_dirs`` get a launcher and a socket like ``install_dir``.
@@ -64,6 +67,16 @@ class Options(msgspec.Struct, frozen=True):
     def isolation_file(self) -> Path:
         """How everything was before it was kept off exclusive cores."""
         return self.state_dir / "isolation.json"
+
+    @property
+    def host_paths(self) -> HostPaths:
+        """What the isolation layers read and write."""
+        return HostPaths(self.isolation_file, self.cgroups, self.irqs)
+
+    @property
+    def traces(self) -> Traces:
+        """Where an older CMK may have left its state."""
+        return Traces(self.node, self.service_dirs, self.adopt_namespaces, self.state_dir)
 
     @property
     def lock_file(self) -> Path:

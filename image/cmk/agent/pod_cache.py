@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from cmk.kube.client import ApiError, Json
 from cmk.model import pods as pod_model
-from cmk.model.ledger import Pod
+from cmk.model.pods import Pod
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from cmk.agent.watches import ClusterView
 from cmk.kube import events, reports
 from cmk.kube import node as node_api
 from cmk.kube.client import Api, ApiError, Json
-from cmk.model.ledger import Pod
-from cmk.model.pods import demand, from_json
+from cmk.model.advertise import advertise, requested
+from cmk.model.pods import Pod, from_json
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Publisher:
         for attempt in range(WITHDRAW_ATTEMPTS):
             node = await asyncio.to_thread(self._api.get, node_api.path_of(self._node))
             pods = [from_json(item) for item in await self._view.list_pods()]  # what the watch told may be old by now
-            needed = {name for name in node_api.advertised(node) if demand(pods, name)}
+            needed = {name for name in node_api.advertised(node) if requested(pods, name)}
             if needed:
                 log.warning("node left the selection, but bound pods still need %s: left as it is", ", ".join(sorted(needed)))
                 return False
@@ -131,7 +131,7 @@ class Publisher:
 
     def _demand(self) -> Callable[[str], int | None]:
         pods = self._view.pods.all.values() if self._view.pods_known else None
-        return lambda name: None if pods is None else demand(pods, name)
+        return lambda name: None if pods is None else requested(pods, name)
 
     async def _assert_report(self) -> None:
         loop = asyncio.get_running_loop()
@@ -144,18 +144,3 @@ class Publisher:
             return
         self._view.report = await asyncio.to_thread(reports.put, self._api, self._node, body, self._view.report)
         self._next_report = loop.time() + SECONDS_BETWEEN_REPORTS
-
-
-def advertise(lists: Mapping[str, int], current: Mapping[str, int], demand_of: Callable[[str], int | None]) -> dict[str, int]:
-    """Lists per resource, but never less than bound pods request: kubelet ends running pods at its next restart when the node has less.
-
-    Pods that were let in cannot request more than the node has, so ``current`` bounds what a stray request could add. An unknown
-    demand (None) keeps what is there.
-    """
-    wanted = dict(lists)
-    for name, now in current.items():
-        asked = demand_of(name)
-        keep = now if asked is None else min(asked, now)
-        if keep > wanted.get(name, 0):
-            wanted[name] = keep
-    return wanted

@@ -18,7 +18,7 @@ from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.model import wire
 from cmk.model.cgroup_path import MixedCgroupsError
-from cmk.model.ledger import Refused
+from cmk.model.choice import Refused
 
 log = logging.getLogger(__name__)
 

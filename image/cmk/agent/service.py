@@ -22,11 +22,13 @@ from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.isolation.layers import Layers
 from cmk.model import report
+from cmk.model.choice import Refused
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
-from cmk.model.ledger import Ledger, Process, Refused, TasksFile
+from cmk.model.ledger import Ledger
 from cmk.model.order import steps
 from cmk.model.plan import Plan
+from cmk.model.tasks import Process, TasksFile
 from cmk.model.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Service:
         self._topology = topology
         procfs = Procfs(options.proc_root)
         self.ledger = Ledger(layout, require_grant=options.require_request)
-        self.layers = Layers(options, procfs, self.ledger, topology, changed)
+        self.layers = Layers(options.host_paths, procfs, self.ledger, topology, changed)
         self._notices = Notices(options.service_dirs, procfs)
         self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed, self.layers.settle, self._notices)
         self._change = change_of(options, procfs)

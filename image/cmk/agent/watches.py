@@ -11,12 +11,12 @@ import msgspec
 
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import Pods
+from cmk.isolation.conflicts import conflict_of, manager_of
 from cmk.kube import reports, watch
 from cmk.kube.client import Api, Json
 from cmk.kube.node import labels
 from cmk.model import config
 from cmk.model.config import Chosen, ConfigError
-from cmk.model.managers import conflict_of, manager_of
 
 log = logging.getLogger(__name__)
 

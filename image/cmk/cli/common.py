@@ -25,10 +25,10 @@ from cmk.host.state import StateError
 from cmk.host.sysfs import TopologyError, read_topology
 from cmk.isolate import launch, local
 from cmk.legacy.takeover import AdoptionError
+from cmk.model.choice import Refused
 from cmk.model.config import ConfigError, Preference
 from cmk.model.flags import PoolFlags
 from cmk.model.layout import LayoutError
-from cmk.model.ledger import Refused
 from cmk.model.order import NoRoomError
 from cmk.model.topology import Topology
 

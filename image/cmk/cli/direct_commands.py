@@ -25,7 +25,7 @@ from cmk.model.config import AUTO, PoolConfig, Section
 from cmk.model.cpuset import CpuSet
 from cmk.model.flags import PoolFlags
 from cmk.model.layout import Layout, SavedLayout
-from cmk.model.ledger import Task
+from cmk.model.tasks import Task
 from cmk.model.topology import Topology
 
 _SCOPE = "cmk init"

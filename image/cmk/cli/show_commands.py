@@ -14,7 +14,7 @@ from cmk.cli import common, report_table
 from cmk.direct.pools import ConfDir
 from cmk.isolate import launch
 from cmk.model import report
-from cmk.model.ledger import OLD_NAMES
+from cmk.model.choice import OLD_NAMES
 
 
 def describe(conf_dir: common.ConfDirOption = None, output: common.OutputOption = common.Output.JSON) -> None:

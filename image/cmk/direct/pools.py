@@ -17,9 +17,11 @@ from cmk.host.procfs import Procfs
 from cmk.isolate import local
 from cmk.legacy import tree
 from cmk.legacy.takeover import TakenOver
+from cmk.model.choice import Refused
 from cmk.model.layout import SavedLayout
-from cmk.model.ledger import Ledger, Refused, Task
+from cmk.model.ledger import Ledger
 from cmk.model.plan import Plan, plan
+from cmk.model.tasks import Task
 
 JOURNAL = "journal.json"
 

@@ -20,10 +20,10 @@ from cmk.model.cgroup_path import Place
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation_config import Thread
 from cmk.model.layout import SavedLayout
-from cmk.model.ledger import Process, Task
 from cmk.model.order import Step, steps
 from cmk.model.plan import Move, Plan, cpus_of
 from cmk.model.remap import Mapping
+from cmk.model.tasks import Process, Task
 
 log = logging.getLogger(__name__)
 

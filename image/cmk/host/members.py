@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError, Place
 from cmk.model.cpuset import CpuSet
-from cmk.model.ledger import Process
+from cmk.model.tasks import Process
 
 _SCANS = 3
 

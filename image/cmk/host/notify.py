@@ -17,8 +17,9 @@ import msgspec
 from cmk.host import state
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
-from cmk.model.ledger import Ledger, Process, Task
+from cmk.model.ledger import Ledger
 from cmk.model.onmove import How
+from cmk.model.tasks import Process, Task
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmk.model.cgroup_path import Place, parse_cgroup
-from cmk.model.ledger import Process
+from cmk.model.tasks import Process
 
 
 class Procfs:

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmk.host import kernelfile
-from cmk.isolation.desired import parent_of
+from cmk.isolation import kernel_file
 from cmk.model import cpuset
+from cmk.model.cgroup_path import parent_of
 from cmk.model.cpuset import CpuSet
 
 FILE = "cpuset.cpus"
@@ -59,7 +59,7 @@ class Cpusets:
 
     def write_text(self, path: str, name: str, text: str) -> None:
         """Write a file of a group."""
-        kernelfile.write(f"{self._prefix}/{path}/{name}", text)
+        kernel_file.write(f"{self._prefix}/{path}/{name}", text)
 
     def give_back(self, path: str, cpus: CpuSet | None) -> None:
         """Configure what a group once had. One with tasks cannot be emptied again: what its parent has comes to the same."""

@@ -14,7 +14,7 @@ from cmk.host.inotify import WRITTEN, DirectoryWatch
 from cmk.isolation import desired
 from cmk.isolation.cgroups import FILE, GONE, Cpusets
 from cmk.isolation.desired import Hold, Rules, Write
-from cmk.model import cpuset
+from cmk.model import cgroup_path, cpuset
 from cmk.model.cgroup_path import Place
 from cmk.model.cpuset import CpuSet
 
@@ -89,7 +89,7 @@ class Keepout:
             if strict:
                 todo = desired.writes(self._groups, {path: cpus for path, cpus in wanted.items() if cpus}, strict=True)
             else:
-                todo = [Write(path, wanted[path]) for path in desired.top_down(wanted) if self._groups[path] != wanted[path]]
+                todo = [Write(path, wanted[path]) for path in cgroup_path.top_down(wanted) if self._groups[path] != wanted[path]]
             self.problem = ""
             for write in todo:
                 self.problem = self._give_back(write) or self.problem
@@ -116,7 +116,7 @@ class Keepout:
         """Processes of a container."""
         found: list[int] = []
         for path in self._groups:
-            if desired.place_of(path) == place:
+            if cgroup_path.place_of(path) == place:
                 try:
                     found += [int(pid) for pid in self._cpusets.text(path, "cgroup.procs").split()]
                 except OSError as error:

@@ -7,18 +7,14 @@ exceeds its parent, a parent never cuts into a child) and cgroup-v2.rst (neither
 
 from __future__ import annotations
 
-import functools
-import posixpath
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from cmk.model.cgroup_path import Place, place_of_path
+from cmk.model.cgroup_path import Place, is_container, is_nested, parent_of, place_of, place_of_path, top_down
 from cmk.model.cpuset import CpuSet
 
 NOTHING: CpuSet = frozenset()
-# Names of groups do not change what they say; a node has some hundreds at a time, asked about at every allocation.
-MANY = 8192
 Groups = Mapping[str, CpuSet | None]
 
 
@@ -50,44 +46,6 @@ class Write(msgspec.Struct, frozen=True):
 
     path: str
     cpus: CpuSet | None
-
-
-@functools.lru_cache(MANY)
-def parent_of(path: str) -> str:
-    """The group above."""
-    return posixpath.dirname(path)
-
-
-@functools.lru_cache(MANY)
-def depth(path: str) -> int:
-    """0 for kubepods itself."""
-    return path.count("/") + 1 if path else 0
-
-
-@functools.lru_cache(MANY)
-def place_of(path: str) -> Place:
-    """Pod and container of a group; what is below a container belongs to it. CRI-O's monitor beside a container is none of it."""
-    place = place_of_path(path)
-    if place.container and any(part.startswith("crio-conmon-") for part in path.split("/")):
-        return Place(place.pod)
-    return place
-
-
-@functools.lru_cache(MANY)
-def is_container(path: str) -> bool:
-    """Whether a group is a container's or lies below one: anything below a pod's own directory."""
-    return bool(place_of_path(path).pod and place_of_path(parent_of(path)).pod)
-
-
-@functools.lru_cache(MANY)
-def is_nested(path: str) -> bool:
-    """Whether a group lies below a container's: the workload made it."""
-    return is_container(path) and is_container(parent_of(path))
-
-
-def top_down(paths: Iterable[str]) -> list[str]:
-    """Parents before their children."""
-    return sorted(paths, key=lambda path: (depth(path), path))
 
 
 def desired(groups: Groups, rules: Rules, holds: Iterable[Hold]) -> dict[str, CpuSet]:
@@ -193,3 +151,34 @@ def _matters(path: str, groups: Groups, opened: Mapping[str, CpuSet]) -> bool:
     if is_nested(path):
         return False
     return groups[path] is not None or opened.get(parent_of(path), NOTHING) != opened.get(path, NOTHING)
+
+
+def candidates(groups: Iterable[str], holds: Iterable[Hold], exclusive: CpuSet) -> dict[str, CpuSet]:
+    """Groups of containers with tasks, and what these hold; those with a task on CPUs that are not ``exclusive`` are left out."""
+    held: dict[tuple[str, str], CpuSet] = {}
+    for hold in holds:
+        key = (hold.place.pod, hold.place.container)
+        held[key] = held.get(key, NOTHING) | hold.cpus
+    found = {}
+    for path in groups:
+        if is_container(path) and not is_nested(path):
+            place = place_of(path)
+            cpus = held.get((place.pod, place.container), NOTHING) if place.container else NOTHING
+            if cpus and cpus <= exclusive:
+                found[path] = cpus
+    return found
+
+
+def above(path: str) -> list[str]:
+    """Groups above one, kubepods (``""``) first."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(len(parts))]
+
+
+def chain(partitions: Mapping[str, CpuSet]) -> dict[str, CpuSet]:
+    """What has to be exclusive to each group that is a partition or above one."""
+    found: dict[str, CpuSet] = {}
+    for path, cpus in partitions.items():
+        for group in [*above(path), path]:
+            found[group] = found.get(group, NOTHING) | cpus
+    return found

@@ -8,19 +8,27 @@ from pathlib import Path
 
 import msgspec
 
-from cmk.agent.options import Options
 from cmk.host import state
-from cmk.host.irqs import Irqs
 from cmk.host.procfs import Procfs
 from cmk.isolation.cgroups import CgroupError, Cpusets
-from cmk.isolation.host_processes import HostProcesses, Slices
-from cmk.isolation.interrupts import IrqLayer
+from cmk.isolation.host_processes import HostProcesses
+from cmk.isolation.interrupts import IrqLayer, Irqs
+from cmk.isolation.originals import Saved
 from cmk.isolation.pod_layer import PodLayer
-from cmk.model.isolation_config import ALL_OFF, IMPOSSIBLE, NO_CGROUPS, OFF, Isolation, LayerState, Saved
+from cmk.isolation.slices import Slices
+from cmk.model.isolation_config import ALL_OFF, IMPOSSIBLE, NO_CGROUPS, OFF, Isolation, LayerState
 from cmk.model.ledger import Ledger
 from cmk.model.topology import Topology
 
 SECONDS_BETWEEN_PASSES = 30.0
+
+
+class HostPaths(msgspec.Struct, frozen=True):
+    """``originals``: file of what every layer is undone from. ``cgroups``, ``irqs``: the host's, None where they cannot be written."""
+
+    originals: Path
+    cgroups: Path | None = None
+    irqs: Path | None = None
 
 
 class Layers:
@@ -28,7 +36,7 @@ class Layers:
 
     def __init__(
         self,
-        options: Options,
+        paths: HostPaths,
         procfs: Procfs,
         ledger: Ledger,
         topology: Topology,
@@ -36,15 +44,15 @@ class Layers:
         open_cpusets: Callable[[Path], Cpusets] = Cpusets,
     ) -> None:
         self._open_cpusets = open_cpusets
-        self._file = options.isolation_file
-        self._cgroups = options.cgroups
-        self._irqs = IrqLayer(Irqs(options.irqs), procfs, self._keep) if options.irqs else None
+        self._file = paths.originals
+        self._cgroups = paths.cgroups
+        self._irqs = IrqLayer(Irqs(paths.irqs), procfs, self._keep) if paths.irqs else None
         self._processes = HostProcesses(procfs, self._keep)
         self._procfs = procfs
         self._topology = topology
         self._changed = changed
         self._saved = Saved(procfs.boot_id(), Isolation())
-        self._pods = PodLayer(options.cgroups, procfs, ledger, topology, lambda: self._saved, self._keep, changed, open_cpusets)
+        self._pods = PodLayer(paths.cgroups, procfs, ledger, topology, lambda: self._saved, self._keep, changed, open_cpusets)
         self._host = self._interrupts = LayerState(OFF)
         self._conflict = self._doubt = ""
         self._applied: tuple[Isolation, str] | None = None

@@ -7,17 +7,18 @@ leaves nothing that the next one would not find.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from cmk.host.procfs import Procfs
+from cmk.isolation import desired
 from cmk.isolation.cgroups import GONE, Cpusets
 from cmk.isolation.cpusets import Keepout
-from cmk.isolation.desired import NOTHING, Hold, is_nested, place_of, top_down
+from cmk.isolation.desired import NOTHING, Hold
 from cmk.isolation.masks import back, kept
-from cmk.model import cpuset, partition
+from cmk.isolation.originals import Saved
+from cmk.model import cpuset
+from cmk.model.cgroup_path import is_nested, place_of, top_down
 from cmk.model.cpuset import CpuSet
-from cmk.model.isolation_config import Saved
-from cmk.model.partition import Sets
 from cmk.model.topology import Topology
 
 EXCLUSIVE, PARTITION = "cpuset.cpus.exclusive", "cpuset.cpus.partition"
@@ -52,7 +53,7 @@ class Partitions:
     def let_go(self, groups: Iterable[str], holds: Iterable[Hold], exclusive: CpuSet) -> list[str]:
         """End what nobody holds any more, before its set changes; returns what went wrong. What an earlier agent made is taken over."""
         have = self.now(groups)
-        fit = partition.candidates(groups, holds, exclusive)
+        fit = desired.candidates(groups, holds, exclusive)
         self.alone = {path: cpus for path, cpus in fit.items() if have.get(path) == cpus and self._is_one(path)}
         return self.end(have, self.alone)
 
@@ -60,7 +61,7 @@ class Partitions:
         """Make partitions of the containers that fit; returns what could not be done, and why."""
         holds = list(holds)
         left = self.let_go(keepout.groups, holds, exclusive)
-        fit = partition.candidates(keepout.groups, holds, exclusive)
+        fit = desired.candidates(keepout.groups, holds, exclusive)
         # What the kernel has refused once is not tried again: it would shake everybody's masks each time.
         self._refused = {path: why for path, why in self._refused.items() if path in fit}
         for path, cpus in fit.items():
@@ -87,9 +88,9 @@ class Partitions:
         found = {path: self._exclusive(path) for path in groups if not is_nested(path)}
         return {path: cpus for path, cpus in found.items() if cpus}
 
-    def end(self, have: Sets, keep: Sets) -> list[str]:
+    def end(self, have: Mapping[str, CpuSet], keep: Mapping[str, CpuSet]) -> list[str]:
         """Of what there is, leave these partitions alone, and what they need above them; returns what went wrong."""
-        wanted = partition.chain(keep)
+        wanted = desired.chain(keep)
         going = {path: cpus & wanted.get(path, NOTHING) for path, cpus in have.items() if cpus - wanted.get(path, NOTHING)}
         if not going:
             return []
@@ -103,11 +104,11 @@ class Partitions:
         self._keep(moved=back(self._procfs, self._saved().moved, self._topology.cpus - NOTHING.union(*keep.values())))
         return list(filter(None, problems))
 
-    def begin(self, path: str, have: Sets, keep: Sets) -> str:
+    def begin(self, path: str, have: Mapping[str, CpuSet], keep: Mapping[str, CpuSet]) -> str:
         """Make a group that has all it needs but this, one of ``keep``, a partition; returns why it is none."""
-        wanted = partition.chain(keep)
+        wanted = desired.chain(keep)
         with kept(self._procfs, NOTHING) as moved:
-            for group in [*partition.above(path), path]:
+            for group in [*desired.above(path), path]:
                 if have.get(group, NOTHING) != wanted[group]:
                     problem = self._write(group, EXCLUSIVE, cpuset.kernel_list(wanted[group]))
                     if problem:

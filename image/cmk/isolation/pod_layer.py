@@ -15,11 +15,12 @@ from cmk.isolation.cgroups import CgroupError, Cpusets
 from cmk.isolation.cpusets import Keepout
 from cmk.isolation.desired import Hold, Rules
 from cmk.isolation.masks import kept
+from cmk.isolation.originals import Saved
 from cmk.isolation.partitions import Partitions
 from cmk.model import cpuset
 from cmk.model.cgroup_path import Place, place_of_path
 from cmk.model.cpuset import CpuSet
-from cmk.model.isolation_config import CONFLICT, IMPOSSIBLE, NO_CGROUPS, OFF, ON, LayerState, Saved
+from cmk.model.isolation_config import CONFLICT, IMPOSSIBLE, NO_CGROUPS, OFF, ON, LayerState
 from cmk.model.ledger import Ledger
 from cmk.model.topology import Topology
 

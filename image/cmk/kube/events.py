@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from cmk.kube.client import Api, Json
-from cmk.model.ledger import Pod
+from cmk.model.pods import Pod
 
 # Events about cluster-scoped objects live there by the API's rule.
 _DEFAULT = "default"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cmk.kube.client import STRATEGIC_PATCH, Api, Json
-from cmk.model.ledger import RESOURCE_PREFIX
+from cmk.model.pods import RESOURCE_PREFIX
 
 LABEL = "cmk.intel.com/cmk-node"
 TAINT = {"key": "cmk", "value": "true", "effect": "NoSchedule"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from cmk.agent.options import Options
-from cmk.agent.watches import ClusterView
+import msgspec
+
 from cmk.host import state
 from cmk.kube.client import Api, ApiError, Json
 from cmk.legacy import running, takeover, tree
@@ -22,13 +22,24 @@ _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
+class Traces(msgspec.Struct, frozen=True):
+    """Where an older CMK may have left its state: ``directories``, and ConfigMaps of ``node`` in ``namespaces``. A ConfigMap's content is
+    kept in ``keep_in`` once it is taken over.
+    """
+
+    node: str
+    directories: tuple[Path, ...]
+    namespaces: tuple[str, ...]
+    keep_in: Path
+
+
 class Predecessor:
     """What was found. ``looked`` is False until everything has been looked at; ``reason`` and ``problem`` say why nobody is served."""
 
-    def __init__(self, api: Api, options: Options, view: ClusterView, topology: Topology) -> None:
+    def __init__(self, api: Api, traces: Traces, list_pods: Callable[[], Awaitable[list[Json]]], topology: Topology) -> None:
         self._api = api
-        self._options = options
-        self._view = view
+        self._traces = traces
+        self._list_pods = list_pods
         self._topology = topology
         self._directory: Path | None = None
         self._kept = ""
@@ -57,7 +68,7 @@ class Predecessor:
             if self._directory is not None:
                 log.info("the old pools are kept in %s", tree.set_aside(self._directory))
             if self._kept:
-                copy = self._options.state_dir / "cmk-config.yaml.old"
+                copy = self._traces.keep_in / "cmk-config.yaml.old"
                 copy.write_text(self._kept)
                 log.info("the old configuration is kept in %s", copy)
         except OSError as error:
@@ -76,7 +87,7 @@ class Predecessor:
         return "", ""
 
     async def _in_the_way(self) -> list[str]:
-        commands = running.removal_of_daemons(await self._view.list_pods())
+        commands = running.removal_of_daemons(await self._list_pods())
         if await self._get(f"{_WEBHOOKS}/{running.WEBHOOK}"):
             commands.append(f"kubectl delete mutatingwebhookconfiguration {running.WEBHOOK}")
         there = [name for name in running.CRDS if await self._get(f"{_CRDS}/{name}")]
@@ -85,9 +96,9 @@ class Predecessor:
         return commands
 
     async def _read(self) -> None:
-        self._directory = next((path for path in self._options.service_dirs if tree.exists(path)), None)
-        for namespace in self._options.adopt_namespaces:
-            name = f"cmk-config-{self._options.node}"
+        self._directory = next((path for path in self._traces.directories if tree.exists(path)), None)
+        for namespace in self._traces.namespaces:
+            name = f"cmk-config-{self._traces.node}"
             found = await self._get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
             if found:
                 self.source = f"ConfigMap {namespace}/{name} of CMK 1.5"

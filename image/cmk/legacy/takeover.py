@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import msgspec
 
 from cmk.model import cpuset
+from cmk.model.choice import OLD_NAMES
 from cmk.model.config import PoolConfig
 from cmk.model.cpuset import CpuSet, CpuSetError
 from cmk.model.layout import INFRA, CpuList, Layout, Pool
-from cmk.model.ledger import OLD_NAMES
 from cmk.model.topology import Topology
 
 _EXCLUSIVE_IN_1_5 = frozenset({"exclusive", "exclusive-non-isolcpus"})

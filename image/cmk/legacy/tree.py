@@ -10,7 +10,7 @@ from cmk.host.procfs import Procfs
 from cmk.legacy.takeover import AdoptionError, OldPool, OldTask, TakenOver, parse_tasks
 from cmk.model import cpuset
 from cmk.model.cgroup_path import MixedCgroupsError
-from cmk.model.ledger import Task
+from cmk.model.tasks import Task
 
 POOLS = "pools"
 _MOST_BYTES = 1 << 16

@@ -1,10 +1,16 @@
-"""Which pod and container a cgroup path belongs to, in the spelling of every driver and runtime."""
+"""Which pod and container a cgroup path belongs to, in the spelling of every driver and runtime; and how paths below kubepods nest."""
 
 from __future__ import annotations
 
+import functools
+import posixpath
 import re
+from collections.abc import Iterable
 
 import msgspec
+
+# Names of groups do not change what they say; a node has some hundreds at a time, asked about at every allocation.
+MANY = 8192
 
 # The pod's own directory in every driver's spelling: podUID, kubepods-burstable-podUID_WITH_UNDERSCORES.slice, and for static pods the
 # 32-digit hash of their manifest.
@@ -50,3 +56,41 @@ def place_of_path(path: str) -> Place:
         container = next((match["id"] for name in parts[index + 1 : index + 2] if (match := _CONTAINER.match(name))), "")
         return Place(pod["uid"].replace("_", "-"), container)
     return Place()
+
+
+@functools.lru_cache(MANY)
+def parent_of(path: str) -> str:
+    """The group above."""
+    return posixpath.dirname(path)
+
+
+@functools.lru_cache(MANY)
+def depth(path: str) -> int:
+    """0 for kubepods itself."""
+    return path.count("/") + 1 if path else 0
+
+
+@functools.lru_cache(MANY)
+def place_of(path: str) -> Place:
+    """Pod and container of a group; what is below a container belongs to it. CRI-O's monitor beside a container is none of it."""
+    place = place_of_path(path)
+    if place.container and any(part.startswith("crio-conmon-") for part in path.split("/")):
+        return Place(place.pod)
+    return place
+
+
+@functools.lru_cache(MANY)
+def is_container(path: str) -> bool:
+    """Whether a group is a container's or lies below one: anything below a pod's own directory."""
+    return bool(place_of_path(path).pod and place_of_path(parent_of(path)).pod)
+
+
+@functools.lru_cache(MANY)
+def is_nested(path: str) -> bool:
+    """Whether a group lies below a container's: the workload made it."""
+    return is_container(path) and is_container(parent_of(path))
+
+
+def top_down(paths: Iterable[str]) -> list[str]:
+    """Parents before their children."""
+    return sorted(paths, key=lambda path: (depth(path), path))

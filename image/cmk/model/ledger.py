@@ -7,92 +7,13 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from cmk.model import cpuset
+from cmk.model.choice import OLD_NAMES, Refused
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import CpuList, Layout, Pool
-from cmk.model.onmove import OnMove
+from cmk.model.pods import resource_of
+from cmk.model.tasks import ANY_SOCKET, Process, Request, Task
 
-ANY_SOCKET = -1
 _NOTHING: CpuSet = frozenset()
-RESOURCE_PREFIX = "cmk.intel.com/"
-# What kcm called two of the pools.
-OLD_NAMES = {"dataplane": "exclusive", "controlplane": "shared"}
-
-
-def resource_of(pool: str) -> str:
-    """Extended resource that grants lists of an exclusive pool: ``cmk.intel.com/<pool>-cores``."""
-    return f"{RESOURCE_PREFIX}{pool}-cores"
-
-
-def pool_of(resource: str) -> str:
-    """The pool whose lists a resource grants."""
-    return resource.removeprefix(RESOURCE_PREFIX).removesuffix("-cores")
-
-
-class Refused(Exception):  # an answer, not a fault
-    """The request is not served. ``final``: it never will be; otherwise it may be once somebody releases."""
-
-    def __init__(self, text: str, *, final: bool) -> None:
-        super().__init__(text)
-        self.final = final
-
-
-class Process(msgspec.Struct, frozen=True, order=True):
-    """A process that no reused pid can impersonate: host pid and start time (clock ticks since boot)."""
-
-    pid: int
-    start: int
-
-
-class Pod(msgspec.Struct, frozen=True):
-    """A pod bound to this node and what it is granted: resource name → number of lists.
-
-    ``config_hash`` names a static pod's cgroup, where its uid on the API does not occur. ``on_move`` is its annotation, if it has one.
-    """
-
-    uid: str
-    namespace: str
-    name: str
-    grants: dict[str, int]
-    config_hash: str = ""
-    terminal: bool = False
-    on_move: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-
-class Request(msgspec.Struct, frozen=True):
-    """What one ``cmk isolate`` asks for, and who asks. ``pod`` is None for a process outside every pod."""
-
-    pool: str
-    process: Process
-    cores: int = 1
-    socket: int = ANY_SOCKET
-    pod: Pod | None = None
-    container: str = ""
-    on_move: OnMove = OnMove()
-
-
-class Task(msgspec.Struct, frozen=True):
-    """What one ``cmk isolate`` started and holds. ``lists`` are list names of the pool; ``generation`` grows when they change."""
-
-    process: Process
-    pool: str
-    lists: tuple[str, ...]
-    pod: str = ""
-    container: str = ""
-    cores: int = 1
-    socket: int = ANY_SOCKET
-    on_move: OnMove = OnMove()
-    generation: int = 1
-
-
-class TasksFile(msgspec.Struct, frozen=True):
-    """What a task file holds: void when ``boot`` is another."""
-
-    boot: str
-    tasks: list[Task] = []
-    pods: list[Pod] = []
 
 
 class Ledger:

@@ -12,8 +12,9 @@ from cmk.model import plan as planner
 from cmk.model.config import Chosen, Section
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout
-from cmk.model.ledger import Pod, Task
 from cmk.model.plan import Plan
+from cmk.model.pods import Pod
+from cmk.model.tasks import Task
 from cmk.model.topology import Topology
 
 

@@ -11,8 +11,8 @@ import msgspec
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout
-from cmk.model.ledger import Process
 from cmk.model.plan import Move, Plan, cpus_of
+from cmk.model.tasks import Process
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from cmk.model import cpuset
+from cmk.model.advertise import demand
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import CpuList, Layout, Pool
-from cmk.model.ledger import ANY_SOCKET, Pod, Process, Task, pool_of, resource_of
 from cmk.model.onmove import How
+from cmk.model.pods import Pod, pool_of
+from cmk.model.tasks import ANY_SOCKET, Process, Task
 
 NOTHING: CpuSet = frozenset()
 
@@ -85,38 +87,6 @@ def plan(old: Layout, new: Layout, tasks: Iterable[Task], pods: Iterable[Pod] = 
             moves.append(move)
     refusals = [_stays(move, names) for move in moves if move.task.on_move.how is How.PINNED and move.old != move.new]
     return Plan(refusals=tuple(refusals)) if refusals else Plan(tuple(keeps), tuple(moves))
-
-
-def demand(pool: str, tasks: Iterable[Task], pods: Iterable[Pod]) -> dict[str, int]:
-    """Lists that each pod has or may still ask for, the larger of both: uid → number, the empty uid for tasks outside pods."""
-    found: dict[str, int] = {}
-    bound = list(pods)
-    # A static pod's cgroup, and so its tasks, have another name than the pod on the API.
-    uids = {pod.config_hash: pod.uid for pod in bound if pod.config_hash}
-    for task in tasks:
-        if task.pool == pool:
-            uid = uids.get(task.pod, task.pod)
-            found[uid] = found.get(uid, 0) + len(task.lists)
-    for pod in bound:
-        if granted := pod.grants.get(resource_of(pool), 0):
-            found[pod.uid] = max(found.get(pod.uid, 0), granted)
-    return found
-
-
-def offered(now: Layout, coming: Layout, tasks: Iterable[Task], pods: Iterable[Pod]) -> dict[str, int]:
-    """Lists to advertise while a change waits or is made, by resource: what both layouts have, but never less than is held or requested.
-
-    Nobody is to be sent to a node for what goes; what comes is advertised when it is there.
-    """
-    booked, bound, found = list(tasks), list(pods), {}
-    for name, pool in now.pools.items():
-        if pool.exclusive:
-            after = coming.pools.get(name)
-            both = min(len(pool.lists), len(after.lists) if after and after.exclusive else 0)
-            count = max(both, min(sum(demand(name, booked, bound).values()), len(pool.lists)))
-            if count or (after and after.exclusive):
-                found[resource_of(name)] = count
-    return found
 
 
 def _names(pods: Iterable[Pod]) -> dict[str, str]:

@@ -1,13 +1,16 @@
-"""What a pod may hold: its effective request of our extended resources, counted as the scheduler counts it."""
+"""Pods and what they may hold: the effective request of cmk's extended resources, counted as the scheduler counts it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from cmk.model import quantity
-from cmk.model.ledger import RESOURCE_PREFIX, Pod
 from cmk.model.onmove import ANNOTATION
+
+RESOURCE_PREFIX = "cmk.intel.com/"
 
 CONFIG_HASH = "kubernetes.io/config.hash"
 _TERMINAL = {"Succeeded", "Failed"}
@@ -47,11 +50,6 @@ def effective_requests(spec: Mapping[str, Any]) -> dict[str, int]:
     return {name: count for name, count in sorted(found.items()) if count}
 
 
-def demand(pods: Iterable[Pod], resource: str) -> int:
-    """What the pods that have not ended request of a resource together."""
-    return sum(pod.grants.get(resource, 0) for pod in pods if not pod.terminal)
-
-
 def _requests(container: Mapping[str, Any]) -> dict[str, int]:
     resources = container.get("resources") or {}
     # The API server copies limits of extended resources into requests; both are read for objects that have not passed it.
@@ -65,3 +63,31 @@ def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
         for name, count in part.items():
             total[name] = total.get(name, 0) + count
     return total
+
+
+def resource_of(pool: str) -> str:
+    """Extended resource that grants lists of an exclusive pool: ``cmk.intel.com/<pool>-cores``."""
+    return f"{RESOURCE_PREFIX}{pool}-cores"
+
+
+def pool_of(resource: str) -> str:
+    """The pool whose lists a resource grants."""
+    return resource.removeprefix(RESOURCE_PREFIX).removesuffix("-cores")
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """A pod bound to this node and what it is granted: resource name → number of lists.
+
+    ``config_hash`` names a static pod's cgroup, where its uid on the API does not occur. ``on_move`` is its annotation, if it has one.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    grants: dict[str, int]
+    config_hash: str = ""
+    terminal: bool = False
+    on_move: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"

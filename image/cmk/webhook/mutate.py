@@ -11,7 +11,7 @@ import posixpath
 import msgspec
 
 from cmk.model import onmove, quantity
-from cmk.model.ledger import RESOURCE_PREFIX, pool_of, resource_of
+from cmk.model.pods import RESOURCE_PREFIX, pool_of, resource_of
 from cmk.webhook.draft import Draft, Json, Path
 from cmk.webhook.merge import CONTAINERS, merge
 from cmk.webhook.rules import Mutations, Rules

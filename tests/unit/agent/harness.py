@@ -21,7 +21,7 @@ from cmk.agent.service import Service
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import Place
 from cmk.model.layout import CpuList, Layout, Pool
-from cmk.model.ledger import Pod, resource_of
+from cmk.model.pods import Pod, resource_of
 from cmk.model.topology import Core, Topology
 
 CPUS = sorted(os.sched_getaffinity(0))

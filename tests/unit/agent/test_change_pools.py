@@ -24,9 +24,11 @@ from cmk.agent.watches import ClusterView
 from cmk.host import state
 from cmk.host.procfs import Procfs
 from cmk.kube.client import ApiError
+from cmk.model.choice import Refused
 from cmk.model.config import Chosen, ConfigError, PoolConfig, Section
 from cmk.model.layout import SavedLayout
-from cmk.model.ledger import Pod, Refused, Request
+from cmk.model.pods import Pod
+from cmk.model.tasks import Request
 from tests.unit.agent.harness import CPUS, EXCLUSIVE, LAYOUT, PLACE, POD, TOPOLOGY, Node
 
 FIRST = frozenset({CPUS[0]})

@@ -42,7 +42,7 @@ def served(layout: NodeLayout, now: Seen, current: dict[str, Any] | None = None)
     assert made is not None
     ledger = Ledger(made.layout)
     options = Options("n", "ns", "config", "hosts", *[Path("/nowhere")] * 4)
-    layers = Layers(options, Procfs(), ledger, layout.topology, lambda: None)
+    layers = Layers(options.host_paths, Procfs(), ledger, layout.topology, lambda: None)
     return node_report.body(layout, ledger, layers, now, current, "/state")
 
 
@@ -72,7 +72,7 @@ def test_why_a_configuration_is_not_applied(layout: NodeLayout, reason: str, ref
     layout.pend(reason, "because", Section({}, "def"))
     ledger = Ledger(made.layout)
     options = Options("n", "ns", "config", "hosts", *[Path("/nowhere")] * 4)
-    layers = Layers(options, Procfs(), ledger, layout.topology, lambda: None)
+    layers = Layers(options.host_paths, Procfs(), ledger, layout.topology, lambda: None)
     body = node_report.body(layout, ledger, layers, seen(1, "def"), None, "/state")
     found = conditions(body)
     assert (found["ConfigApplied"], found["ConfigRefused"][0]) == (("False", reason), refused)

@@ -6,11 +6,12 @@ from typing import Any, cast
 
 import pytest
 
-from cmk.agent.publisher import Publisher, advertise
+from cmk.agent.publisher import Publisher
 from cmk.agent.watches import ClusterView
 from cmk.kube import reports
 from cmk.kube.client import ApiError
-from cmk.model.ledger import Pod
+from cmk.model.advertise import advertise
+from cmk.model.pods import Pod
 from tests.unit.kube.apiserver import FakeServer, serving
 
 NAME, GONE = "cmk.intel.com/exclusive-cores", "cmk.intel.com/old-cores"

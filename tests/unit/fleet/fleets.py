@@ -7,8 +7,9 @@ from typing import Any
 from cmk.fleet.preview import Node
 from cmk.model import layout, node_state
 from cmk.model.config import ClusterConfig, PoolConfig, Section, Selection
-from cmk.model.ledger import Pod, Process, Task
 from cmk.model.node_state import NodeState
+from cmk.model.pods import Pod
+from cmk.model.tasks import Process, Task
 from cmk.model.topology import Core, Topology
 
 TOPOLOGY = Topology(tuple(Core(number, number // 2, frozenset({number, number + 4})) for number in range(4)))

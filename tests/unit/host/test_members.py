@@ -9,7 +9,7 @@ import pytest
 from cmk.host.members import descendants, find_members
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import Place
-from cmk.model.ledger import Process
+from cmk.model.tasks import Process
 
 ALL = frozenset(os.sched_getaffinity(0))
 ONE = frozenset({min(ALL)})

@@ -13,8 +13,9 @@ from cmk.host.notify import Notices, name_of
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.model.layout import CpuList, Layout, Pool
-from cmk.model.ledger import Ledger, Process, Task
+from cmk.model.ledger import Ledger
 from cmk.model.onmove import How, OnMove
+from cmk.model.tasks import Process, Task
 
 LAYOUT = Layout({"exclusive": Pool("exclusive", True, (CpuList(frozenset({1, 5}), 0), CpuList(frozenset({2, 6}), 0)))})
 TOLD = Task(Process(7, 3), "exclusive", ("1,5", "2,6"), on_move=OnMove(How.NOTIFY))

@@ -5,7 +5,7 @@ import pytest
 
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError, Place, parse_cgroup
-from cmk.model.ledger import Process
+from cmk.model.tasks import Process
 
 UID = "0c8a3e6e-6d3f-4f0c-9d5e-0a1b2c3d4e5f"
 OTHER = "ffffffff-6d3f-4f0c-9d5e-0a1b2c3d4e5f"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cmk.host import state
-from cmk.model.ledger import Process, Task
+from cmk.model.tasks import Process, Task
 
 TASK = Task(Process(1, 2), "exclusive", ("3,11",), "pod", "container")
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from cmk.isolate import local
 from cmk.isolate.launch import LATER, Failure
+from cmk.model.choice import Refused
 from cmk.model.config import PoolConfig
 from cmk.model.layout import compute
-from cmk.model.ledger import Ledger, Process, Refused, Request
+from cmk.model.ledger import Ledger
+from cmk.model.tasks import Process, Request
 from tests.unit.machines import machine
 
 LAYOUT = compute(

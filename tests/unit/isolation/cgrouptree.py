@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 from cmk.isolation.cgroups import FILE, Cpusets
-from cmk.isolation.desired import parent_of
+from cmk.isolation.desired import above
 from cmk.isolation.partitions import EXCLUSIVE, ISOLATED, MEMBER, PARTITION
 from cmk.model import cpuset
+from cmk.model.cgroup_path import parent_of
 from cmk.model.cpuset import CpuSet
-from cmk.model.partition import above
 
 UID = "0000000{0}-1111-2222-3333-444444444444"
 

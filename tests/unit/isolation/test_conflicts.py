@@ -1,6 +1,6 @@
 import pytest
 
-from cmk.model.managers import conflict_of, manager_of
+from cmk.isolation.conflicts import conflict_of, manager_of
 
 
 @pytest.mark.parametrize(

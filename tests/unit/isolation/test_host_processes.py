@@ -12,7 +12,8 @@ import pytest
 
 from cmk.host.procfs import Procfs
 from cmk.isolation.host_processes import HostProcesses
-from cmk.model.isolation_config import Isolation, Saved, Thread
+from cmk.isolation.originals import Saved
+from cmk.model.isolation_config import Isolation, Thread
 
 
 class Few(Procfs):

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cmk.host.irqs import Irqs
 from cmk.host.procfs import Procfs
-from cmk.isolation.interrupts import IrqLayer
+from cmk.isolation.interrupts import IrqLayer, Irqs
+from cmk.isolation.originals import Saved
 from cmk.model.cpuset import CpuSet
-from cmk.model.isolation_config import Isolation, Saved
+from cmk.model.isolation_config import Isolation
 
 CLOSED, OTHERS = frozenset({1, 2}), frozenset({0, 3})
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cmk.agent.options import Options
 from cmk.host.procfs import Procfs
 from cmk.isolation.cgroups import FILE
-from cmk.isolation.layers import Layers
+from cmk.isolation.layers import HostPaths, Layers
 from cmk.model import cpuset
 from cmk.model.isolation_config import Isolation
 from cmk.model.layout import CpuList, Layout, Pool
-from cmk.model.ledger import Ledger, Process, Task
+from cmk.model.ledger import Ledger
+from cmk.model.tasks import Process, Task
 from cmk.model.topology import Core, Topology
 from tests.unit.agent.harness import LAYOUT, TOPOLOGY
 from tests.unit.isolation.cgrouptree import UID, Kernel, Killed, add, container, make, pod_directory, snapshot
@@ -65,9 +65,8 @@ class Host:
             self.kernel.die_at = die_at
             return self.kernel
 
-        directories = [self.root / "state"] * 3
-        options = Options("n", "ns", "c", "h", *directories, self.root, cgroups=self.cgroups if cgroups else None)
-        return Layers(options, self.procfs, self.ledger, self.topology, lambda: None, open_cpusets)
+        paths = HostPaths(self.root / "state/isolation.json", self.cgroups if cgroups else None)
+        return Layers(paths, self.procfs, self.ledger, self.topology, lambda: None, open_cpusets)
 
     def may_use(self, path: str) -> str:
         return self.kernel.text(path, "cpuset.effective_cpus" if self.strict else "cpuset.cpus.effective")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from cmk.kube import events
-from cmk.model.ledger import Pod
+from cmk.model.pods import Pod
 from tests.unit.kube.apiserver import serving
 
 POD = Pod("uid-1", "ns", "web", {})

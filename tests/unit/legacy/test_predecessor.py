@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from msgspec import structs
 
-from cmk.agent.options import Options
-from cmk.agent.watches import ClusterView
-from cmk.legacy.predecessor import Predecessor
+from cmk.legacy.predecessor import Predecessor, Traces
 from cmk.legacy.running import removal_of_daemons
 from tests.unit.direct.test_takeover import TREES, tree
 from tests.unit.kube.apiserver import serving
@@ -55,10 +51,9 @@ def test_its_loops_are_known_by_what_they_run(found: dict[str, Any], commands: l
     assert removal_of_daemons([found, found]) == commands
 
 
-def options(tmp_path: Path, *namespaces: str) -> Options:
-    made = Options("n", "ns", "conf", "hosts", tmp_path / "opt", tmp_path / "run", tmp_path / "state", tmp_path / "launcher")
+def traces(tmp_path: Path, *namespaces: str) -> Traces:
     (tmp_path / "state").mkdir()
-    return structs.replace(made, host_dirs=(tmp_path / "etc",), adopt_namespaces=namespaces)
+    return Traces("n", (tmp_path / "opt", tmp_path / "etc"), namespaces, tmp_path / "state")
 
 
 def look(
@@ -70,8 +65,7 @@ def look(
         async def list_pods() -> list[dict[str, Any]]:
             return list(pods)
 
-        view = cast("ClusterView", SimpleNamespace(list_pods=list_pods))
-        before = Predecessor(server.api, options(tmp_path, *namespaces), view, machine())
+        before = Predecessor(server.api, traces(tmp_path, *namespaces), list_pods, machine())
         looked = asyncio.Event()
         task = asyncio.create_task(before.look(looked.set))
         await asyncio.wait_for(looked.wait(), 20)
@@ -151,8 +145,7 @@ def test_a_refused_directory_that_is_taken_away_is_forgotten(tmp_path: Path, mon
             if before.problem:
                 shutil.rmtree(tmp_path / "etc/pools")
 
-        view = cast("ClusterView", SimpleNamespace(list_pods=list_pods))
-        before = Predecessor(server.api, options(tmp_path), view, machine())
+        before = Predecessor(server.api, traces(tmp_path), list_pods, machine())
         await asyncio.wait_for(before.look(changed), 20)
         return before
 

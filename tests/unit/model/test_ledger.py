@@ -1,8 +1,11 @@
 import pytest
 
+from cmk.model.choice import Refused
 from cmk.model.config import PoolConfig
 from cmk.model.layout import compute
-from cmk.model.ledger import Ledger, Pod, Process, Refused, Request, Task, resource_of
+from cmk.model.ledger import Ledger
+from cmk.model.pods import Pod, resource_of
+from cmk.model.tasks import Process, Request, Task
 from tests.unit.machines import machine
 
 EXCLUSIVE = resource_of("exclusive")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from cmk.model.advertise import demand, offered
 from cmk.model.layout import CpuList, Layout, Pool
-from cmk.model.ledger import Pod, Process, Task
 from cmk.model.onmove import How, OnMove
-from cmk.model.plan import demand, offered, plan, told
+from cmk.model.plan import plan, told
+from cmk.model.pods import Pod
+from cmk.model.tasks import Process, Task
 
 WEB, DB = Pod("u1", "ns", "web", {"cmk.intel.com/exclusive-cores": 2}), Pod("u2", "ns", "db", {})
 STATIC = Pod("u3", "kube-system", "static-node1", {"cmk.intel.com/exclusive-cores": 1}, config_hash="f" * 32)

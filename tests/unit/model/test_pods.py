@@ -1,6 +1,7 @@
 import pytest
 
 from cmk.model import pods
+from cmk.model.advertise import requested
 
 NAME = "cmk.intel.com/exclusive-cores"
 
@@ -65,4 +66,4 @@ def test_ended_pods_demand_nothing() -> None:
         )
         for phase in ("Pending", "Running", "Succeeded", "Failed")
     ]
-    assert pods.demand(made, NAME) == 4
+    assert requested(made, NAME) == 4

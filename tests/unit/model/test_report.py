@@ -1,8 +1,9 @@
 from cmk.model import report
 from cmk.model.config import PoolConfig
 from cmk.model.layout import CpuList, Layout, Pool, compute
-from cmk.model.ledger import Ledger, Process, Request
+from cmk.model.ledger import Ledger
 from cmk.model.report import Condition
+from cmk.model.tasks import Process, Request
 from tests.unit.machines import machine
 
 TOPOLOGY = machine(cores=2)
