@@ -25,6 +25,7 @@ from cmk.model import plan as planner
 from cmk.model.layout import Layout, SavedLayout
 from cmk.model.order import NoRoomError
 from cmk.model.plan import Plan
+from cmk.model.reasons import Obstacle
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Reconfigure:
         found = self._plan(service, wanted)
         if wanted.section.paused:
             self._aim(service, None)
-            self._layout.pend("Paused", f"{_asked(wanted)} waits, for paused is true: {summary(found)}", wanted.section)
+            self._layout.pend(Obstacle.PAUSED, f"{_asked(wanted)} waits, for paused is true: {summary(found)}", wanted.section)
             self._publisher.poke()
             return
         self._aim(service, wanted.layout)
@@ -91,7 +92,7 @@ class Reconfigure:
         await self._publisher.assert_node()
         if not await self._slots.take(wanted.section.max_unavailable):
             text = f"{_asked(wanted)} waits until fewer nodes change (rollout.maxUnavailable)"
-            self._layout.pend("Waiting", text, wanted.section)
+            self._layout.pend(Obstacle.WAITING, text, wanted.section)
             # Not all nodes of a large cluster at once.
             asyncio.get_running_loop().call_later(SECONDS_AFTER_ERROR * random.uniform(1, 5), self.poke)  # noqa: S311
             return
@@ -107,7 +108,7 @@ class Reconfigure:
         try:
             return self._layout.takes(wanted)
         except StateError as error:
-            self._layout.pend("Waiting", str(error), wanted.section)
+            self._layout.pend(Obstacle.WAITING, str(error), wanted.section)
             asyncio.get_running_loop().call_later(SECONDS_BETWEEN_ATTEMPTS, self.poke)
             return True
 
@@ -147,7 +148,7 @@ class Reconfigure:
     def _refuse(self, wanted: SavedLayout, text: str, outcome: str = "refused", milliseconds: int = 0) -> None:
         saved = self._layout.saved
         refused = f"{_asked(wanted)} is {outcome}, the pools stay as they were: {text}"
-        self._layout.pend("ConfigRefused", refused, wanted.section)
+        self._layout.pend(Obstacle.CONFIG_REFUSED, refused, wanted.section)
         self._history.add(saved.section.hash if saved else "", wanted.section.hash, 0, milliseconds, f"{outcome}: {text}")
         self._publisher.poke()
 

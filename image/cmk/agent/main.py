@@ -156,7 +156,7 @@ class Agent:
         before = self._predecessor
         if not before.looked:
             return None
-        if before.problem:
+        if before.reason is not None:
             self._layout.refuse(before.reason, before.problem)
             return None
         seen = see(self._view)

@@ -16,17 +16,18 @@ from cmk.model import layout
 from cmk.model.config import ConfigError, Section
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, LayoutError, SavedLayout
+from cmk.model.reasons import Obstacle
 from cmk.model.topology import Topology
 
 log = logging.getLogger(__name__)
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """Why a configuration is not applied, and its hash; empty when it is."""
+    """Why a configuration is not applied, and its hash."""
 
-    reason: str = ""
-    text: str = ""
-    hash: str = ""
+    reason: Obstacle
+    text: str
+    hash: str
 
 
 class NodeLayout:
@@ -41,9 +42,9 @@ class NodeLayout:
         self._path = path
         self.topology = topology
         self.saved: SavedLayout | None = None
-        self.reason = ""
+        self.reason: Obstacle | None = None
         self.problem = ""
-        self.pending = Pending()
+        self.pending: Pending | None = None
 
     def resume(self, *, in_use: bool) -> None:
         """Read what an earlier agent made. One that names CPUs the machine has no longer is kept only while tasks run on it.
@@ -63,21 +64,21 @@ class NodeLayout:
         Raises StateError when it cannot be kept.
         """
         if seen.error:
-            self.refuse("ConfigInvalid", seen.error)
+            self.refuse(Obstacle.CONFIG_INVALID, seen.error)
         if seen.chosen is None:
             return None
         section = seen.chosen.section
         try:
             made = self._compute(section, seen)
         except ConfigError as error:
-            self.refuse("ConfigInvalid", str(error))
+            self.refuse(Obstacle.CONFIG_INVALID, str(error))
             return None
         except LayoutError as error:
-            self.refuse("LayoutImpossible", f"{error}; set hosts.{self.name}.pools in the chart's values")
+            self.refuse(Obstacle.LAYOUT_IMPOSSIBLE, f"{error}; set hosts.{self.name}.pools in the chart's values")
             return None
         self.saved = SavedLayout(made, section, seen.chosen.scope, self.topology)
         state.write(self._path, self.saved, durable=True)
-        self.reason = self.problem = ""
+        self.reason, self.problem = None, ""
         for warning in made.warnings:
             self._tell("LayoutWarning", warning)
         return self.saved
@@ -99,14 +100,14 @@ class NodeLayout:
         if saved is None or chosen is None:
             return None
         if chosen.section.same_pools(saved.section):
-            self.pending = Pending()
+            self.pending = None
             return None
         try:
             made = self._compute(chosen.section, seen)
         except ConfigError as error:
-            self.pend("ConfigInvalid", str(error), chosen.section)
+            self.pend(Obstacle.CONFIG_INVALID, str(error), chosen.section)
         except LayoutError as error:
-            self.pend("LayoutImpossible", f"{error}; the pools stay as they were", chosen.section)
+            self.pend(Obstacle.LAYOUT_IMPOSSIBLE, f"{error}; the pools stay as they were", chosen.section)
         else:
             return SavedLayout(made, chosen.section, chosen.scope, self.topology)
         return None
@@ -121,13 +122,13 @@ class NodeLayout:
 
     def took(self, saved: SavedLayout) -> None:
         """The pools have been changed, files included."""
-        self.saved, self.pending = saved, Pending()
+        self.saved, self.pending = saved, None
         for warning in saved.layout.warnings:
             self._tell("LayoutWarning", warning)
 
-    def pend(self, reason: str, text: str, section: Section) -> None:
+    def pend(self, reason: Obstacle, text: str, section: Section) -> None:
         """The layout stays as it is although the configuration asks for another; told once."""
-        if text != self.pending.text and reason != "Waiting":
+        if (self.pending is None or text != self.pending.text) and reason != Obstacle.WAITING:
             log.warning("%s: %s", reason, text)
             self._tell(reason, text)
         self.pending = Pending(reason, text, section.hash)
@@ -157,7 +158,7 @@ class NodeLayout:
         scope = seen.chosen.scope if same else f"adopted from {source}"
         self.saved = SavedLayout(found.layout, section, scope, self.topology)
         state.write(self._path, self.saved, durable=True)
-        self.reason = self.problem = ""
+        self.reason, self.problem = None, ""
         log.info("took over the pools of %s", source)
         return self.saved
 
@@ -165,7 +166,7 @@ class NodeLayout:
         """The node is ours no longer."""
         self._path.unlink(missing_ok=True)
 
-    def refuse(self, reason: str, problem: str) -> None:
+    def refuse(self, reason: Obstacle, problem: str) -> None:
         """Nobody is served, or the layout stays as it is, for this reason; told once."""
         if problem != self.problem:
             log.error("%s: %s", reason, problem)

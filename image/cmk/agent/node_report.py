@@ -19,6 +19,7 @@ from cmk.model.layout import SavedLayout
 from cmk.model.ledger import Ledger
 from cmk.model.node_state import NodeState
 from cmk.model.pods import Pod
+from cmk.model.reasons import Obstacle, Reason
 from cmk.model.report import Condition
 
 
@@ -41,7 +42,7 @@ def body(
         details = {
             "configHash": saved.section.hash,
             "scope": saved.scope,
-            "pending": msgspec.to_builtins(node.pending) if node.pending.reason else {},
+            "pending": msgspec.to_builtins(node.pending) if node.pending else {},
             "values": [f"{node.name}: {value}" for value in saved.section.values()],
             "pools": report.pool_counts(ledger),
             "warnings": list(saved.layout.warnings),
@@ -51,7 +52,7 @@ def body(
                 "besideTasks": layers.beside(),
             },
         }
-    elif node.problem:
+    elif node.reason is not None:
         conditions = [Condition("Ready", False, node.reason, node.problem)]
         spec = {
             "checks": {"configDirectory": {"errors": [node.problem], "ok": False}},
@@ -90,18 +91,18 @@ def _shown(layer: LayerState) -> Json:
     return shown
 
 
-def _served(saved: SavedLayout, pending: Pending, seen: Seen) -> list[Condition]:
-    ready = Condition("Ready", True, "Serving", f"serves pools {', '.join(sorted(saved.layout.pools))}")
+def _served(saved: SavedLayout, pending: Pending | None, seen: Seen) -> list[Condition]:
+    ready = Condition("Ready", True, Reason.SERVING, f"serves pools {', '.join(sorted(saved.layout.pools))}")
     if seen.error:
-        return [ready, Condition("ConfigApplied", False, "ConfigInvalid", seen.error), _refused("")]
-    if pending.text:
-        refused = pending.text if pending.reason == "ConfigRefused" else ""
+        return [ready, Condition("ConfigApplied", False, Obstacle.CONFIG_INVALID, seen.error), _refused("")]
+    if pending is not None:
+        refused = pending.text if pending.reason is Obstacle.CONFIG_REFUSED else ""
         return [ready, Condition("ConfigApplied", False, pending.reason, pending.text), _refused(refused)]
     if seen.chosen and not seen.chosen.section.same_pools(saved.section):
         text = f"configuration {seen.chosen.section.hash} of {seen.chosen.scope} is about to be applied"
-        return [ready, Condition("ConfigApplied", False, "Changing", text), _refused("")]
-    return [ready, Condition("ConfigApplied", True, "Applied", f"from {saved.scope}"), _refused("")]
+        return [ready, Condition("ConfigApplied", False, Reason.CHANGING, text), _refused("")]
+    return [ready, Condition("ConfigApplied", True, Reason.APPLIED, f"from {saved.scope}"), _refused("")]
 
 
 def _refused(text: str) -> Condition:
-    return Condition("ConfigRefused", bool(text), "Refused" if text else "None", text)
+    return Condition("ConfigRefused", bool(text), Reason.REFUSED if text else Reason.NONE, text)

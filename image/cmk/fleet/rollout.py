@@ -10,11 +10,21 @@ import msgspec
 from cmk.fleet.preview import Node
 from cmk.model import config
 from cmk.model.config import ClusterConfig, ConfigError, Host
+from cmk.model.reasons import Obstacle
 
 APPLIED, PAUSED, NOT_READY, WAITING = "applied", "paused", "not ready", "waiting"
 REFUSED, IMPOSSIBLE, SILENT = "refused", "impossible", "no answer"
 _FAILED = (REFUSED, IMPOSSIBLE, SILENT)
-_REASONS = {"ConfigRefused": REFUSED, "LayoutImpossible": IMPOSSIBLE, "ConfigInvalid": IMPOSSIBLE, "Paused": PAUSED}
+# What an agent's answer means for the roll-out. A node is waited for only where the agent itself waits for something that ends by itself.
+STATES: Mapping[str, str] = {
+    Obstacle.CONFIG_INVALID: IMPOSSIBLE,
+    Obstacle.LAYOUT_IMPOSSIBLE: IMPOSSIBLE,
+    Obstacle.CONFIG_REFUSED: REFUSED,
+    Obstacle.PAUSED: PAUSED,
+    Obstacle.WAITING: WAITING,
+    Obstacle.OLD_CMK_RUNS: IMPOSSIBLE,
+    Obstacle.ADOPTION_REFUSED: IMPOSSIBLE,
+}
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -43,10 +53,11 @@ def row(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node, version: s
     if status.get("agentVersion") == version:
         if status.get("configHash") == chosen.section.hash:
             return Row(node.name, APPLIED, scope)
-        if pending.get("hash") == chosen.section.hash and pending.get("reason") in _REASONS:
-            return Row(node.name, _REASONS[pending["reason"]], scope, str(pending.get("text") or ""))
-        if ready.get("reason") in _REASONS:
-            return Row(node.name, _REASONS[ready["reason"]], scope, str(ready.get("message") or ""))
+        current = pending.get("hash") == chosen.section.hash
+        reason, text = (pending.get("reason"), pending.get("text")) if current else (ready.get("reason"), ready.get("message"))
+        state = STATES.get(str(reason), WAITING)
+        if state != WAITING:
+            return Row(node.name, state, scope, str(text or ""))
     if not node.ready:
         return Row(node.name, NOT_READY, scope, "not waited for: the node is not ready or takes no pods")
     return Row(node.name, WAITING, scope, _why(status, pending, ready, version))

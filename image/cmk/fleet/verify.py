@@ -11,8 +11,8 @@ from cmk.fleet.preview import Node, unmatched
 from cmk.fleet.rollout import SILENT, WAITING, Row, row
 from cmk.model.config import ClusterConfig, Host, names_of
 
-# A refusal may be gone with a pod that is about to end.
-SECONDS_TO_BELIEVE = 10.0
+# A refusal may be gone with a pod that is about to end, or with the agent's next search for an older CMK, which it makes every ten seconds.
+SECONDS_TO_BELIEVE = 15.0
 SECONDS_BETWEEN_LOOKS = 1.0
 # All reports of a large cluster are some work for its API server: most of the time it is to have something else to do.
 LOOKS_PER_PAUSE = 5

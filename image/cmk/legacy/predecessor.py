@@ -13,6 +13,7 @@ from cmk.host import state
 from cmk.kube.client import Api, ApiError, Json
 from cmk.legacy import running, takeover, tree
 from cmk.legacy.takeover import AdoptionError, TakenOver
+from cmk.model.reasons import Obstacle
 from cmk.model.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Predecessor:
         self._directory: Path | None = None
         self._kept = ""
         self.looked = False
-        self.reason = ""
+        self.reason: Obstacle | None = None
         self.problem = ""
         self.found: TakenOver | None = None
         self.source = ""
@@ -74,17 +75,17 @@ class Predecessor:
         except OSError as error:
             raise state.StateError(f"cannot keep the old state: {error}") from error
 
-    async def _look(self) -> tuple[str, str]:
+    async def _look(self) -> tuple[Obstacle | None, str]:
         commands = await self._in_the_way()
         if commands:
-            return "OldCmkRuns", f"an older CMK still runs here; remove it and the agent goes on: {' ; '.join(commands)}"
+            return Obstacle.OLD_CMK_RUNS, f"an older CMK still runs here; remove it and the agent goes on: {' ; '.join(commands)}"
         try:
             await self._read()
         except AdoptionError as error:
-            return "AdoptionRefused", (
+            return Obstacle.ADOPTION_REFUSED, (
                 f"{self.source} does not fit this node: {error}; take its pools away (or the ConfigMap) to start afresh"
             )
-        return "", ""
+        return None, ""
 
     async def _in_the_way(self) -> list[str]:
         commands = running.removal_of_daemons(await self._list_pods())

@@ -10,6 +10,7 @@ import msgspec
 from cmk.model import cpuset
 from cmk.model.isolation_config import CONFLICT, IMPOSSIBLE, ON, LayerState
 from cmk.model.ledger import Ledger
+from cmk.model.reasons import Obstacle, Reason
 from cmk.model.topology import Topology
 
 
@@ -18,7 +19,7 @@ class Condition(msgspec.Struct, frozen=True):
 
     type: str
     status: bool
-    reason: str
+    reason: Obstacle | Reason
     message: str = ""
 
 
@@ -102,16 +103,16 @@ def isolation_conditions(states: Mapping[str, LayerState]) -> list[Condition]:
     failed = [f"isolation.{name}: {layer.reason}" for name, layer in states.items() if layer.state == IMPOSSIBLE]
     on = [name for name, layer in states.items() if layer.state == ON]
     if refused or failed:
-        isolated = Condition("Isolated", False, "Conflict" if refused else "NotPossible", "; ".join(refused + failed))
+        isolated = Condition("Isolated", False, Reason.CONFLICT if refused else Reason.NOT_POSSIBLE, "; ".join(refused + failed))
     elif on:
-        isolated = Condition("Isolated", True, "LayersOn", f"on: {', '.join(on)}")
+        isolated = Condition("Isolated", True, Reason.LAYERS_ON, f"on: {', '.join(on)}")
     else:
         isolated = Condition(
-            "Isolated", False, "LayersOff", "no layer is on: exclusive cores are shared with whatever is in no pool"
+            "Isolated", False, Reason.LAYERS_OFF, "no layer is on: exclusive cores are shared with whatever is in no pool"
         )
     if refused:
-        return [isolated, Condition("Conflict", True, "OtherManager", "; ".join(refused))]
-    return [isolated, Condition("Conflict", False, "None", "")]
+        return [isolated, Condition("Conflict", True, Reason.OTHER_MANAGER, "; ".join(refused))]
+    return [isolated, Condition("Conflict", False, Reason.NONE, "")]
 
 
 def merge_conditions(old: Iterable[dict[str, Any]], new: Iterable[Condition], now: str) -> list[dict[str, Any]]:
@@ -126,7 +127,7 @@ def merge_conditions(old: Iterable[dict[str, Any]], new: Iterable[Condition], no
             {
                 "type": condition.type,
                 "status": status,
-                "reason": condition.reason,
+                "reason": condition.reason.value,
                 "message": condition.message,
                 "lastTransitionTime": before["lastTransitionTime"] if same else now,
             }

@@ -28,6 +28,7 @@ from cmk.model.choice import Refused
 from cmk.model.config import Chosen, ConfigError, PoolConfig, Section
 from cmk.model.layout import SavedLayout
 from cmk.model.pods import Pod
+from cmk.model.reasons import Obstacle
 from cmk.model.tasks import Request
 from tests.unit.agent.harness import CPUS, EXCLUSIVE, LAYOUT, PLACE, POD, TOPOLOGY, Node
 
@@ -111,8 +112,12 @@ class Agent:
                 await asyncio.sleep(0.01)
 
     @property
-    def reason(self) -> str:
-        return self.layout.pending.reason
+    def reason(self) -> Obstacle | None:
+        return self.layout.pending.reason if self.layout.pending else None
+
+    @property
+    def text(self) -> str:
+        return self.layout.pending.text if self.layout.pending else ""
 
     @property
     def hash(self) -> str:
@@ -166,7 +171,7 @@ def test_a_task_moves_with_its_pool_and_everybody_is_told(tmp_path: Path) -> Non
             await agent.until(lambda: agent.hash == "first")
             assert os.sched_getaffinity(client.pid) == FIRST
             assert os.sched_getaffinity(0) == set(CPUS) - FIRST
-            assert agent.reason == ""
+            assert agent.reason is None
             (entry,) = agent.history.entries
             assert (entry.from_hash, entry.to_hash, entry.moves, entry.outcome) == ("last", "first", 2, "applied")
             moved = f"process {client.pid} moved from CPUs {CPUS[-1]} to {CPUS[0]}"
@@ -198,8 +203,8 @@ def test_a_pool_with_a_task_stays_until_the_task_ends(tmp_path: Path) -> None:
         async with await agent.node.ask() as client:
             await client.answer()
             agent.want(NOBODY)
-            await agent.until(lambda: agent.reason == "ConfigRefused")
-            assert f"pool exclusive goes, but process {client.pid} of pod ns/web" in agent.layout.pending.text
+            await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
+            assert f"pool exclusive goes, but process {client.pid} of pod ns/web" in agent.text
             assert (agent.hash, os.sched_getaffinity(client.pid)) == ("last", EXCLUSIVE)
             assert agent.log == []
         agent.node.listed = []
@@ -215,8 +220,8 @@ def test_a_pool_with_a_task_stays_until_the_task_ends(tmp_path: Path) -> None:
 def test_a_pod_that_holds_nothing_yet_counts_too(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
         agent.want(NOBODY)
-        await agent.until(lambda: agent.reason == "ConfigRefused")
-        assert "1 are held or requested: ns/web 1" in agent.layout.pending.text
+        await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
+        assert "1 are held or requested: ns/web 1" in agent.text
 
     on_agent(tmp_path, scenario)
 
@@ -235,7 +240,7 @@ def test_a_pod_that_was_bound_while_we_looked_the_other_way_stops_it(tmp_path: P
     async def scenario(agent: Agent) -> None:
         agent.node.pods.listed([])  # the watch has not told yet
         agent.want(NOBODY)
-        await agent.until(lambda: agent.reason == "ConfigRefused")
+        await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
         assert agent.log == ["advertise 0", "list"]
         assert agent.hash == "last"
 
@@ -245,7 +250,7 @@ def test_a_pod_that_was_bound_while_we_looked_the_other_way_stops_it(tmp_path: P
 def test_who_comes_back_while_a_change_is_refused_gets_a_list_that_goes(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
         agent.want(NOBODY)
-        await agent.until(lambda: agent.reason == "ConfigRefused")
+        await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
         async with await agent.node.ask() as client:
             assert (await client.answer())[1] == EXCLUSIVE
 
@@ -255,7 +260,7 @@ def test_who_comes_back_while_a_change_is_refused_gets_a_list_that_goes(tmp_path
 def test_who_is_counted_nowhere_does_not(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
         agent.want(NOBODY)
-        await agent.until(lambda: agent.reason == "ConfigRefused")
+        await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
         with pytest.raises(Refused, match="0 of 1 free"):
             agent.node.service.ledger.check(Request("exclusive", Procfs().process(os.getpid())))
 
@@ -265,8 +270,8 @@ def test_who_is_counted_nowhere_does_not(tmp_path: Path) -> None:
 def test_paused_says_what_would_happen_and_does_nothing(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
         agent.want(msgspec.structs.replace(ON_FIRST, paused=True))
-        await agent.until(lambda: agent.reason == "Paused")
-        assert agent.layout.pending.text.endswith("paused is true: 1 tasks would move, 0 stay")
+        await agent.until(lambda: agent.reason == Obstacle.PAUSED)
+        assert agent.text.endswith("paused is true: 1 tasks would move, 0 stay")
         assert (agent.hash, agent.log, agent.history.entries) == ("last", [], [])
         agent.want(ON_FIRST)
         await agent.until(lambda: agent.hash == "first")
@@ -280,7 +285,7 @@ def test_nodes_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     async def scenario(agent: Agent) -> None:
         agent.turns = [False, False, True]
         agent.want(msgspec.structs.replace(ON_FIRST, max_unavailable=1))
-        await agent.until(lambda: agent.reason == "Waiting")
+        await agent.until(lambda: agent.reason == Obstacle.WAITING)
         await agent.until(lambda: agent.hash == "first")
 
     on_agent(tmp_path, scenario)
@@ -312,8 +317,8 @@ def test_what_the_kernel_refuses_is_undone_and_tried_again(tmp_path: Path, monke
             await client.answer()
             monkeypatch.setattr(os, "sched_setaffinity", refuse)
             agent.want(ON_FIRST)
-            await agent.until(lambda: agent.reason == "ConfigRefused")
-            assert f"process {client.pid}, thread {client.pid}: CPUs {CPUS[0]} refused by the kernel" in agent.layout.pending.text
+            await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
+            assert f"process {client.pid}, thread {client.pid}: CPUs {CPUS[0]} refused by the kernel" in agent.text
             assert (agent.hash, os.sched_getaffinity(client.pid)) == ("last", EXCLUSIVE)
             assert not agent.node.options.journal_file.exists()
             assert agent.history.entries[-1].outcome.startswith("undone: process ")
@@ -329,8 +334,8 @@ def test_a_pinned_task_stands_in_the_way(tmp_path: Path) -> None:
         async with await agent.node.ask(**{"on-move": "pinned"}) as client:
             await client.answer()
             agent.want(ON_FIRST)
-            await agent.until(lambda: agent.reason == "ConfigRefused")
-            assert "does not move (cmk.intel.com/on-move: pinned)" in agent.layout.pending.text
+            await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
+            assert "does not move (cmk.intel.com/on-move: pinned)" in agent.text
             assert os.sched_getaffinity(client.pid) == EXCLUSIVE
 
     on_agent(tmp_path, scenario)
@@ -407,9 +412,9 @@ def test_another_configuration_that_comes_to_the_same_pools_is_taken(tmp_path: P
 
 @pytest.mark.parametrize(
     ("pools", "reason"),
-    [({"exclusive": PoolConfig(99, exclusive=True), "infra": PoolConfig("rest")}, "LayoutImpossible")],
+    [({"exclusive": PoolConfig(99, exclusive=True), "infra": PoolConfig("rest")}, Obstacle.LAYOUT_IMPOSSIBLE)],
 )
-def test_pools_that_the_machine_has_not_leave_it_as_it_is(tmp_path: Path, pools: dict[str, PoolConfig], reason: str) -> None:
+def test_pools_that_the_machine_has_not_leave_it_as_it_is(tmp_path: Path, pools: dict[str, PoolConfig], reason: Obstacle) -> None:
     async def scenario(agent: Agent) -> None:
         agent.want(Section(pools, "other"))
         await agent.until(lambda: agent.reason == reason)
@@ -421,9 +426,9 @@ def test_pools_that_the_machine_has_not_leave_it_as_it_is(tmp_path: Path, pools:
 def test_going_back_to_what_there_is_ends_a_refusal(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
         agent.want(NOBODY)
-        await agent.until(lambda: agent.reason == "ConfigRefused")
+        await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
         agent.want(ON_LAST)
-        await agent.until(lambda: agent.reason == "")
+        await agent.until(lambda: agent.reason is None)
         assert agent.reconfigure.coming is None
         agent.node.service.ledger.check(Request("exclusive", Procfs().process(os.getpid()), pod=POD))
 

@@ -8,6 +8,7 @@ from cmk.agent.node_layout import NodeLayout
 from cmk.agent.watches import Seen
 from cmk.legacy.takeover import OldPool, TakenOver, take_over
 from cmk.model.config import Chosen, PoolConfig, Section
+from cmk.model.reasons import Obstacle
 from cmk.model.topology import Core, Topology
 
 TOLD: list[tuple[str, str]] = []
@@ -39,11 +40,11 @@ def test_what_was_made_is_found_again(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_with_the_remedy(tmp_path: Path) -> None:
     layout = node(tmp_path / "layout", topology(4), "worker-1")
     assert layout.make(seen(4)) is None
-    assert layout.reason == "LayoutImpossible"
+    assert layout.reason == Obstacle.LAYOUT_IMPOSSIBLE
     assert "set hosts.worker-1.pools in the chart's values" in layout.problem
     assert not (tmp_path / "layout").exists()
     layout.make(seen(4))
-    assert [("LayoutImpossible", layout.problem)] == TOLD
+    assert [(Obstacle.LAYOUT_IMPOSSIBLE, layout.problem)] == TOLD
 
 
 def test_a_warning_is_told_once(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_a_node_labelled_for_sst_bf_prefers_it(tmp_path: Path) -> None:
 def test_a_node_labelled_for_both_is_refused(tmp_path: Path) -> None:
     layout = node(tmp_path / "layout", topology(6))
     assert layout.make(seen(2, {BF: "true", CP: "True"})) is None
-    assert layout.reason == "ConfigInvalid"
+    assert layout.reason == Obstacle.CONFIG_INVALID
     assert "exclude each other" in layout.problem
 
 
@@ -85,13 +86,13 @@ def test_a_refusal_is_forgotten_when_it_works(tmp_path: Path) -> None:
     layout = node(tmp_path / "layout", topology(4))
     layout.make(seen(4))
     assert layout.make(seen(1)) is not None
-    assert (layout.reason, layout.problem) == ("", "")
+    assert (layout.reason, layout.problem) == (None, "")
 
 
 def test_a_configuration_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     layout = node(tmp_path / "layout", topology(4))
     assert layout.make(Seen(error="config.json: nonsense")) is None
-    assert (layout.reason, layout.problem) == ("ConfigInvalid", "config.json: nonsense")
+    assert (layout.reason, layout.problem) == (Obstacle.CONFIG_INVALID, "config.json: nonsense")
 
 
 def test_without_configuration_nothing_is_made(tmp_path: Path) -> None:

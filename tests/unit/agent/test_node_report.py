@@ -15,6 +15,7 @@ from cmk.isolation.layers import Layers
 from cmk.model import node_state
 from cmk.model.config import Chosen, PoolConfig, Section
 from cmk.model.ledger import Ledger
+from cmk.model.reasons import Obstacle
 from cmk.model.topology import Core, Topology
 
 LAYERS_OFF = {"Isolated": ("False", "LayersOff"), "Conflict": ("False", "None"), "ConfigRefused": ("False", "None")}
@@ -65,8 +66,10 @@ def test_other_pools_are_on_their_way(layout: NodeLayout) -> None:
     assert (body["status"]["configHash"], body["status"]["pending"]) == ("abc", {})
 
 
-@pytest.mark.parametrize(("reason", "refused"), [("ConfigRefused", "True"), ("Paused", "False"), ("LayoutImpossible", "False")])
-def test_why_a_configuration_is_not_applied(layout: NodeLayout, reason: str, refused: str) -> None:
+@pytest.mark.parametrize(
+    ("reason", "refused"), [(Obstacle.CONFIG_REFUSED, "True"), (Obstacle.PAUSED, "False"), (Obstacle.LAYOUT_IMPOSSIBLE, "False")]
+)
+def test_why_a_configuration_is_not_applied(layout: NodeLayout, reason: Obstacle, refused: str) -> None:
     made = layout.make(seen(2))
     assert made is not None
     layout.pend(reason, "because", Section({}, "def"))
@@ -91,7 +94,7 @@ def test_what_a_plan_elsewhere_needs_is_in_it(layout: NodeLayout) -> None:
 def test_an_unreadable_configuration_leaves_the_node_serving(layout: NodeLayout) -> None:
     assert conditions(served(layout, Seen(error="nonsense"))) == {
         "Ready": ("True", "Serving"),
-        "ConfigApplied": ("False", "ConfigInvalid"),
+        "ConfigApplied": ("False", Obstacle.CONFIG_INVALID),
         **LAYERS_OFF,
     }
 
@@ -99,7 +102,7 @@ def test_an_unreadable_configuration_leaves_the_node_serving(layout: NodeLayout)
 def test_an_impossible_layout_is_told(layout: NodeLayout) -> None:
     layout.make(seen(9))
     body = node_report.body(layout, None, None, seen(9), None, "/state")
-    assert conditions(body) == {"Ready": ("False", "LayoutImpossible")}
+    assert conditions(body) == {"Ready": ("False", Obstacle.LAYOUT_IMPOSSIBLE)}
     assert body is not None
     assert not body["spec"]["report"]["checks"]["configDirectory"]["ok"]
 

@@ -8,7 +8,16 @@ import pytest
 from cmk.fleet import rollout
 from cmk.fleet.preview import Node
 from cmk.model.config import ClusterConfig, ConfigError, Host, Selection
+from cmk.model.reasons import Obstacle
 from tests.unit.fleet.fleets import config, node, section
+
+
+def pending(reason: Obstacle, text: str, hash_: str = "h2") -> dict[str, Any]:
+    return {"pending": {"hash": hash_, "reason": reason.value, "text": text}}
+
+
+def not_ready(reason: Obstacle, message: str) -> dict[str, Any]:
+    return {"configHash": "", "conditions": [{"type": "Ready", "status": "False", "reason": reason.value, "message": message}]}
 
 
 @pytest.mark.parametrize(
@@ -18,29 +27,29 @@ from tests.unit.fleet.fleets import config, node, section
         ({"configHash": "h1"}, "waiting", "its agent still reports h1"),
         ({"configHash": ""}, "waiting", "its agent still reports no configuration"),
         ({"agentVersion": "0"}, "waiting", "its agent is still 0, not 1"),
-        ({"configHash": "h1", "pending": {"hash": "h2", "reason": "ConfigRefused", "text": "why"}}, "refused", "why"),
-        ({"configHash": "h1", "pending": {"hash": "h0", "reason": "ConfigRefused", "text": "old"}}, "waiting", "old"),
-        ({"configHash": "h1", "pending": {"hash": "h2", "reason": "LayoutImpossible", "text": "few"}}, "impossible", "few"),
-        ({"configHash": "h1", "pending": {"hash": "h2", "reason": "Paused", "text": "p"}}, "paused", "p"),
-        ({"configHash": "h1", "pending": {"hash": "h2", "reason": "Waiting", "text": "turn"}}, "waiting", "turn"),
-        (
-            {"configHash": "", "conditions": [{"type": "Ready", "reason": "LayoutImpossible", "message": "4 cores"}]},
-            "impossible",
-            "4 cores",
-        ),
-        (
-            {
-                "configHash": "",
-                "conditions": [{"type": "Ready", "status": "False", "reason": "OldCmk", "message": "an old CMK runs"}],
-            },
-            "waiting",
-            "an old CMK runs",
-        ),
+        ({"configHash": "h1", **pending(Obstacle.CONFIG_REFUSED, "why")}, "refused", "why"),
+        ({"configHash": "h1", **pending(Obstacle.CONFIG_REFUSED, "old", "h0")}, "waiting", "old"),
+        ({"configHash": "h1", **pending(Obstacle.LAYOUT_IMPOSSIBLE, "few")}, "impossible", "few"),
+        ({"configHash": "h1", **pending(Obstacle.PAUSED, "p")}, "paused", "p"),
+        ({"configHash": "h1", **pending(Obstacle.WAITING, "turn")}, "waiting", "turn"),
+        (not_ready(Obstacle.LAYOUT_IMPOSSIBLE, "4 cores"), "impossible", "4 cores"),
+        (not_ready(Obstacle.OLD_CMK_RUNS, "an old CMK runs"), "impossible", "an old CMK runs"),
+        (not_ready(Obstacle.ADOPTION_REFUSED, "odd pools"), "impossible", "odd pools"),
+        ({"agentVersion": "0", **not_ready(Obstacle.ADOPTION_REFUSED, "odd pools")}, "waiting", "odd pools"),
     ],
 )
 def test_how_a_node_is_doing(status: dict[str, Any], state: str, text: str) -> None:
     found = rollout.row(config(2), {}, node("a", **status), "1")
     assert (found.state, found.text) == (state, text)
+
+
+def test_every_obstacle_has_a_meaning_for_the_roll_out() -> None:
+    assert set(rollout.STATES) == set(Obstacle)
+
+
+def test_a_node_that_takes_no_pods_is_not_waited_for_until_its_turn_comes() -> None:
+    status = {"configHash": "h1", **pending(Obstacle.WAITING, "turn")}
+    assert rollout.row(config(2), {}, msgspec.structs.replace(node("a", **status), ready=False), "1").state == "not ready"
 
 
 def test_a_node_without_report_is_waited_for_unless_it_is_not_ready() -> None:

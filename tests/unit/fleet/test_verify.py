@@ -2,14 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+
 from cmk.fleet import verify
 from cmk.fleet.preview import Node
 from cmk.fleet.rollout import Row
 from cmk.model.config import ClusterConfig, Host, Selection
+from cmk.model.reasons import Obstacle
 from tests.unit.fleet.fleets import config, node, section
 
 DONE, OLD = node("a"), node("a", exclusive=1)
-REFUSED = node("a", exclusive=1, pending={"hash": "h2", "reason": "ConfigRefused", "text": "why"})
+REFUSED = node("a", exclusive=1, pending={"hash": "h2", "reason": Obstacle.CONFIG_REFUSED.value, "text": "why"})
 
 
 def watch(views: Iterable[Node], seconds: float = 60) -> tuple[list[Row], float]:
@@ -46,6 +49,14 @@ def test_time_is_up_for_a_node_that_does_not_answer() -> None:
 def test_a_refusal_is_believed_when_it_lasts() -> None:
     rows, took = watch([REFUSED])
     assert ([row.state for row in rows], took) == (["refused"], verify.SECONDS_TO_BELIEVE)
+
+
+@pytest.mark.parametrize("reason", [Obstacle.ADOPTION_REFUSED, Obstacle.OLD_CMK_RUNS])
+def test_an_agent_that_says_why_it_does_not_serve_has_answered(reason: Obstacle) -> None:
+    ready = {"type": "Ready", "status": "False", "reason": reason.value, "message": "because"}
+    rows, took = watch([node("a", configHash="", conditions=[ready])])
+    assert [(row.state, row.text, row.failed) for row in rows] == [("impossible", "because", True)]
+    assert took == verify.SECONDS_TO_BELIEVE
 
 
 def test_a_refusal_that_passes_is_forgotten() -> None:

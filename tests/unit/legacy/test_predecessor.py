@@ -11,6 +11,7 @@ import pytest
 
 from cmk.legacy.predecessor import Predecessor, Traces
 from cmk.legacy.running import removal_of_daemons
+from cmk.model.reasons import Obstacle
 from tests.unit.direct.test_takeover import TREES, tree
 from tests.unit.kube.apiserver import serving
 from tests.unit.machines import machine
@@ -85,7 +86,7 @@ def test_while_one_runs_the_commands_that_remove_it_are_told(tmp_path: Path) -> 
     there: tuple[int, Any] = (200, {"kind": "x"})
     old = pod(RECONCILE, owner={"kind": "DaemonSet", "name": "ds"})
     before = look(tmp_path, there, there, NOT_FOUND, pods=(old,))
-    assert (before.looked, before.reason, before.found) == (True, "OldCmkRuns", None)
+    assert (before.looked, before.reason, before.found) == (True, Obstacle.OLD_CMK_RUNS, None)
     assert before.problem.endswith(
         "remove it and the agent goes on: kubectl -n ns delete daemonset ds ; kubectl delete mutatingwebhookconfiguration "
         "cmk-webhook-config ; kubectl delete crd cmk-nodereports.intel.com"
@@ -111,7 +112,7 @@ def test_a_directory_is_taken_over_and_kept_beside(tmp_path: Path) -> None:
 def test_a_directory_that_contradicts_the_machine_is_refused(tmp_path: Path) -> None:
     tree(tmp_path / "etc", {"exclusive": ("1", {"0/3": ""}), "infra": ("0", {"0/0": ""})})
     before = look(tmp_path, *NOTHING)
-    assert (before.reason, before.found) == ("AdoptionRefused", None)
+    assert (before.reason, before.found) == (Obstacle.ADOPTION_REFUSED, None)
     assert f"the directory {tmp_path}/etc does not fit this node: exclusive:3 is not one physical core" in before.problem
 
 
@@ -130,7 +131,7 @@ def test_a_configmap_is_taken_over_and_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["!!python/object:x {}", "{", ""])
 def test_a_configmap_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
     before = look(tmp_path, *NOTHING, (200, {"data": {"config": text}}), namespaces=("a",))
-    assert before.reason == "AdoptionRefused"
+    assert before.reason == Obstacle.ADOPTION_REFUSED
 
 
 def test_a_refused_directory_that_is_taken_away_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ from cmk.model import report
 from cmk.model.config import PoolConfig
 from cmk.model.layout import CpuList, Layout, Pool, compute
 from cmk.model.ledger import Ledger
+from cmk.model.reasons import Obstacle, Reason
 from cmk.model.report import Condition
 from cmk.model.tasks import Process, Request
 from tests.unit.machines import machine
@@ -47,8 +48,8 @@ def test_counts_lists_and_tasks() -> None:
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
-    first = report.merge_conditions([], [Condition("Ready", True, "A")], "t1")
-    same = report.merge_conditions(first, [Condition("Ready", True, "B", "text")], "t2")
-    other = report.merge_conditions(same, [Condition("Ready", False, "C")], "t3")
+    first = report.merge_conditions([], [Condition("Ready", True, Reason.SERVING)], "t1")
+    same = report.merge_conditions(first, [Condition("Ready", True, Reason.APPLIED, "text")], "t2")
+    other = report.merge_conditions(same, [Condition("Ready", False, Obstacle.LAYOUT_IMPOSSIBLE)], "t3")
     assert [items[0]["lastTransitionTime"] for items in (first, same, other)] == ["t1", "t1", "t3"]
-    assert same[0]["reason"] == "B"
+    assert same[0]["reason"] == "Applied"
