@@ -15,7 +15,7 @@ from time import monotonic
 from cmk.agent.history import APPLIED, History
 from cmk.agent.node_layout import NodeLayout
 from cmk.agent.publisher import Publisher
-from cmk.agent.rollout_limit import Slots
+from cmk.agent.rollout_limit import RolloutLimit
 from cmk.agent.service import Service
 from cmk.agent.watches import ClusterView, see
 from cmk.host.journal import ChangeError
@@ -42,14 +42,14 @@ class Reconfigure:
         view: ClusterView,
         publisher: Publisher,
         history: History,
-        slots: Slots,
+        limit: RolloutLimit,
         service: Callable[[], Service | None],
     ) -> None:
         self._layout = layout
         self._view = view
         self._publisher = publisher
         self._history = history
-        self._slots = slots
+        self._limit = limit
         self._service = service
         self._dirty = asyncio.Event()
         self._failed: tuple[str, Plan] | None = None
@@ -70,7 +70,7 @@ class Reconfigure:
                 log.warning("pools wait to be changed: %s", error)
                 asyncio.get_running_loop().call_later(SECONDS_AFTER_ERROR, self.poke)
             finally:
-                await self._slots.give_back()
+                await self._limit.release()
 
     async def _attempt(self) -> None:
         service, wanted = self._service(), self._layout.wanted(see(self._view))
@@ -90,9 +90,8 @@ class Reconfigure:
         if not self._is_possible(wanted, found) or (wanted.section.hash, found) == self._failed:
             return
         await self._publisher.assert_node()
-        if not await self._slots.take(wanted.section.max_unavailable):
-            text = f"{_asked(wanted)} waits until fewer nodes change (rollout.maxUnavailable)"
-            self._layout.pend(Obstacle.WAITING, text, wanted.section)
+        if waiting := await self._limit.acquire(wanted.section.max_unavailable):
+            self._layout.pend(Obstacle.WAITING, f"{_asked(wanted)} waits {waiting}", wanted.section)
             # Not all nodes of a large cluster at once.
             asyncio.get_running_loop().call_later(SECONDS_AFTER_ERROR * random.uniform(1, 5), self.poke)  # noqa: S311
             return

@@ -18,7 +18,7 @@ from cmk.agent.history import APPLIED, History
 from cmk.agent.node_layout import NodeLayout
 from cmk.agent.options import Options
 from cmk.agent.publisher import Marks, Publisher
-from cmk.agent.rollout_limit import Slots
+from cmk.agent.rollout_limit import RolloutLimit
 from cmk.agent.service import Service
 from cmk.agent.watches import ClusterView, see
 from cmk.host import state
@@ -57,8 +57,8 @@ class Agent:
             self._publisher.tell,
         )
         self._history = History(options.history_file)
-        slots = Slots(api, options.namespace, options.rollout_prefix, options.node)
-        self._reconfigure = Reconfigure(self._layout, self._view, self._publisher, self._history, slots, lambda: self._service)
+        limit = RolloutLimit(api, options.namespace, options.rollout_prefix, options.node)
+        self._reconfigure = Reconfigure(self._layout, self._view, self._publisher, self._history, limit, lambda: self._service)
         self._predecessor = Predecessor(api, options.traces, self._view.list_pods, self._layout.topology)
         self._service: Service | None = None
         self._leads = False

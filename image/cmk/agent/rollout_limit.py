@@ -1,4 +1,4 @@
-"""How many nodes change their pools at a time: each needs one of so many Leases for as long as it does."""
+"""The limit on how many nodes change their pools at a time (``rollout.maxUnavailable``): a node holds one of that many Leases meanwhile."""
 
 from __future__ import annotations
 
@@ -6,37 +6,56 @@ import asyncio
 import logging
 
 from cmk.kube.client import Api, ApiError
-from cmk.kube.lease import Lease
+from cmk.kube.lease import Lease, LeaseMissingError
 
 log = logging.getLogger(__name__)
 
 
-class Slots:
-    """Leases are named ``prefix-0`` and so on; the chart makes them."""
+class RolloutLimit:
+    """Leases are named ``prefix-0``, ``prefix-1`` and so on. The chart creates them: an agent may only get and update them."""
 
     def __init__(self, api: Api, namespace: str, prefix: str, node: str) -> None:
         self._api, self._namespace, self._prefix, self._node = api, namespace, prefix, node
         self._leases: list[Lease] = []
         self._held: Lease | None = None
+        self._missing: set[str] = set()
 
-    async def take(self, limit: int) -> bool:
-        """Whether this node may change now; ``limit`` 0 is no limit. Raises ApiError."""
+    async def acquire(self, limit: int) -> str:
+        """Hold a Lease. Returns "" when this node may change its pools now, else what it waits for; ``limit`` 0 is no limit.
+
+        A Lease that somebody has deleted lowers the limit by one until ``helm upgrade`` creates it again. Raises ApiError.
+        """
         if not limit:
-            return True
+            return ""
         while len(self._leases) < limit:
-            name = f"{self._prefix}-{len(self._leases)}"
-            self._leases.append(Lease(self._api, self._namespace, name, self._node, lambda: None))
+            self._leases.append(Lease(self._api, self._namespace, f"{self._prefix}-{len(self._leases)}", self._node))
         for lease in self._leases[:limit]:
-            if await asyncio.to_thread(lease.hold):
+            if await self._hold(lease):
                 self._held = lease
-                return True
-        return False
+                return ""
+        names = {lease.name for lease in self._leases[:limit]}
+        if names <= self._missing:
+            return f"until helm upgrade has created Lease {', '.join(sorted(names))} again (rollout.maxUnavailable)"
+        return "until fewer nodes change (rollout.maxUnavailable)"
 
-    async def give_back(self) -> None:
-        """Let another node have its turn."""
+    async def release(self) -> None:
+        """Let another node change its pools."""
         held, self._held = self._held, None
         if held is not None:
             try:
                 await asyncio.to_thread(held.release)
             except ApiError as error:
-                log.warning("lease of the roll-out: %s", error)  # it runs out by itself
+                log.warning("cannot release Lease %s, which expires by itself: %s", held.name, error)
+
+    async def _hold(self, lease: Lease) -> bool:
+        try:
+            is_held = await asyncio.to_thread(lease.hold)
+        except LeaseMissingError:
+            if lease.name not in self._missing:
+                log.warning(
+                    "namespace %s lacks Lease %s (rollout.maxUnavailable); helm upgrade creates it", self._namespace, lease.name
+                )
+            self._missing.add(lease.name)
+            return False
+        self._missing.discard(lease.name)
+        return is_held

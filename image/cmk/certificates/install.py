@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 WEBHOOK = "pods.cmk.intel.com"
+# Field manager of all that this module and the keeper create.
+MANAGER = "cmk-certs"
 # For every API server's watch to have told it of a new CA, before a server may show a certificate from it.
 SETTLE_SECONDS = 2.0
 # What the chart goes by when it leaves out a hook that has nothing to do: for whom the certificate is, and until when (UTC, RFC 3339).
@@ -147,7 +149,7 @@ class Certs:
         log.info("writing Secret %s/%s", self._place.namespace, self._place.secret)
         if secret is None:
             # Applied, not posted: of a POST, RBAC cannot know whether it makes our Secret or another.
-            return self._api.apply(self._place.secret_path, body, "cmk-certs")
+            return self._api.apply(self._place.secret_path, body, MANAGER)
         return self._api.replace(self._place.secret_path, body)
 
     def _notes(self, issued: Issued) -> dict[str, str]:

@@ -73,9 +73,10 @@ def keep(
     lifetime_hours: LifetimeOption = 2160,
 ) -> None:
     """Renew the certificate in time and put back what is deleted, until stopped."""
+    from cmk.certificates.install import MANAGER  # noqa: PLC0415
     from cmk.certificates.keeper import Keeper, Mode  # noqa: PLC0415
     from cmk.kube import client  # noqa: PLC0415
-    from cmk.kube.lease import Lease  # noqa: PLC0415
+    from cmk.kube.lease import Creation, Lease  # noqa: PLC0415
 
     if mode not in set(Mode):
         common.fail(f"--mode={mode}: there is {', '.join(Mode)}", 2)
@@ -85,7 +86,7 @@ def keep(
     with _one_line():
         certs = _certs(context.obj, lifetime_hours)
         api = client.in_cluster()
-        claim = Lease(api, context.obj.namespace, lease, platform.node(), certs.owner)
+        claim = Lease(api, context.obj.namespace, lease, platform.node(), Creation(MANAGER, certs.owner))
         Keeper(api, certs, claim, context.obj, Mode(mode), manifest, files).run(stop)
 
 

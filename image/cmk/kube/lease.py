@@ -1,4 +1,4 @@
-"""One holder among several: a Lease of coordination.k8s.io."""
+"""A Lease of coordination.k8s.io, which one of several processes holds at a time."""
 
 from __future__ import annotations
 
@@ -6,15 +6,28 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic
 
-from cmk.kube.client import CONFLICT, Api, ApiError, Json
+import msgspec
+
+from cmk.kube.client import CONFLICT, NOT_FOUND, Api, ApiError, Json
 
 DURATION_SECONDS = 15
 
 
-class Lease:
-    """A claim on a Lease. Not thread-safe. ``owner`` is what the object goes with.
+class LeaseMissingError(ApiError):
+    """There is no such Lease, and this process is not one that creates it."""
 
-    Another's claim has run out when its object has not changed for as long as it is valid by *our* clock: the times written in it come from
+
+class Creation(msgspec.Struct, frozen=True):
+    """How to create a missing Lease: as which field manager, and which object Kubernetes deletes it with. ``owner`` may raise ApiError."""
+
+    manager: str
+    owner: Callable[[], Json | None]
+
+
+class Lease:
+    """A claim on a Lease; not thread-safe. Without ``creation`` a missing Lease is not created.
+
+    Another's claim has expired when its object has not changed for as long as it is valid by *our* clock: the times written in it come from
     clocks that may be wrong.
     """
 
@@ -24,41 +37,48 @@ class Lease:
         namespace: str,
         name: str,
         holder: str,
-        owner: Callable[[], Json | None],
+        creation: Creation | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._api, self._name, self._holder, self._owner, self._clock = api, name, holder, owner, clock
+        self.name = name
+        self._api, self._holder, self._creation, self._clock = api, holder, creation, clock
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
-        self._seen: tuple[str, float] = ("", 0.0)
+        self._observed: tuple[str, float] = ("", 0.0)
 
     def hold(self) -> bool:
-        """Take or renew the claim if nobody else has it; raises ApiError."""
+        """Acquire or renew the claim; returns whether it is ours. Raises ApiError, of which LeaseMissingError is one."""
         lease = self._api.find(self._path)
         if lease is None:
-            owners = [owner] if (owner := self._owner()) else []
-            metadata = {"name": self._name, "ownerReferences": owners}
-            fresh: Json = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
-            # Applied, not posted: of a POST, RBAC cannot know whether it makes our Lease or another. Two that do so at once both get it
-            # for one turn; what they write is guarded by resource versions.
-            return self._write(lambda: self._api.apply(self._path, self._body({}, fresh), "cmk-certs"))
+            return self._create()
         spec = lease.get("spec") or {}
         holder = spec.get("holderIdentity") or ""
-        if holder not in ("", self._holder) and not self._has_run_out(lease, spec):
+        if holder not in ("", self._holder) and not self._has_expired(lease, spec):
             return False
         return self._write(lambda: self._api.replace(self._path, self._body(spec, lease)))
 
+    def _create(self) -> bool:
+        creation = self._creation
+        if creation is None:
+            raise LeaseMissingError(f"no {self._path}", NOT_FOUND)
+        owners = [owner] if (owner := creation.owner()) else []
+        metadata = {"name": self.name, "ownerReferences": owners}
+        lease: Json = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
+        # Applied, not posted: of a POST, RBAC cannot know whether it makes our Lease or another. Two that do so at once both get it
+        # for one turn; what they write is guarded by resource versions.
+        return self._write(lambda: self._api.apply(self._path, self._body({}, lease), creation.manager))
+
     def release(self) -> None:
-        """Let the next one have it at once; raises ApiError."""
+        """Give up the claim, so that the next holder need not wait until it expires; raises ApiError."""
         lease = self._api.get(self._path)
         if (lease.get("spec") or {}).get("holderIdentity") == self._holder:
             lease["spec"]["holderIdentity"] = ""
             self._api.replace(self._path, lease)
 
-    def _has_run_out(self, lease: Json, spec: Json) -> bool:
+    def _has_expired(self, lease: Json, spec: Json) -> bool:
         version = str(lease["metadata"]["resourceVersion"])
-        if version != self._seen[0]:
-            self._seen = (version, self._clock())
-        return self._clock() - self._seen[1] >= float(spec.get("leaseDurationSeconds") or DURATION_SECONDS)
+        if version != self._observed[0]:
+            self._observed = (version, self._clock())
+        return self._clock() - self._observed[1] >= float(spec.get("leaseDurationSeconds") or DURATION_SECONDS)
 
     def _body(self, spec: Json, lease: Json) -> Json:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -80,5 +100,5 @@ class Lease:
         except ApiError as error:
             if error.status != CONFLICT:
                 raise
-            return False  # somebody was quicker
+            return False  # another holder was quicker
         return True

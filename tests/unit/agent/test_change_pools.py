@@ -19,7 +19,7 @@ from cmk.agent.change_pools import Reconfigure
 from cmk.agent.history import History
 from cmk.agent.node_layout import NodeLayout
 from cmk.agent.publisher import Publisher
-from cmk.agent.rollout_limit import Slots
+from cmk.agent.rollout_limit import RolloutLimit
 from cmk.agent.watches import ClusterView
 from cmk.host import state
 from cmk.host.procfs import Procfs
@@ -64,14 +64,14 @@ class Agent:
         self.view = SimpleNamespace(pods=node.pods, pods_known=True, node=None, chosen=self._chosen, list_pods=self._list_pods)
         self.history = History(node.options.history_file)
         publisher = SimpleNamespace(poke=lambda: None, tell=self._tell, assert_node=self._assert_node)
-        self.slots = SimpleNamespace(take=self._take, give_back=self._give_back)
+        self.limit = SimpleNamespace(acquire=self._acquire, release=self._release)
         self.turns = [True]
         self.reconfigure = Reconfigure(
             self.layout,
             cast("ClusterView", self.view),
             cast("Publisher", publisher),
             self.history,
-            cast("Slots", self.slots),
+            cast("RolloutLimit", self.limit),
             lambda: node.service,
         )
 
@@ -91,10 +91,11 @@ class Agent:
         coming = self.reconfigure.coming
         self.log.append(f"advertise {len(coming.pools['exclusive'].lists) if coming and 'exclusive' in coming.pools else 0}")
 
-    async def _take(self, limit: int) -> bool:
-        return not limit or (self.turns.pop(0) if len(self.turns) > 1 else self.turns[0])
+    async def _acquire(self, limit: int) -> str:
+        turn = not limit or (self.turns.pop(0) if len(self.turns) > 1 else self.turns[0])
+        return "" if turn else "until fewer nodes change"
 
-    async def _give_back(self) -> None:
+    async def _release(self) -> None:
         await asyncio.sleep(0)
 
     def _tell(self, reason: str, message: str, *, warning: bool = True, pod: Pod | None = None) -> None:

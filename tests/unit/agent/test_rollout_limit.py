@@ -1,48 +1,106 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
-from cmk.agent.rollout_limit import Slots
-from cmk.kube.client import Json
-from tests.unit.kube.apiserver import serving
+import pytest
+
+from cmk.agent.rollout_limit import RolloutLimit
+from cmk.kube.client import ApiError, Json
+from tests.unit.certificates.objects import Objects
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/cmk-rollout-"
+BUSY = "until fewer nodes change (rollout.maxUnavailable)"
 
 
-def lease(holder: str, version: str = "1") -> Json:
-    return {"metadata": {"name": "x", "resourceVersion": version}, "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15}}
+class Leases(Objects):
+    """Leases by their number, with whom each is held by; under the agent's RBAC, which may get and update them."""
+
+    def __init__(self, holders: dict[int, str]) -> None:
+        super().__init__()
+        for number, holder in holders.items():
+            spec = {"holderIdentity": holder, "leaseDurationSeconds": 15}
+            self.put(f"{PATH}{number}", {"metadata": {"name": f"cmk-rollout-{number}"}, "spec": spec})
+
+    def apply(self, path: str, body: Json, manager: str) -> Json:
+        raise ApiError(f"PATCH {path}: 403 leases is forbidden", 403)
+
+    @property
+    def holders(self) -> dict[int, str]:
+        return {int(path.removeprefix(PATH)): lease["spec"]["holderIdentity"] for path, lease in self.store.items()}
+
+    def limit(self) -> RolloutLimit:
+        return RolloutLimit(self, "ns", "cmk-rollout", "me")
 
 
-def test_without_a_limit_nobody_is_asked() -> None:
-    with serving() as server:
-        assert asyncio.run(Slots(server.api, "ns", "cmk-rollout", "me").take(0))
-    assert server.seen == []
+@pytest.mark.parametrize(
+    ("holders", "limit", "waits", "after"),
+    [
+        ({0: ""}, 0, "", {0: ""}),
+        ({0: "", 1: ""}, 2, "", {0: "me", 1: ""}),
+        ({0: "other", 1: ""}, 2, "", {0: "other", 1: "me"}),
+        ({0: "other", 1: "third"}, 2, BUSY, {0: "other", 1: "third"}),
+        ({0: "other", 1: ""}, 1, BUSY, {0: "other", 1: ""}),
+        ({1: ""}, 2, "", {1: "me"}),
+        ({0: "other", 2: ""}, 3, "", {0: "other", 2: "me"}),
+        ({1: "other"}, 2, BUSY, {1: "other"}),
+        (
+            {},
+            2,
+            "until helm upgrade has created Lease cmk-rollout-0, cmk-rollout-1 again (rollout.maxUnavailable)",
+            {},
+        ),
+    ],
+    ids=["no limit", "free", "second", "full", "lower limit", "first deleted", "middle deleted", "rest full", "all deleted"],
+)
+def test_a_node_changes_while_it_holds_one_of_the_leases(
+    holders: dict[int, str], limit: int, waits: str, after: dict[int, str]
+) -> None:
+    leases = Leases(holders)
+    assert asyncio.run(leases.limit().acquire(limit)) == waits
+    assert leases.holders == after
 
 
-def test_the_first_that_is_free_is_taken_and_given_back() -> None:
-    async def turn(slots: Slots) -> bool:
-        taken = await slots.take(2)
-        await slots.give_back()
-        await slots.give_back()
-        return taken
+def test_a_missing_lease_is_logged_once_until_it_has_been_back(caplog: pytest.LogCaptureFixture) -> None:
+    leases = Leases({0: "other", 1: ""})
+    limit = leases.limit()
 
-    with serving((200, lease("other")), (200, lease("")), (200, {}), (200, lease("me")), (200, {})) as server:
-        assert asyncio.run(turn(Slots(server.api, "ns", "cmk-rollout", "me")))
-    asked = [(method, path) for method, path, *_ in server.seen]
-    assert asked == [("GET", f"{PATH}0"), ("GET", f"{PATH}1"), ("PUT", f"{PATH}1"), ("GET", f"{PATH}1"), ("PUT", f"{PATH}1")]
-    assert server.seen[-1][3]["spec"]["holderIdentity"] == ""
+    async def run() -> None:
+        lease = leases.store.pop(f"{PATH}0")
+        await limit.acquire(2)
+        await limit.acquire(2)
+        leases.store[f"{PATH}0"] = lease
+        await limit.acquire(2)
+        del leases.store[f"{PATH}0"]
+        await limit.acquire(2)
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(run())
+    warning = "namespace ns lacks Lease cmk-rollout-0 (rollout.maxUnavailable); helm upgrade creates it"
+    assert [record.getMessage() for record in caplog.records] == [warning] * 2
 
 
-def test_when_all_are_taken_one_has_to_wait() -> None:
-    with serving((200, lease("other")), (200, lease("third"))) as server:
-        assert not asyncio.run(Slots(server.api, "ns", "cmk-rollout", "me").take(2))
+def test_a_released_lease_is_free_for_others() -> None:
+    leases = Leases({0: ""})
+    limit = leases.limit()
+
+    async def run() -> None:
+        await limit.acquire(1)
+        await limit.release()
+        await limit.release()
+
+    asyncio.run(run())
+    assert leases.holders == {0: ""}
 
 
-def test_a_lease_that_cannot_be_given_back_runs_out() -> None:
-    async def turn(slots: Slots) -> bool:
-        taken = await slots.take(1)
-        await slots.give_back()
-        return taken
+def test_a_lease_that_cannot_be_released_expires_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    leases = Leases({0: ""})
+    limit = leases.limit()
 
-    with serving((200, lease("")), (200, {}), (500, {"message": "no"})) as server:
-        assert asyncio.run(turn(Slots(server.api, "ns", "cmk-rollout", "me")))
+    async def run() -> None:
+        await limit.acquire(1)
+        leases.store.clear()
+        await limit.release()
+
+    asyncio.run(run())
+    assert "cannot release Lease cmk-rollout-0" in caplog.text

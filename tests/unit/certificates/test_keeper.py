@@ -10,7 +10,7 @@ import pytest
 from cmk.certificates.install import WEBHOOK
 from cmk.certificates.keeper import Keeper, Mode
 from cmk.kube.client import ApiError
-from cmk.kube.lease import Lease
+from cmk.kube.lease import Creation, Lease
 from tests.unit.certificates.test_install import PLACE, World
 
 ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterroles/cmk-webhook"
@@ -24,7 +24,7 @@ MANIFEST = {
 
 def keeper(world: World, tmp_path: Path, mode: Mode = Mode.HOOKS, name: str = "one") -> Keeper:
     (tmp_path / "webhook.json").write_text(json.dumps(MANIFEST))
-    lease = Lease(world.api, "cmk", "cmk-webhook", name, world.certs.owner)
+    lease = Lease(world.api, "cmk", "cmk-webhook", name, Creation("cmk-certs", world.certs.owner))
     world.api.put(ROLE, {"metadata": {"name": "cmk-webhook"}})
     return Keeper(world.api, world.certs, lease, PLACE, mode, tmp_path / "webhook.json", tmp_path)
 
@@ -88,7 +88,7 @@ def test_the_secret_comes_back_as_the_servers_have_it(tmp_path: Path, gone: tupl
 
 def test_who_has_not_the_lease_does_nothing(tmp_path: Path) -> None:
     world = World()
-    assert Lease(world.api, "cmk", "cmk-webhook", "other", world.certs.owner).hold()
+    assert Lease(world.api, "cmk", "cmk-webhook", "other", Creation("cmk-certs", world.certs.owner)).hold()
     kept = keeper(world, tmp_path)
     kept.turn()
     assert PLACE.secret_path not in world.api.store

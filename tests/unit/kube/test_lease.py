@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
+
 from cmk.kube.client import Json
-from cmk.kube.lease import DURATION_SECONDS, Lease
+from cmk.kube.lease import DURATION_SECONDS, Creation, Lease, LeaseMissingError
 from tests.unit.certificates.objects import Objects
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/lease"
@@ -13,7 +15,9 @@ class Holders:
     def __init__(self) -> None:
         self.api = Objects()
         self.time = 0.0
-        self.one, self.two = (Lease(self.api, "ns", "lease", name, lambda: None, lambda: self.time) for name in ("one", "two"))
+        self.one, self.two = (
+            Lease(self.api, "ns", "lease", name, Creation("us", lambda: None), lambda: self.time) for name in ("one", "two")
+        )
 
     @property
     def spec(self) -> Json:
@@ -71,5 +75,13 @@ def test_of_two_that_take_it_over_one_does() -> None:
 def test_it_goes_with_its_owner() -> None:
     api = Objects()
     owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d", "uid": "u"}
-    Lease(api, "ns", "lease", "one", lambda: owner).hold()
+    Lease(api, "ns", "lease", "one", Creation("us", lambda: owner)).hold()
     assert api.get(PATH)["metadata"]["ownerReferences"] == [owner]
+    assert api.writes == ["apply as us leases"]
+
+
+def test_a_missing_lease_is_created_only_where_the_caller_says_how() -> None:
+    api = Objects()
+    with pytest.raises(LeaseMissingError, match="leases/lease"):
+        Lease(api, "ns", "lease", "one").hold()
+    assert api.writes == []
