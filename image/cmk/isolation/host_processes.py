@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from cmk.host.procfs import Procfs
-from cmk.isolation.originals import Saved
+from cmk.isolation.originals import Originals, Saved
 from cmk.model.cgroup_path import MixedCgroupsError
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation_config import ON, LayerState, Thread
@@ -16,16 +16,17 @@ MOST_NAMES = 40
 
 
 class HostProcesses:
-    """``keep`` saves, durably, what is about to be changed."""
+    """The layer ``isolation.host=affinity``."""
 
-    def __init__(self, procfs: Procfs, keep: Callable[..., None]) -> None:
+    def __init__(self, procfs: Procfs, originals: Originals) -> None:
         self._procfs = procfs
-        self._keep = keep
+        self._originals = originals
 
-    def on(self, saved: Saved, closed: CpuSet) -> LayerState:
+    def on(self, closed: CpuSet) -> LayerState:
         """Have every thread that is in no pod off ``closed`` CPUs, and on all others that it had. Those with no other CPU are bound there:
         kernel threads of the CPU.
         """
+        saved = self._originals.saved
         known = {thread.tid: thread for thread in saved.threads if self._still_is(thread)}
         usual = _usual(saved)
         moves, bound = [], Counter[str]()
@@ -44,7 +45,7 @@ class HostProcesses:
             except (ProcessLookupError, MixedCgroupsError):
                 continue
         if moves:
-            self._keep(threads=list({**known, **{thread.tid: thread for thread in moves}}.values()))
+            self._originals.save_threads(list({**known, **{thread.tid: thread for thread in moves}}.values()))
         for thread in moves:
             try:
                 os.sched_setaffinity(thread.tid, thread.since)
@@ -56,8 +57,9 @@ class HostProcesses:
         more = [f"and {len(left) - MOST_NAMES} more"] if len(left) > MOST_NAMES else []
         return LayerState(ON, "", (*left[:MOST_NAMES], *more))
 
-    def off(self, saved: Saved) -> None:
+    def off(self) -> None:
         """Give threads back what they had; children of theirs, which were born with what we had left them, get the same."""
+        saved = self._originals.saved
         if not saved.threads:
             return
         usual = _usual(saved)
@@ -67,7 +69,7 @@ class HostProcesses:
         for _, tid, allowed in self._threads():
             if allowed in usual:
                 self._give(tid, allowed, usual[allowed])
-        self._keep(threads=[])
+        self._originals.save_threads([])
 
     def _give(self, tid: int, since: CpuSet, before: CpuSet) -> None:
         try:

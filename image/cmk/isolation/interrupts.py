@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from cmk.host.procfs import Procfs
 from cmk.isolation import kernel_file
-from cmk.isolation.originals import Saved
+from cmk.isolation.originals import Originals
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation_config import ON, LayerState
@@ -19,17 +18,18 @@ IRQBALANCE = "irqbalance"
 
 
 class IrqLayer:
-    """``keep`` saves, durably, what is about to be changed."""
+    """The layer ``isolation.irqs``."""
 
-    def __init__(self, irqs: Irqs, procfs: Procfs, keep: Callable[..., None]) -> None:
+    def __init__(self, irqs: Irqs, procfs: Procfs, originals: Originals) -> None:
         self._irqs = irqs
         self._procfs = procfs
-        self._keep = keep
+        self._originals = originals
 
-    def on(self, saved: Saved, closed: CpuSet, others: CpuSet) -> LayerState:
+    def on(self, closed: CpuSet, others: CpuSet) -> LayerState:
         """Move what is on ``closed`` CPUs to the rest of its own, or to ``others`` when it has no rest; and back to what is open again,
         unless somebody has moved it since.
         """
+        saved = self._originals.saved
         rest = (closed | others) - saved.closed
 
         def wanted(now: CpuSet, before: CpuSet) -> CpuSet:
@@ -43,7 +43,7 @@ class IrqLayer:
         default = wanted(now, saved.default_irq)
         news = {number: found[number] for number in moves if number not in saved.irqs}
         if news or (default != now and not saved.default_irq):
-            self._keep(irqs={**saved.irqs, **news}, default_irq=saved.default_irq or now)
+            self._originals.save_irqs({**saved.irqs, **news}, saved.default_irq or now)
         if default != now:
             self._irqs.set_default(default)
         left = []
@@ -56,8 +56,9 @@ class IrqLayer:
                 left.append(f"{self._irqs.name(number)}: {error.strerror}")
         return LayerState(ON, self._balancer(closed), tuple(left))
 
-    def off(self, saved: Saved, closed: CpuSet, others: CpuSet) -> None:
+    def off(self, closed: CpuSet, others: CpuSet) -> None:
         """Give back what still is as we left it; what somebody has moved since is his."""
+        saved = self._originals.saved
         found = self._irqs.affinities()
         for number, before in saved.irqs.items():
             if found.get(number) == (before - closed or others):
@@ -68,7 +69,7 @@ class IrqLayer:
         if saved.default_irq and self._irqs.default() == (saved.default_irq - closed or others):
             self._irqs.set_default(saved.default_irq)
         if saved.irqs or saved.default_irq:
-            self._keep(irqs={}, default_irq=frozenset())
+            self._originals.save_irqs({}, frozenset())
 
     def _balancer(self, closed: CpuSet) -> str:
         """A word of warning when irqbalance runs: it moves interrupts as it likes."""

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from cmk.host import state
 from cmk.host.procfs import Procfs
 from cmk.isolation.cgroups import CgroupError, Cpusets
 from cmk.isolation.host_processes import HostProcesses
 from cmk.isolation.interrupts import IrqLayer, Irqs
-from cmk.isolation.originals import Saved
+from cmk.isolation.originals import Originals
 from cmk.isolation.pod_layer import PodLayer
 from cmk.isolation.slices import Slices
 from cmk.model.isolation_config import ALL_OFF, IMPOSSIBLE, NO_CGROUPS, OFF, Isolation, LayerState
@@ -44,15 +43,14 @@ class Layers:
         open_cpusets: Callable[[Path], Cpusets] = Cpusets,
     ) -> None:
         self._open_cpusets = open_cpusets
-        self._file = paths.originals
+        self._originals = Originals(paths.originals, procfs.boot_id())
         self._cgroups = paths.cgroups
-        self._irqs = IrqLayer(Irqs(paths.irqs), procfs, self._keep) if paths.irqs else None
-        self._processes = HostProcesses(procfs, self._keep)
+        self._irqs = IrqLayer(Irqs(paths.irqs), procfs, self._originals) if paths.irqs else None
+        self._processes = HostProcesses(procfs, self._originals)
         self._procfs = procfs
         self._topology = topology
         self._changed = changed
-        self._saved = Saved(procfs.boot_id(), Isolation())
-        self._pods = PodLayer(paths.cgroups, procfs, ledger, topology, lambda: self._saved, self._keep, changed, open_cpusets)
+        self._pods = PodLayer(paths.cgroups, procfs, ledger, topology, self._originals, changed, open_cpusets)
         self._host = self._interrupts = LayerState(OFF)
         self._conflict = self._doubt = ""
         self._applied: tuple[Isolation, str] | None = None
@@ -60,11 +58,8 @@ class Layers:
 
     def resume(self) -> None:
         """Go on where an earlier agent stopped, before anybody is served. Raises StateError."""
-        found = state.read(self._file, Saved)
-        if found is None or found.boot != self._saved.boot:
-            return  # the cgroups of another boot are gone, and what they had been with them
-        self._saved = found
-        self._switch()
+        if self._originals.load():
+            self._switch()
 
     def apply(self, settings: Isolation, conflict: str, doubt: str = "") -> None:
         """Make the layers as configured; ``conflict`` names another manager of CPUs on this node, if there is one; ``doubt`` why that
@@ -73,7 +68,7 @@ class Layers:
         self._doubt = doubt
         if (settings, conflict) != self._applied:
             self._conflict = conflict
-            self._keep(settings=settings)
+            self._originals.save_settings(settings)
             self._switch()
             self._applied = settings, conflict
             self._changed()
@@ -98,10 +93,10 @@ class Layers:
     def undo(self) -> None:
         """Everything as it was before the first change."""
         self.stop()
-        self._keep(settings=ALL_OFF)
+        self._originals.save_settings(ALL_OFF)
         self._switch()
         self.stop()
-        self._file.unlink(missing_ok=True)
+        self._originals.delete()
 
     def states(self) -> dict[str, LayerState]:
         """How each layer is doing."""
@@ -131,44 +126,40 @@ class Layers:
         self._changed()
 
     def _switch_host(self) -> None:
-        wanted = self._saved.settings.host
+        wanted = self._originals.saved.settings.host
         if wanted != "affinity":
-            self._processes.off(self._saved)
+            self._processes.off()
         self._host = LayerState(OFF)
         if wanted == "affinity":
-            self._host = self._processes.on(self._saved, self._pods.exclusive)
+            self._host = self._processes.on(self._pods.exclusive)
         if self._cgroups is None:
             if wanted == "slices":
                 self._host = LayerState(IMPOSSIBLE, NO_CGROUPS)
             return
-        if wanted != "slices" and not self._saved.slices:
+        if wanted != "slices" and not self._originals.saved.slices:
             return
         try:
-            slices = Slices(self._open_cpusets(self._cgroups), self._procfs, self._topology, self._keep)
+            slices = Slices(self._open_cpusets(self._cgroups), self._procfs, self._topology, self._originals)
         except CgroupError as error:
             self._host = LayerState(IMPOSSIBLE, str(error))
             return
         if wanted == "slices":
-            self._host = slices.on(self._saved, self._pods.exclusive)
+            self._host = slices.on(self._pods.exclusive)
         else:
-            slices.off(self._saved)
+            slices.off()
 
     def _switch_irqs(self) -> None:
         exclusive = self._pods.exclusive
-        wanted, others = self._saved.settings.irqs == "on", self._topology.cpus - exclusive
+        wanted, others = self._originals.saved.settings.irqs == "on", self._topology.cpus - exclusive
         if self._irqs is None:
             self._interrupts = LayerState(IMPOSSIBLE, "the agent has no access to interrupts") if wanted else LayerState(OFF)
         elif wanted:
-            self._interrupts = self._irqs.on(self._saved, exclusive, others)
+            self._interrupts = self._irqs.on(exclusive, others)
         else:
-            self._irqs.off(self._saved, exclusive, others)
+            self._irqs.off(exclusive, others)
             self._interrupts = LayerState(OFF)
 
     def _note_closed(self) -> None:
         """Last, so that until then everybody is known to be off these CPUs or those before."""
-        if self._saved.closed != self._pods.exclusive:
-            self._keep(closed=self._pods.exclusive)
-
-    def _keep(self, **changes: object) -> None:
-        self._saved = msgspec.structs.replace(self._saved, **changes)
-        state.write(self._file, self._saved, durable=True)
+        if self._originals.saved.closed != self._pods.exclusive:
+            self._originals.save_closed(self._pods.exclusive)

@@ -1,20 +1,24 @@
-"""How a node was before cmk isolated anything: what every layer is undone from."""
+"""What everything on a node was before cmk isolated anything: saved before the first change, and what every layer is undone from."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
+from cmk.host import state
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation_config import Isolation, Thread
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """How everything was before us, written before the first change and void after a reboot.
+    """The content of the file of originals, whose field names a running node has on disk. A reboot makes it void.
 
-    ``groups`` and ``slices``: sets of cgroups (None: nothing configured) below kubepods and beside it; ``universe``: CPUs kubepods could
-    get; ``partitioned``: whether there may be partitions, which had not been there before, and ``moved`` threads whose masks
-    they changed; ``irqs``: affinities by number, and ``default_irq`` that of new ones; ``threads``: of the host's processes;
-    ``closed``: the exclusive CPUs that all of these have been kept off, last.
+    ``boot``: the boot id it belongs to. ``settings``: the layers as configured last. ``universe``: CPUs that kubepods could use.
+    ``groups`` and ``slices``: configured CPUs of the cgroups below kubepods and beside it, by path (None: nothing configured).
+    ``partitioned``: whether cmk may have made partitions. ``moved``: threads whose masks those partitions changed. ``irqs``: affinities by
+    interrupt number. ``default_irq``: the affinity of new interrupts. ``threads``: threads of host processes. ``closed``: the exclusive
+    CPUs that slices and interrupts were kept off last.
     """
 
     boot: str
@@ -28,3 +32,60 @@ class Saved(msgspec.Struct, frozen=True):
     default_irq: CpuSet = frozenset()
     threads: list[Thread] = []
     closed: CpuSet = frozenset()
+
+
+class Originals:
+    """The file of originals; ``saved`` is what it holds. The methods that save are durable, and raise StateError with nothing changed."""
+
+    def __init__(self, file: Path, boot: str) -> None:
+        self._file = file
+        self.saved = Saved(boot, Isolation())
+
+    def load(self) -> bool:
+        """Read what an earlier agent saved; False when it saved nothing since the last reboot. Raises StateError."""
+        saved = state.read(self._file, Saved)
+        if saved is None or saved.boot != self.saved.boot:
+            return False  # cgroups, interrupts and threads of another boot are gone
+        self.saved = saved
+        return True
+
+    def delete(self) -> None:
+        """Remove the file: everything is as it was."""
+        self._file.unlink(missing_ok=True)
+
+    def save_settings(self, settings: Isolation) -> None:
+        """Save which layers are to be on."""
+        self._save(settings=settings)
+
+    def save_groups(self, universe: CpuSet, groups: dict[str, CpuSet | None]) -> None:
+        """Save the CPUs of kubepods, and those configured for each cgroup below; with neither, cpusets of pods are restored."""
+        self._save(universe=universe, groups=groups)
+
+    def save_partitioned(self, *, partitioned: bool) -> None:
+        """Save whether there may be partitions that cmk made."""
+        self._save(partitioned=partitioned)
+
+    def save_moved(self, threads: list[Thread]) -> None:
+        """Save the threads whose masks the kernel changed when a partition began."""
+        self._save(moved=threads)
+
+    def save_slices(self, slices: dict[str, CpuSet | None]) -> None:
+        """Save the CPUs configured for cgroups beside kubepods."""
+        self._save(slices=slices)
+
+    def save_irqs(self, irqs: dict[int, CpuSet], default: CpuSet) -> None:
+        """Save affinities of interrupts, and that of new ones."""
+        self._save(irqs=irqs, default_irq=default)
+
+    def save_threads(self, threads: list[Thread]) -> None:
+        """Save the masks of threads of host processes."""
+        self._save(threads=threads)
+
+    def save_closed(self, closed: CpuSet) -> None:
+        """Save the CPUs that all layers keep others off now."""
+        self._save(closed=closed)
+
+    def _save(self, **changes: object) -> None:
+        saved = msgspec.structs.replace(self.saved, **changes)
+        state.write(self._file, saved, durable=True)
+        self.saved = saved

@@ -7,7 +7,7 @@ leaves nothing that the next one would not find.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from cmk.host.procfs import Procfs
 from cmk.isolation import desired
@@ -15,7 +15,7 @@ from cmk.isolation.cgroups import GONE, Cpusets
 from cmk.isolation.cpusets import Keepout
 from cmk.isolation.desired import NOTHING, Hold
 from cmk.isolation.masks import back, kept
-from cmk.isolation.originals import Saved
+from cmk.isolation.originals import Originals
 from cmk.model import cpuset
 from cmk.model.cgroup_path import is_nested, place_of, top_down
 from cmk.model.cpuset import CpuSet
@@ -26,19 +26,13 @@ MEMBER, ISOLATED = "member", "isolated"
 
 
 class Partitions:
-    """``saved`` tells what was kept last, ``keep`` keeps more, durably.
+    """``alone`` are the groups that are partitions, or are being made one, with what they hold: their sets have to be just that."""
 
-    ``alone`` are the groups that are partitions, or are being made one, with what they hold: their sets have to be just that.
-    """
-
-    def __init__(
-        self, cpusets: Cpusets, procfs: Procfs, topology: Topology, saved: Callable[[], Saved], keep: Callable[..., None]
-    ) -> None:
+    def __init__(self, cpusets: Cpusets, procfs: Procfs, topology: Topology, originals: Originals) -> None:
         self._cpusets = cpusets
         self._procfs = procfs
         self._topology = topology
-        self._saved = saved
-        self._keep = keep
+        self._originals = originals
         self.alone: dict[str, CpuSet] = {}
         self._refused: dict[str, str] = {}
 
@@ -101,7 +95,8 @@ class Partitions:
                 if self._text(path, PARTITION) not in (MEMBER, ""):
                     problems.append(self._write(path, PARTITION, MEMBER))
                 problems.append(self._write(path, EXCLUSIVE, cpuset.kernel_list(going[path])))
-        self._keep(moved=back(self._procfs, self._saved().moved, self._topology.cpus - NOTHING.union(*keep.values())))
+        available = self._topology.cpus - NOTHING.union(*keep.values())
+        self._originals.save_moved(back(self._procfs, self._originals.saved.moved, available))
         return list(filter(None, problems))
 
     def begin(self, path: str, have: Mapping[str, CpuSet], keep: Mapping[str, CpuSet]) -> str:
@@ -114,9 +109,9 @@ class Partitions:
                     if problem:
                         return problem
             problem = self._write(path, PARTITION, ISOLATED)
-        known = {(thread.tid, thread.start) for thread in self._saved().moved}
+        known = {(thread.tid, thread.start) for thread in self._originals.saved.moved}
         if news := [thread for thread in moved if (thread.tid, thread.start) not in known]:
-            self._keep(moved=[*self._saved().moved, *news])
+            self._originals.save_moved([*self._originals.saved.moved, *news])
         # A partition that the kernel does not like is written without an error and says why when it is read.
         state = self._text(path, PARTITION)
         return problem or ("" if state == ISOLATED else state or "it is gone")

@@ -15,7 +15,7 @@ from cmk.isolation.cgroups import CgroupError, Cpusets
 from cmk.isolation.cpusets import Keepout
 from cmk.isolation.desired import Hold, Rules
 from cmk.isolation.masks import kept
-from cmk.isolation.originals import Saved
+from cmk.isolation.originals import Originals
 from cmk.isolation.partitions import Partitions
 from cmk.model import cpuset
 from cmk.model.cgroup_path import Place, place_of_path
@@ -30,7 +30,7 @@ NEEDS_PODS = "needs isolation.pods, which is not on"
 
 
 class PodLayer:
-    """``saved`` tells what was kept last, ``keep`` keeps more, durably; ``changed`` is called when there is something new to report.
+    """``changed`` is called when there is something new to report.
 
     ``cgroups`` None: this agent has no access to them.
     """
@@ -41,8 +41,7 @@ class PodLayer:
         procfs: Procfs,
         ledger: Ledger,
         topology: Topology,
-        saved: Callable[[], Saved],
-        keep: Callable[..., None],
+        originals: Originals,
         changed: Callable[[], None],
         open_cpusets: Callable[[Path], Cpusets],
     ) -> None:
@@ -51,8 +50,7 @@ class PodLayer:
         self._procfs = procfs
         self._ledger = ledger
         self._topology = topology
-        self._saved = saved
-        self._keep = keep
+        self._originals = originals
         self._changed = changed
         self._keepout: Keepout | None = None
         self._partitions: Partitions | None = None
@@ -62,7 +60,7 @@ class PodLayer:
 
     def switch(self, conflict: str) -> None:
         """Make it as the saved settings say. Raises StateError."""
-        saved = self._saved()
+        saved = self._originals.saved
         wanted = saved.settings.pods
         if self._cgroups is None:
             self._pods = LayerState(IMPOSSIBLE, NO_CGROUPS) if wanted else LayerState(OFF)
@@ -111,7 +109,7 @@ class PodLayer:
         if self._keepout is not None:
             problem = self._keepout.problem or self._keepout.blind or doubt
             pods = LayerState(IMPOSSIBLE if self._keepout.problem else ON, problem)
-        settings = self._saved().settings
+        settings = self._originals.saved.settings
         found = {"pods": pods}
         rests = {"ownPod": settings.own_pod, "idle": settings.idle == "reserved", "partition": settings.partition == "auto"}
         for layer, wanted in rests.items():
@@ -148,12 +146,12 @@ class PodLayer:
 
     def _close(self, cpusets: Cpusets, *, partition: bool) -> None:
         if self._partitions is None and partition:
-            self._begin_partitions(Partitions(cpusets, self._procfs, self._topology, self._saved, self._keep), cpusets)
+            self._begin_partitions(Partitions(cpusets, self._procfs, self._topology, self._originals), cpusets)
         if self._keepout is not None:
             self._keepout.settle()
             self._pods = LayerState(ON)
             return
-        again = bool(self._saved().groups)
+        again = bool(self._originals.saved.groups)
         if not again:
             groups = dict(cpusets.walk())
             universe = groups[""] or cpusets.effective()
@@ -170,7 +168,7 @@ class PodLayer:
                 return
             own = {path: cpus for path, cpus in groups.items() if not place_of_path(path).pod}
             # Durable before the first write: whoever finds the sets changed must be able to tell what they had been.
-            self._keep(universe=universe, groups=own)
+            self._originals.save_groups(universe, own)
         self._keepout = Keepout(cpusets, self._rules, self._holds, self._changed)
         self._keepout.start(again=again)
         self._pods = LayerState(ON)
@@ -179,13 +177,13 @@ class PodLayer:
         )
 
     def _open(self, cpusets: Cpusets) -> None:
-        saved = self._saved()
+        saved = self._originals.saved
         if saved.groups:
             keeper = self._keepout or Keepout(cpusets, self._rules, self._holds, self._changed)
             # A pod of cgroup v2 that has no cpuset does not run on what isolcpus isolates; with one given back it would.
             with nullcontext() if self._strict else kept(self._procfs, saved.universe - self._topology.unbalanced):
                 keeper.undo(saved.groups, saved.universe)
-            self._keep(universe=frozenset(), groups={})
+            self._originals.save_groups(frozenset(), {})
             log.info("isolation.pods is off: cpusets of pods are as they were")
         self._keepout = None
 
@@ -193,7 +191,7 @@ class PodLayer:
         groups = dict(cpusets.walk())
         if why := made.why_not():
             self._partition = LayerState(IMPOSSIBLE, why)
-        elif not self._saved().partitioned and (others := made.now(groups)):
+        elif not self._originals.saved.partitioned and (others := made.now(groups)):
             text = f"{next(iter(others)) or 'kubepods'} has exclusive CPUs that somebody else gave it: take them away first"
             self._partition = LayerState(CONFLICT, text)
         else:
@@ -207,24 +205,24 @@ class PodLayer:
         self._growing = None
         if self._keepout is None or self._partitions is None:
             return
-        if not self._saved().partitioned:
-            self._keep(partitioned=True)
+        if not self._originals.saved.partitioned:
+            self._originals.save_partitioned(partitioned=True)
         left = self._partitions.take(self._keepout, self._holds(), self.exclusive)
         before, self._partition = self._partition, LayerState(ON, "", tuple(left))
         if before != self._partition:
             self._changed()
 
     def _end_partitions(self, cpusets: Cpusets) -> None:
-        made = self._partitions or Partitions(cpusets, self._procfs, self._topology, self._saved, self._keep)
+        made = self._partitions or Partitions(cpusets, self._procfs, self._topology, self._originals)
         problems = made.end(made.now(dict(cpusets.walk())), {})
         for problem in problems:
             log.error("isolation.partition, undone: %s", problem)
         self._partitions = None
         if not problems:
-            self._keep(partitioned=False)
+            self._originals.save_partitioned(partitioned=False)
 
     def _rules(self) -> Rules:
-        saved = self._saved()
+        saved = self._originals.saved
         settings = saved.settings
         closed = self.exclusive if settings.idle == "reserved" else self._held()
         own = {path: cpus for path, cpus in saved.groups.items() if cpus}

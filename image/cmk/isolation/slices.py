@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from cmk.host.procfs import Procfs
 from cmk.isolation.cgroups import FILE, GONE, Cpusets
 from cmk.isolation.masks import kept
-from cmk.isolation.originals import Saved
+from cmk.isolation.originals import Originals
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation_config import IMPOSSIBLE, ON, LayerState
@@ -17,13 +15,13 @@ from cmk.model.topology import Topology
 class Slices:
     """The cgroups beside kubepods, as systemd makes them (system.slice, user.slice), on cgroup v2."""
 
-    def __init__(self, cpusets: Cpusets, procfs: Procfs, topology: Topology, keep: Callable[..., None]) -> None:
+    def __init__(self, cpusets: Cpusets, procfs: Procfs, topology: Topology, originals: Originals) -> None:
         self._cpusets = cpusets
         self._procfs = procfs
         self._topology = topology
-        self._keep = keep
+        self._originals = originals
 
-    def on(self, saved: Saved, closed: CpuSet) -> LayerState:
+    def on(self, closed: CpuSet) -> LayerState:
         """Leave each the rest of its CPUs; those that isolcpus isolates are for nobody who has not asked for one. What somebody has set
         since is his, less what is closed.
         """
@@ -32,10 +30,11 @@ class Slices:
         names = self._names()
         if not names:
             return LayerState(IMPOSSIBLE, "no cgroup with a cpuset beside kubepods: use isolation.host=affinity")
+        saved = self._originals.saved
         have = {name: self._cpusets.read(f"../{name}") for name in names}
         news = {name: cpus for name, cpus in have.items() if name not in saved.slices}
         if news:
-            self._keep(slices={**saved.slices, **news})
+            self._originals.save_slices({**saved.slices, **news})
         left = []
         for name, cpus in have.items():
             now = cpus or self._topology.cpus  # not what is effective: a partition takes CPUs from that and gives them back
@@ -46,18 +45,19 @@ class Slices:
                 left += self._write(name, wanted)
         return LayerState(ON, "", tuple(left))
 
-    def off(self, saved: Saved) -> None:
+    def off(self) -> None:
         """Give each its own set back."""
-        if not saved.slices:
+        slices = self._originals.saved.slices
+        if not slices:
             return
         with kept(self._procfs, self._topology.cpus - self._topology.unbalanced):
-            for name, before in saved.slices.items():
+            for name, before in slices.items():
                 try:
                     self._cpusets.give_back(f"../{name}", before)
                 except OSError as error:
                     if error.errno not in GONE:
                         raise
-        self._keep(slices={})
+        self._originals.save_slices({})
 
     def _write(self, name: str, cpus: CpuSet) -> list[str]:
         if not cpus:

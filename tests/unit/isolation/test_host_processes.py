@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from cmk.host.procfs import Procfs
+from cmk.host.state import StateError
 from cmk.isolation.host_processes import HostProcesses
-from cmk.isolation.originals import Saved
-from cmk.model.isolation_config import Isolation, Thread
+from cmk.isolation.originals import Originals
+from cmk.model.isolation_config import Thread
 
 
 class Few(Procfs):
@@ -34,59 +35,71 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_a_process_leaves_and_comes_back(child: subprocess.Popen[bytes]) -> None:
-    kept: list[Saved] = [Saved("boot", Isolation())]
+@pytest.fixture
+def originals(tmp_path: Path) -> Originals:
+    return Originals(tmp_path / "isolation.json", "boot")
 
-    def keep(*, threads: list[Thread]) -> None:
-        kept.append(Saved("boot", Isolation(), threads=threads))
-        assert os.sched_getaffinity(child.pid) == everywhere or not threads, "saved before it is moved"
 
+def test_a_process_leaves_and_comes_back(child: subprocess.Popen[bytes], originals: Originals) -> None:
     everywhere = os.sched_getaffinity(child.pid)
     closed = frozenset({min(everywhere)})
-    layer = HostProcesses(Few(child.pid), keep)
-    assert layer.on(kept[-1], closed).state == "on"
+    layer = HostProcesses(Few(child.pid), originals)
+    assert layer.on(closed).state == "on"
     assert os.sched_getaffinity(child.pid) == everywhere - closed
-    layer.on(kept[-1], closed)
-    assert len(kept) == 2, "nothing is left to move"
-    layer.off(kept[-1])
+    saved = originals.saved
+    layer.on(closed)
+    assert originals.saved is saved, "nothing is left to move"
+    layer.off()
     assert os.sched_getaffinity(child.pid) == everywhere
-    assert kept[-1].threads == []
+    assert originals.saved.threads == []
 
 
-def test_a_child_born_after_the_move_comes_back_too(child: subprocess.Popen[bytes]) -> None:
+def test_a_mask_is_saved_before_it_is_changed(child: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    everywhere = os.sched_getaffinity(child.pid)
+
+    class Unwritable(Originals):
+        def save_threads(self, threads: list[Thread]) -> None:
+            raise StateError(f"{len(threads)} threads")
+
+    with pytest.raises(StateError):
+        HostProcesses(Few(child.pid), Unwritable(tmp_path / "isolation.json", "boot")).on(frozenset({min(everywhere)}))
+    assert os.sched_getaffinity(child.pid) == everywhere
+
+
+def test_a_child_born_after_the_move_comes_back_too(child: subprocess.Popen[bytes], originals: Originals) -> None:
     everywhere = frozenset(os.sched_getaffinity(child.pid))
     since = everywhere - {min(everywhere)}
     os.sched_setaffinity(child.pid, since)
-    HostProcesses(Few(child.pid), lambda **_: None).off(Saved("boot", Isolation(), threads=[Thread(1, 0, everywhere, since)]))
+    originals.save_threads([Thread(1, 0, everywhere, since)])
+    HostProcesses(Few(child.pid), originals).off()
     assert os.sched_getaffinity(child.pid) == everywhere
 
 
-def test_what_has_no_other_cpu_is_named(child: subprocess.Popen[bytes]) -> None:
+def test_what_has_no_other_cpu_is_named(child: subprocess.Popen[bytes], originals: Originals) -> None:
     closed = frozenset({min(os.sched_getaffinity(child.pid))})
     os.sched_setaffinity(child.pid, closed)
-    state = HostProcesses(Few(child.pid), lambda **_: None).on(Saved("boot", Isolation()), closed)
+    state = HostProcesses(Few(child.pid), originals).on(closed)
     assert state.left == (Path(f"/proc/{child.pid}/comm").read_text().strip(),)
     assert os.sched_getaffinity(child.pid) == closed
 
 
-def test_pools_that_move_give_back_what_they_leave(child: subprocess.Popen[bytes]) -> None:
+def test_pools_that_move_give_back_what_they_leave(child: subprocess.Popen[bytes], originals: Originals) -> None:
     everywhere = frozenset(os.sched_getaffinity(child.pid))
     first, second = (frozenset({cpu}) for cpu in sorted(everywhere)[:2])
-    kept = [Saved("boot", Isolation())]
-    layer = HostProcesses(Few(child.pid), lambda **changes: kept.append(Saved("boot", Isolation(), **changes)))
+    layer = HostProcesses(Few(child.pid), originals)
     for closed in (first, second, first, frozenset()):
-        layer.on(kept[-1], closed)
+        layer.on(closed)
         assert os.sched_getaffinity(child.pid) == everywhere - closed
-        assert [(thread.before, thread.since) for thread in kept[-1].threads] == [(everywhere, everywhere - closed)]
-    layer.on(kept[-1], second)
-    layer.off(kept[-1])
+        assert [(thread.before, thread.since) for thread in originals.saved.threads] == [(everywhere, everywhere - closed)]
+    layer.on(second)
+    layer.off()
     assert os.sched_getaffinity(child.pid) == everywhere
 
 
-def test_a_child_of_one_that_was_moved_goes_where_its_parent_goes(child: subprocess.Popen[bytes]) -> None:
+def test_a_child_of_one_that_was_moved_goes_where_its_parent_goes(child: subprocess.Popen[bytes], originals: Originals) -> None:
     everywhere = frozenset(os.sched_getaffinity(child.pid))
     first, second = (frozenset({cpu}) for cpu in sorted(everywhere)[:2])
     os.sched_setaffinity(child.pid, everywhere - first)
-    saved = Saved("boot", Isolation(), threads=[Thread(1, 0, everywhere, everywhere - first)])
-    HostProcesses(Few(child.pid), lambda **_: None).on(saved, second)
+    originals.save_threads([Thread(1, 0, everywhere, everywhere - first)])
+    HostProcesses(Few(child.pid), originals).on(second)
     assert os.sched_getaffinity(child.pid) == everywhere - second

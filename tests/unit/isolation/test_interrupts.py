@@ -6,14 +6,12 @@ import errno
 import os
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from cmk.host.procfs import Procfs
 from cmk.isolation.interrupts import IrqLayer, Irqs
-from cmk.isolation.originals import Saved
+from cmk.isolation.originals import Originals
 from cmk.model.cpuset import CpuSet
-from cmk.model.isolation_config import Isolation
 
 CLOSED, OTHERS = frozenset({1, 2}), frozenset({0, 3})
 
@@ -39,64 +37,62 @@ def irq(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def originals(tmp_path: Path) -> Originals:
+    return Originals(tmp_path / "isolation.json", "boot")
+
+
+@pytest.fixture
+def procfs(tmp_path: Path) -> Procfs:
+    (tmp_path / "proc").mkdir()
+    return Procfs(tmp_path / "proc")
+
+
 def affinities(root: Path) -> dict[str, str]:
     return {path.parent.name: path.read_text().strip() for path in sorted(root.glob("*/smp_affinity_list"))}
 
 
-def test_interrupts_leave_and_come_back(irq: Path, tmp_path: Path) -> None:
-    kept: list[Saved] = [Saved("boot", Isolation())]
-
-    def keep(**changes: object) -> None:
-        kept.append(Saved("boot", Isolation(), **changes))  # type: ignore[arg-type]
-
-    (tmp_path / "proc").mkdir()
-    layer = IrqLayer(Table(irq), Procfs(tmp_path / "proc"), keep)
+def test_interrupts_leave_and_come_back(irq: Path, procfs: Procfs, originals: Originals) -> None:
+    layer = IrqLayer(Table(irq), procfs, originals)
     before = affinities(irq)
-    state = layer.on(kept[-1], CLOSED, OTHERS)
+    state = layer.on(CLOSED, OTHERS)
     assert affinities(irq) == {"7": "0,3", "8": "0,3", "9": "2-3", "10": "0"}
     assert state.left == ("9 (virtio0-req.0): Input/output error",)
     assert (irq / "default_smp_affinity").read_text() == "00000001,00000009\n"
-    assert kept[-1].irqs == {7: frozenset({0, 1, 2, 3}), 8: frozenset({1}), 9: frozenset({2, 3})}
-    count = len(kept)
-    layer.on(kept[-1], CLOSED, OTHERS)
-    assert len(kept) == count, "originals are saved once"
-    layer.off(kept[-1], CLOSED, OTHERS)
+    assert originals.saved.irqs == {7: frozenset({0, 1, 2, 3}), 8: frozenset({1}), 9: frozenset({2, 3})}
+    saved = originals.saved
+    layer.on(CLOSED, OTHERS)
+    assert originals.saved is saved, "originals are saved once"
+    layer.off(CLOSED, OTHERS)
     assert affinities(irq) == before
     assert (irq / "default_smp_affinity").read_text() == "00000001,0000000f\n"
-    assert kept[-1].irqs == {}
+    assert originals.saved.irqs == {}
 
 
-def test_what_somebody_moved_since_is_his(irq: Path, tmp_path: Path) -> None:
-    saved = Saved("boot", Isolation(), irqs={7: frozenset({0, 1, 2, 3})})
-    (tmp_path / "proc").mkdir()
+def test_what_somebody_moved_since_is_his(irq: Path, procfs: Procfs, originals: Originals) -> None:
+    originals.save_irqs({7: frozenset({0, 1, 2, 3})}, frozenset())
     (irq / "7/smp_affinity_list").write_text("3\n")
-    IrqLayer(Table(irq), Procfs(tmp_path / "proc"), lambda **_: None).off(saved, CLOSED, OTHERS)
+    IrqLayer(Table(irq), procfs, originals).off(CLOSED, OTHERS)
     assert affinities(irq)["7"] == "3"
 
 
-def test_irqbalance_is_warned_of(irq: Path, tmp_path: Path) -> None:
-    (tmp_path / "proc/77").mkdir(parents=True)
-    (tmp_path / "proc/77/comm").write_text("irqbalance\n")
-    state = IrqLayer(Table(irq), Procfs(tmp_path / "proc"), lambda **_: None).on(Saved("boot", Isolation()), CLOSED, OTHERS)
+def test_irqbalance_is_warned_of(irq: Path, procfs: Procfs, originals: Originals) -> None:
+    (procfs.root / "77").mkdir()
+    (procfs.root / "77/comm").write_text("irqbalance\n")
+    state = IrqLayer(Table(irq), procfs, originals).on(CLOSED, OTHERS)
     assert "process 77" in state.reason
     assert "IRQBALANCE_BANNED_CPULIST=1-2" in state.reason
 
 
-def test_pools_that_move_give_back_what_they_leave(irq: Path, tmp_path: Path) -> None:
-    kept: list[Saved] = [Saved("boot", Isolation())]
-
-    def keep(**changes: object) -> None:
-        kept.append(msgspec.structs.replace(kept[-1], **changes))
-
-    (tmp_path / "proc").mkdir()
-    layer = IrqLayer(Table(irq), Procfs(tmp_path / "proc"), keep)
-    layer.on(kept[-1], CLOSED, OTHERS)
-    keep(closed=CLOSED)
+def test_pools_that_move_give_back_what_they_leave(irq: Path, procfs: Procfs, originals: Originals) -> None:
+    layer = IrqLayer(Table(irq), procfs, originals)
+    layer.on(CLOSED, OTHERS)
+    originals.save_closed(CLOSED)
     (irq / "10/smp_affinity_list").write_text("3\n")  # somebody's own doing
     other = frozenset({0})
-    layer.on(kept[-1], other, frozenset({1, 2, 3}))
+    layer.on(other, frozenset({1, 2, 3}))
     assert affinities(irq) == {"7": "1-3", "8": "1", "9": "2-3", "10": "3"}
     assert (irq / "default_smp_affinity").read_text() == "00000001,0000000e\n"
-    keep(closed=other)
-    layer.off(kept[-1], other, frozenset({1, 2, 3}))
+    originals.save_closed(other)
+    layer.off(other, frozenset({1, 2, 3}))
     assert affinities(irq) == {"7": "0-3", "8": "1", "9": "2-3", "10": "3"}
