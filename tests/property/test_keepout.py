@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from cmk.isolation.cpusets import Keepout
 from cmk.isolation.desired import Hold, Rules
 from cmk.model import cgroup_path, cpuset
-from cmk.model.cgroup_path import Place
+from cmk.model.cgroup_path import PodContainer
 from tests.unit.isolation.cgrouptree import UID, Kernel, container, make, pod_directory, snapshot
 
 ALL = frozenset(range(8))
@@ -45,7 +45,7 @@ def holdings(draw: st.DrawFn) -> list[Hold]:
     """Tasks on some of the exclusive cores."""
     free, found = sorted(EXCLUSIVE), []
     for _ in range(draw(st.integers(0, 4))):
-        place = Place(UID.format(draw(st.integers(0, 5))), draw(st.sampled_from("abc")) * 64)
+        place = PodContainer(UID.format(draw(st.integers(0, 5))), draw(st.sampled_from("abc")) * 64)
         found.append(Hold(place, frozenset({free.pop()})))
     return found
 
@@ -87,15 +87,15 @@ def test_nobody_but_holders_may_use_a_closed_core_and_all_goes_back(
             assert len(kernel.writes) == count, "settled means nothing left to write"
             closed = frozenset().union(*(hold.cpus for hold in holds)) if lend else EXCLUSIVE
             for path in groups:
-                place = cgroup_path.place_of(path)
+                place = cgroup_path.container_of(path)
                 if not place.pod:
                     continue
                 may = frozenset().union(
                     *(
                         hold.cpus
                         for hold in holds
-                        if hold.place.pod == place.pod
-                        and (not own_pod or not cgroup_path.is_container(path) or hold.place.container == place.container)
+                        if hold.runs_in.pod == place.pod
+                        and (not own_pod or not cgroup_path.is_container(path) or hold.runs_in.container == place.container)
                     )
                 )
                 assert not effective(kernel, path) & (closed - may), path

@@ -17,7 +17,7 @@ from cmk.host.notify import DIRECTORY, Notices, name_of
 from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
 from cmk.model import onmove
-from cmk.model.cgroup_path import MixedCgroupsError, Place
+from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.choice import Refused
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout
@@ -80,14 +80,14 @@ class Allocator:
         self._lifetimes.watch(task, os.pidfd_open(pid))
         self._save()
 
-    def place(self, peer: Peer) -> Place:
+    def place(self, peer: Peer) -> PodContainer:
         """Pod and container of a peer; raises Refused, ProcessLookupError."""
         try:
             return self._procfs.place(peer.pid)
         except MixedCgroupsError as error:
             raise Refused(str(error), final=True) from error
 
-    def isolate_now(self, asked: Isolate, peer: Peer, place: Place) -> dict[str, str] | None:
+    def isolate_now(self, asked: Isolate, peer: Peer, place: PodContainer) -> dict[str, str] | None:
         """Serve at once what needs no waiting: the same as ``isolate``, or None when that would wait."""
         pod = self.pods.get(place.pod)
         if pod is None and place.pod and self._needs_grant(asked.pool):
@@ -151,7 +151,7 @@ class Allocator:
             pod = await self.pods.find(place.pod)
         return self._request_of(asked, process, place, pod)
 
-    def _request_of(self, asked: Isolate, process: Process, place: Place, pod: Pod | None) -> Request:
+    def _request_of(self, asked: Isolate, process: Process, place: PodContainer, pod: Pod | None) -> Request:
         if place.pod:
             # Tasks are booked under the name the cgroup has, which a static pod's uid on the API is not.
             known = pod or Pod(place.pod, "", place.pod, {})

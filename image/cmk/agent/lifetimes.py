@@ -12,7 +12,7 @@ import msgspec
 from cmk.host.members import find_members
 from cmk.host.peer import has_ended
 from cmk.host.procfs import Procfs
-from cmk.model.cgroup_path import Place
+from cmk.model.cgroup_path import PodContainer
 from cmk.model.cpuset import CpuSet
 from cmk.model.tasks import Process, Task
 
@@ -117,7 +117,7 @@ class Lifetimes:
     def _watch_members(self, held: _Held) -> bool:
         """Find what still runs on the task's lists; a process forked while we look is found when its parent ends."""
         task = held.task
-        place = Place(task.pod, task.container)
+        place = PodContainer(task.pod, task.container)
         for member in find_members(self._procfs, place, self._cpus_of(task), self._others_of(task)):
             try:
                 pidfd = os.pidfd_open(member.pid)

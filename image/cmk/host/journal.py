@@ -16,7 +16,7 @@ from cmk.host import mover, state
 from cmk.host.affinity import AffinityError
 from cmk.host.members import descendants, find_members
 from cmk.host.procfs import Procfs
-from cmk.model.cgroup_path import Place
+from cmk.model.cgroup_path import PodContainer
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation_config import Thread
 from cmk.model.layout import SavedLayout
@@ -201,7 +201,7 @@ class Change:
         """Processes that go with a task: in a pod those of its container, else what it has started itself."""
         if not task.pod:
             return descendants(self._procfs, task.process)
-        return find_members(self._procfs, Place(task.pod, task.container), cpus, others)
+        return find_members(self._procfs, PodContainer(task.pod, task.container), cpus, others)
 
     def _threads(self, pid: int) -> Iterable[Thread]:
         for tid in self._procfs.threads(pid):

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterable
 
 from cmk.host.procfs import Procfs
-from cmk.model.cgroup_path import MixedCgroupsError, Place
+from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.cpuset import CpuSet
 from cmk.model.tasks import Process
 
 _SCANS = 3
 
 
-def find_members(procfs: Procfs, place: Place, cpus: CpuSet, others: Iterable[CpuSet]) -> list[Process]:
+def find_members(procfs: Procfs, place: PodContainer, cpus: CpuSet, others: Iterable[CpuSet]) -> list[Process]:
     """Live processes at ``place`` with a thread whose affinity lies within ``cpus`` and within none of ``others``.
 
     Outside pods there is no container to tell a task's processes from the host's own, so there are none.
@@ -61,7 +61,7 @@ def processes_beside(procfs: Procfs, pids: Iterable[int], owner: int, cpus: CpuS
     return found
 
 
-def _scan(procfs: Procfs, place: Place, cpus: CpuSet, others: list[CpuSet]) -> tuple[list[Process], bool]:
+def _scan(procfs: Procfs, place: PodContainer, cpus: CpuSet, others: list[CpuSet]) -> tuple[list[Process], bool]:
     found, vanished = [], False
     for pid in procfs.pids():
         try:

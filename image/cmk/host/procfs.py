@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmk.model.cgroup_path import Place, parse_cgroup
+from cmk.model.cgroup_path import PodContainer, parse_cgroup
 from cmk.model.tasks import Process
 
 
@@ -44,7 +44,7 @@ class Procfs:
         fields = stat[stat.rindex(")") + 2 :].split()
         return int(fields[19]) == process.start and fields[0] not in "ZX"
 
-    def place(self, pid: int) -> Place:
+    def place(self, pid: int) -> PodContainer:
         """Pod and container by the leftmost pod directory of the cgroup path: what a workload appends below cannot move it elsewhere."""
         return parse_cgroup(self._read(f"{pid}/cgroup"))
 

@@ -15,7 +15,7 @@ from cmk.isolation import desired
 from cmk.isolation.cgroups import FILE, GONE, Cpusets
 from cmk.isolation.desired import Hold, Rules, Write
 from cmk.model import cgroup_path, cpuset
-from cmk.model.cgroup_path import Place
+from cmk.model.cgroup_path import PodContainer
 from cmk.model.cpuset import CpuSet
 
 log = logging.getLogger(__name__)
@@ -112,11 +112,11 @@ class Keepout:
         """What there is below kubepods, and what each has."""
         return self._groups
 
-    def pids_in(self, place: Place) -> list[int]:
+    def pids_in(self, place: PodContainer) -> list[int]:
         """Processes of a container."""
         found: list[int] = []
         for path in self._groups:
-            if cgroup_path.place_of(path) == place:
+            if cgroup_path.container_of(path) == place:
                 try:
                     found += [int(pid) for pid in self._cpusets.text(path, "cgroup.procs").split()]
                 except OSError as error:

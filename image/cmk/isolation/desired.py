@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from cmk.model.cgroup_path import Place, is_container, is_nested, parent_of, place_of, place_of_path, top_down
+from cmk.model.cgroup_path import PodContainer, container_of, is_container, is_nested, parent_of, parse_path, top_down
 from cmk.model.cpuset import CpuSet
 
 NOTHING: CpuSet = frozenset()
@@ -19,9 +19,9 @@ Groups = Mapping[str, CpuSet | None]
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """CPUs that a task holds, and where it runs."""
+    """CPUs that a task holds, and the container it runs in."""
 
-    place: Place
+    runs_in: PodContainer
     cpus: CpuSet
 
 
@@ -71,7 +71,7 @@ def desired(groups: Groups, rules: Rules, holds: Iterable[Hold]) -> dict[str, Cp
 
 def foreign(groups: Groups, universe: CpuSet) -> list[str]:
     """Pods and containers whose set is not simply what kubepods has: somebody else manages them."""
-    return sorted(path for path, cpus in groups.items() if cpus and cpus != universe and place_of_path(path).pod)
+    return sorted(path for path, cpus in groups.items() if cpus and cpus != universe and parse_path(path).pod)
 
 
 def restored(groups: Groups, own: Mapping[str, CpuSet | None], universe: CpuSet, *, strict: bool) -> dict[str, CpuSet | None]:
@@ -128,11 +128,11 @@ def _opened(groups: Groups, holds: list[Hold], *, own_pod: bool) -> dict[str, Cp
     opened: dict[str, CpuSet] = {}
     by_pod: dict[str, list[Hold]] = {}
     for hold in holds:
-        if hold.place.pod:
-            by_pod.setdefault(hold.place.pod, []).append(hold)
+        if hold.runs_in.pod:
+            by_pod.setdefault(hold.runs_in.pod, []).append(hold)
     for path in groups if by_pod else ():
-        for hold in by_pod.get(place_of(path).pod, ()):
-            if not is_container(path) or not own_pod or hold.place.container in ("", place_of(path).container):
+        for hold in by_pod.get(container_of(path).pod, ()):
+            if not is_container(path) or not own_pod or hold.runs_in.container in ("", container_of(path).container):
                 opened[path] = opened.get(path, NOTHING) | hold.cpus
     for path in [path for path in opened if not is_container(path)]:
         above = path
@@ -157,12 +157,12 @@ def candidates(groups: Iterable[str], holds: Iterable[Hold], exclusive: CpuSet) 
     """Groups of containers with tasks, and what these hold; those with a task on CPUs that are not ``exclusive`` are left out."""
     held: dict[tuple[str, str], CpuSet] = {}
     for hold in holds:
-        key = (hold.place.pod, hold.place.container)
+        key = (hold.runs_in.pod, hold.runs_in.container)
         held[key] = held.get(key, NOTHING) | hold.cpus
     found = {}
     for path in groups:
         if is_container(path) and not is_nested(path):
-            place = place_of(path)
+            place = container_of(path)
             cpus = held.get((place.pod, place.container), NOTHING) if place.container else NOTHING
             if cpus and cpus <= exclusive:
                 found[path] = cpus

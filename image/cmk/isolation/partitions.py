@@ -17,7 +17,7 @@ from cmk.isolation.desired import NOTHING, Hold
 from cmk.isolation.masks import back, kept
 from cmk.isolation.originals import Originals
 from cmk.model import cpuset
-from cmk.model.cgroup_path import is_nested, place_of, top_down
+from cmk.model.cgroup_path import container_of, is_nested, top_down
 from cmk.model.cpuset import CpuSet
 from cmk.model.topology import Topology
 
@@ -63,7 +63,7 @@ class Partitions:
                 continue
             # Where isolcpus has been there is nothing to gain, and a partition that ends leaves cpuset.cpus.isolated without them.
             why = "isolcpus isolates its CPUs already" if cpus & self._topology.unbalanced else self._refused.get(path, "")
-            why = why or self._strangers(keepout.pids_in(place_of(path)), cpus)
+            why = why or self._strangers(keepout.pids_in(container_of(path)), cpus)
             if not why:
                 before, self.alone = self.alone, {**self.alone, path: cpus}
                 keepout.settle()
@@ -73,7 +73,7 @@ class Partitions:
                     left += self.end(self.now(keepout.groups), before)
                     keepout.settle()
             if why:
-                place = place_of(path)
+                place = container_of(path)
                 left.append(f"container {place.container[:12]} of pod {place.pod}: {why}")
         return left
 

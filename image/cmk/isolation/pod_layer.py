@@ -18,7 +18,7 @@ from cmk.isolation.masks import kept
 from cmk.isolation.originals import Originals
 from cmk.isolation.partitions import Partitions
 from cmk.model import cpuset
-from cmk.model.cgroup_path import Place, place_of_path
+from cmk.model.cgroup_path import PodContainer, parse_path
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation_config import CONFLICT, IMPOSSIBLE, NO_CGROUPS, OFF, ON, LayerState
 from cmk.model.ledger import Ledger
@@ -129,7 +129,7 @@ class PodLayer:
         for task in self._ledger.tasks.values():
             cpus = self._ledger.cpus_of(task)
             if cpus <= exclusive and task.container:
-                pids = self._keepout.pids_in(Place(task.pod, task.container))
+                pids = self._keepout.pids_in(PodContainer(task.pod, task.container))
                 for process, name in processes_beside(self._procfs, pids, task.process.pid, cpus):
                     found.append({"pid": process, "name": name, "pod": task.pod, "cpus": cpuset.kernel_list(cpus)})
         return found
@@ -166,7 +166,7 @@ class PodLayer:
                 )
                 self._pods = LayerState(CONFLICT, text)
                 return
-            own = {path: cpus for path, cpus in groups.items() if not place_of_path(path).pod}
+            own = {path: cpus for path, cpus in groups.items() if not parse_path(path).pod}
             # Durable before the first write: whoever finds the sets changed must be able to tell what they had been.
             self._originals.save_groups(universe, own)
         self._keepout = Keepout(cpusets, self._rules, self._holds, self._changed)
@@ -234,4 +234,4 @@ class PodLayer:
         return self.exclusive & frozenset().union(*(hold.cpus for hold in self._holds()))
 
     def _holds(self) -> list[Hold]:
-        return [Hold(Place(task.pod, task.container), self._ledger.open_to(task)) for task in self._ledger.tasks.values()]
+        return [Hold(PodContainer(task.pod, task.container), self._ledger.open_to(task)) for task in self._ledger.tasks.values()]

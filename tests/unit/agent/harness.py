@@ -19,14 +19,14 @@ from cmk.agent.options import Options
 from cmk.agent.pod_cache import Pods
 from cmk.agent.service import Service
 from cmk.host.procfs import Procfs
-from cmk.model.cgroup_path import Place
+from cmk.model.cgroup_path import PodContainer
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.pods import Pod, resource_of
 from cmk.model.topology import Core, Topology
 
 CPUS = sorted(os.sched_getaffinity(0))
 POD = Pod("0c8a3e6e-6d3f-4f0c-9d5e-0a1b2c3d4e5f", "ns", "web", {resource_of("exclusive"): 1})
-PLACE = Place(POD.uid, "ab" * 32)
+PLACE = PodContainer(POD.uid, "ab" * 32)
 TOPOLOGY = Topology(tuple(Core(number, 0, frozenset({cpu})) for number, cpu in enumerate(CPUS)))
 # One exclusive core, everything else in infra and shared: fits every machine with two CPUs.
 LAYOUT = Layout(

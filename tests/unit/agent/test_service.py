@@ -11,7 +11,7 @@ import pytest
 
 from cmk.agent import server
 from cmk.host.procfs import Procfs
-from cmk.model.cgroup_path import Place
+from cmk.model.cgroup_path import PodContainer
 from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, PLACE, POD, SHARED, Client, Node, is_client, on_node, text_of
 
 
@@ -19,8 +19,8 @@ from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, PLACE, POD, SHARED, Clie
 def _in_pod(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients and what they leave behind live in the pod, nothing else does."""
 
-    def place(self: Procfs, pid: int) -> Place:
-        return PLACE if is_client(self.root, pid) else Place()
+    def place(self: Procfs, pid: int) -> PodContainer:
+        return PLACE if is_client(self.root, pid) else PodContainer()
 
     monkeypatch.setattr(Procfs, "place", place)
 

@@ -8,12 +8,12 @@ import pytest
 
 from cmk.host.members import descendants, find_members
 from cmk.host.procfs import Procfs
-from cmk.model.cgroup_path import Place
+from cmk.model.cgroup_path import PodContainer
 from cmk.model.tasks import Process
 
 ALL = frozenset(os.sched_getaffinity(0))
 ONE = frozenset({min(ALL)})
-PLACE = Place("0c8a3e6e-6d3f-4f0c-9d5e-0a1b2c3d4e5f", "ab" * 32)
+PLACE = PodContainer("0c8a3e6e-6d3f-4f0c-9d5e-0a1b2c3d4e5f", "ab" * 32)
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def procfs(tmp_path: Path) -> Procfs:
     return Procfs(tmp_path)
 
 
-def enter(procfs: Procfs, pid: int, place: Place = PLACE) -> None:
+def enter(procfs: Procfs, pid: int, place: PodContainer = PLACE) -> None:
     """Show a real process in a procfs of our own, as a member of a pod."""
     (procfs.root / str(pid)).mkdir()
     (procfs.root / str(pid) / "stat").symlink_to(f"/proc/{pid}/stat")
@@ -48,7 +48,7 @@ def test_finds_who_is_confined_to_the_lists(procfs: Procfs) -> None:
 
 def test_another_container_is_another_task(procfs: Procfs) -> None:
     with process(ONE) as pid:
-        enter(procfs, pid, Place(PLACE.pod, "cd" * 32))
+        enter(procfs, pid, PodContainer(PLACE.pod, "cd" * 32))
         assert find_members(procfs, PLACE, ONE, []) == []
 
 
@@ -59,7 +59,7 @@ def test_who_lies_in_another_tasks_lists_is_left_to_it(procfs: Procfs) -> None:
 
 
 def test_outside_pods_there_are_no_members() -> None:
-    assert find_members(Procfs(), Place(), ALL, []) == []
+    assert find_members(Procfs(), PodContainer(), ALL, []) == []
 
 
 def test_a_process_that_ends_meanwhile_does_not_matter(procfs: Procfs) -> None:

@@ -4,54 +4,7 @@ from pathlib import Path
 import pytest
 
 from cmk.host.procfs import Procfs
-from cmk.model.cgroup_path import MixedCgroupsError, Place, parse_cgroup
 from cmk.model.tasks import Process
-
-UID = "0c8a3e6e-6d3f-4f0c-9d5e-0a1b2c3d4e5f"
-OTHER = "ffffffff-6d3f-4f0c-9d5e-0a1b2c3d4e5f"
-CID = "ab" * 32
-HASH = "0123456789abcdef0123456789abcdef"
-U = UID.replace("-", "_")
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        (f"0::/kubepods/burstable/pod{UID}/{CID}", Place(UID, CID)),
-        (f"4:cpuset:/kubepods/pod{UID}/{CID}", Place(UID, CID)),
-        (
-            f"0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{U}.slice/cri-containerd-{CID}.scope",
-            Place(UID, CID),
-        ),
-        (f"0::/kubepods.slice/kubepods-pod{U}.slice/crio-{CID}.scope", Place(UID, CID)),
-        (f"0::/kubepods.slice/kubepods-pod{U}.slice/crio-{CID}.scope/container", Place(UID, CID)),
-        (f"0::/../../kubepods-burstable-pod{U}.slice/cri-containerd-{CID}.scope", Place(UID, CID)),
-        (f"0::/../../pod{UID}/{CID}", Place(UID, CID)),
-        (f"0::/kubelet/kubepods/burstable/pod{HASH}/{CID}", Place(HASH, CID)),
-        (f"0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{U}.slice/docker-{CID}.scope", Place(UID, CID)),
-        (f"0::/kubepods/pod{UID}", Place(UID, "")),
-        ("0::/system.slice/sshd.service", Place()),
-        ("0::/", Place()),
-        ("0::/user.slice/podman-1000.slice", Place()),
-        ("0::/kubepods/podinfo", Place()),
-        # what a workload appends below its own container does not move it
-        (f"0::/kubepods/pod{UID}/{CID}/pod{OTHER}/{CID}", Place(UID, CID)),
-        (f"0::/kubepods/pod{UID}/{CID}/kubepods-pod{OTHER.replace('-', '_')}.slice", Place(UID, CID)),
-        (f"4:cpuset:/kubepods/pod{UID}/{CID}:/pod{OTHER}", Place(UID, "")),
-    ],
-)
-def test_finds_pod_and_container(line: str, expected: Place) -> None:
-    assert parse_cgroup(line) == expected
-
-
-def test_reads_all_hierarchies_of_cgroup_v1() -> None:
-    text = f"12:cpuset:/kubepods/pod{UID}/{CID}\n3:name=systemd:/kubepods/pod{UID}\n0::/\n"
-    assert parse_cgroup(text) == Place(UID, CID)
-
-
-def test_two_pods_at_once_are_refused() -> None:
-    with pytest.raises(MixedCgroupsError, match=f"{UID}, {OTHER}"):
-        parse_cgroup(f"2:cpu:/kubepods/pod{UID}/{CID}\n1:pids:/kubepods/pod{OTHER}/{CID}\n")
 
 
 def test_start_time_survives_any_command_name(tmp_path: Path) -> None:
