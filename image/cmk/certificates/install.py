@@ -17,6 +17,7 @@ import msgspec
 from cmk.certificates import pki
 from cmk.certificates.pki import Issued
 from cmk.kube.client import CONFLICT, NOT_FOUND, Api, ApiError, Json
+from cmk.model.errors import CmkError
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _ATTEMPTS = 5
 _TYPE = "kubernetes.io/tls"
 
 
-class CertsError(RuntimeError):
+class CertsError(CmkError):
     """The certificate cannot be made or put in place; the text says what to do."""
 
 

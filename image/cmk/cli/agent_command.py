@@ -10,9 +10,7 @@ from typing import Annotated
 import typer
 
 from cmk.cli import logs
-from cmk.host.launcher_files import InstallError
-from cmk.host.state import StateError
-from cmk.host.sysfs import TopologyError
+from cmk.model.errors import CmkError
 
 
 class RequireRequest(StrEnum):
@@ -62,7 +60,7 @@ def run(
     # No other command should pay for a client of the API.
     from cmk.agent.main import Agent  # noqa: PLC0415
     from cmk.agent.options import Options  # noqa: PLC0415
-    from cmk.kube.client import ApiError, in_cluster  # noqa: PLC0415
+    from cmk.kube.client import in_cluster  # noqa: PLC0415
 
     options = Options(
         node=node_name,
@@ -87,6 +85,6 @@ def run(
     )
     try:
         asyncio.run(Agent(options, in_cluster()).run())
-    except (ApiError, InstallError, StateError, TopologyError, OSError) as error:
+    except (CmkError, OSError) as error:
         typer.echo(f"cmk agent: {error}", err=True)
         raise typer.Exit(1) from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmk.cli import common, logs
+from cmk.model.errors import CmkError
 
 if TYPE_CHECKING:
     from cmk.certificates.install import Certs, Place
@@ -100,12 +101,11 @@ def _certs(place: Place, hours: int = 1) -> Certs:
 @contextmanager
 def _one_line() -> Iterator[None]:
     """The last line is the cause, also where Kubernetes shows why a container ended."""
-    from cmk.certificates.install import CertsError  # noqa: PLC0415
     from cmk.kube.client import ApiError  # noqa: PLC0415
 
     try:
         yield
-    except CertsError as error:
-        common.fail_in_pod(str(error), "certs: ")
     except ApiError as error:
         common.fail_in_pod(str(error), "certs: ", common.TRY_AGAIN)
+    except CmkError as error:
+        common.fail_in_pod(str(error), "certs: ")

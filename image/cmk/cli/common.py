@@ -18,33 +18,13 @@ import typer
 
 from cmk.cli import logs
 from cmk.direct.pools import ConfDir
-from cmk.host.affinity import AffinityError
-from cmk.host.journal import ChangeError
 from cmk.host.procfs import Procfs
-from cmk.host.state import StateError
-from cmk.host.sysfs import TopologyError, read_topology
+from cmk.host.sysfs import read_topology
 from cmk.isolate import launch, local
-from cmk.legacy.takeover import AdoptionError
-from cmk.model.choice import Refused
-from cmk.model.config import ConfigError, Preference
+from cmk.model.config import Preference
+from cmk.model.errors import CmkError
 from cmk.model.flags import PoolFlags
-from cmk.model.layout import LayoutError
-from cmk.model.order import NoRoomError
 from cmk.model.topology import Topology
-
-_EXPECTED = (
-    AdoptionError,
-    AffinityError,
-    ChangeError,
-    ConfigError,
-    LayoutError,
-    NoRoomError,
-    OSError,
-    Refused,
-    StateError,
-    TopologyError,
-)
-
 
 TERMINATION_LOG = Path("/dev/termination-log")
 TRY_AGAIN = 75
@@ -136,14 +116,16 @@ def _level() -> str:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Every failure that has a name becomes one line."""
+    """An error with a text for users ends the command with that text in one line; any other is a fault of ours and keeps its traceback."""
     try:
         yield
-    except launch.Failure as failure:
+    except (
+        launch.Failure
+    ) as failure:  # no CmkError, for cmk.isolate imports nothing of ours; it brings the exit code of cmk isolate
         fail(str(failure), failure.code)
     except BrokenPipeError:
-        raise  # typer knows what to do when nobody reads
-    except _EXPECTED as error:
+        raise  # typer handles a reader that closed the pipe
+    except (CmkError, OSError) as error:  # of an OSError, the kernel's words and the path are what the user needs
         fail(str(error))
 
 

@@ -11,6 +11,7 @@ import typer
 
 from cmk import __version__
 from cmk.cli import common, fleet_table, rendered_config
+from cmk.model.errors import CmkError
 
 app = typer.Typer(help="What the chart's hooks run.", no_args_is_help=True)
 ConfigOption = Annotated[Path, typer.Option(help="Directory with config.json and hosts-*.json.")]
@@ -65,11 +66,10 @@ def verify(
 @contextmanager
 def _last_line() -> Iterator[None]:
     from cmk.kube.client import ApiError  # noqa: PLC0415
-    from cmk.model.config import ConfigError  # noqa: PLC0415
 
     try:
         yield
-    except (ConfigError, OSError) as error:
-        common.fail_in_pod(str(error))
     except ApiError as error:
         common.fail_in_pod(str(error), code=common.TRY_AGAIN)
+    except (CmkError, OSError) as error:
+        common.fail_in_pod(str(error))

@@ -71,10 +71,7 @@ def _nodes(against: str, name: str, isolcpus: str) -> list[Node]:
         from cmk.fleet import cluster_nodes as live  # noqa: PLC0415
         from cmk.kube import client  # noqa: PLC0415  # no other command should pay for it
 
-        try:
-            return list(live.nodes(client.connect()))
-        except client.ApiError as error:
-            common.fail(str(error))
+        return list(live.nodes(client.connect()))
     path = Path(against)
     if path.is_dir():
         files = [item for item in sorted(path.iterdir()) if item.suffix in {".json", ".yaml", ".yml"}]

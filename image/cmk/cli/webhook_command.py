@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cmk.cli import common, logs
+from cmk.model.errors import CmkError
 
 
 class Insecure(StrEnum):
@@ -38,5 +39,5 @@ def run(
 
     try:
         process.Process(conf_file, None if insecure is Insecure.TRUE else cafile, health_port).run()
-    except (OSError, ValueError) as error:
+    except (CmkError, OSError) as error:
         common.fail(f"webhook: {error}")

@@ -8,9 +8,10 @@ import threading
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
+from cmk.model.errors import CmkError
 
 
-class AffinityError(RuntimeError):
+class AffinityError(CmkError):
     """The affinity could not be set as asked; the text says what came out instead."""
 
 

@@ -18,6 +18,7 @@ from cmk.host.members import descendants, find_members
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from cmk.model.cpuset import CpuSet
+from cmk.model.errors import CmkError
 from cmk.model.isolation_config import Thread
 from cmk.model.layout import SavedLayout
 from cmk.model.order import Step, steps
@@ -50,7 +51,7 @@ class Journal(msgspec.Struct, frozen=True):
     members: tuple[Member, ...]
 
 
-class ChangeError(RuntimeError):
+class ChangeError(CmkError):
     """The change could not be made, and is undone; the text says which process is in the way, and why."""
 
 

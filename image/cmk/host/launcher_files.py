@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cmk.model.errors import CmkError
+
 LAUNCHER = "cmk"
 OLD_LAUNCHER = "kcm"
 MODE = 0o755
 
 
-class InstallError(RuntimeError):
+class InstallError(CmkError):
     """The launcher cannot be put in place; the text names the path and the remedy."""
 
 

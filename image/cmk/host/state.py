@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from cmk.model.errors import CmkError
+
 _T = TypeVar("_T")
 
 
-class StateError(RuntimeError):
+class StateError(CmkError):
     """A state file that cannot be read or written; the text names it."""
 
 

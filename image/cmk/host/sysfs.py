@@ -10,10 +10,11 @@ from pathlib import Path
 
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
+from cmk.model.errors import CmkError
 from cmk.model.topology import Core, Topology
 
 
-class TopologyError(RuntimeError):
+class TopologyError(CmkError):
     """sysfs or the kernel command line does not say what a topology needs; the text names the file."""
 
 

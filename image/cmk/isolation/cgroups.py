@@ -11,6 +11,7 @@ from cmk.isolation import kernel_file
 from cmk.model import cpuset
 from cmk.model.cgroup_path import parent_of
 from cmk.model.cpuset import CpuSet
+from cmk.model.errors import CmkError
 
 FILE = "cpuset.cpus"
 # kubelet's --cgroup-root puts kubepods a level or two down.
@@ -20,7 +21,7 @@ _LEVELS = 3
 GONE = (errno.ENOENT, errno.ENODEV)
 
 
-class CgroupError(RuntimeError):
+class CgroupError(CmkError):
     """There are no cpusets of pods to work with; the text says what is missing."""
 
 

@@ -19,6 +19,7 @@ from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import load_incluster_config
 
 from cmk import __version__
+from cmk.model.errors import CmkError
 
 Json = dict[str, Any]
 Body = Json | list[Json] | None
@@ -34,7 +35,7 @@ JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
 
 
-class ApiError(RuntimeError):
+class ApiError(CmkError):
     """The API server said no, or nothing at all (``status`` 0)."""
 
     def __init__(self, text: str, status: int = 0) -> None:

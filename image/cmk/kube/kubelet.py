@@ -9,13 +9,15 @@ from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
+from cmk.model.errors import CmkError
+
 SECONDS_TO_ANSWER = 5.0
 _METHOD = "/v1.PodResourcesLister/GetAllocatableResources"
 _CPU_IDS = 2  # its number in AllocatableResourcesResponse
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-class KubeletError(RuntimeError):
+class KubeletError(CmkError):
     """kubelet did not answer; the text says why."""
 
 

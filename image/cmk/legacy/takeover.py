@@ -10,13 +10,14 @@ from cmk.model import cpuset
 from cmk.model.choice import OLD_NAMES
 from cmk.model.config import PoolConfig
 from cmk.model.cpuset import CpuSet, CpuSetError
+from cmk.model.errors import CmkError
 from cmk.model.layout import INFRA, CpuList, Layout, Pool
 from cmk.model.topology import Topology
 
 _EXCLUSIVE_IN_1_5 = frozenset({"exclusive", "exclusive-non-isolcpus"})
 
 
-class AdoptionError(ValueError):
+class AdoptionError(CmkError):
     """Old state that contradicts the machine or itself; the text names pool and list."""
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from cmk.model.errors import CmkError
+
 # What a path names never changes. A node has some hundreds of paths at a time, and each allocation asks about all of them.
 CACHED_PATHS = 8192
 
@@ -28,7 +30,7 @@ class PodContainer(msgspec.Struct, frozen=True):
     container: str = ""
 
 
-class MixedCgroupsError(RuntimeError):
+class MixedCgroupsError(CmkError):
     """A process is in the cgroups of several pods, which no container runtime does."""
 
 

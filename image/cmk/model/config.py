@@ -14,6 +14,7 @@ import msgspec
 
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet, CpuSetError
+from cmk.model.errors import CmkError
 from cmk.model.isolation_config import Isolation
 
 _T = TypeVar("_T")
@@ -37,7 +38,7 @@ CpusText = Annotated[str, msgspec.Meta(pattern=r"^[0-9][-0-9,:/]*$")]
 Cores = Annotated[int, msgspec.Meta(ge=-1)] | CoresText | tuple[CoreId, ...] | dict[str, Count]
 
 
-class ConfigError(ValueError):
+class ConfigError(CmkError):
     """A configuration that cannot be used; the text names the place and the value."""
 
 

@@ -8,13 +8,14 @@ from itertools import zip_longest
 from cmk.model import cpuset
 from cmk.model.config import PoolConfig
 from cmk.model.cpuset import CpuSet
+from cmk.model.errors import CmkError
 from cmk.model.topology import Core, Topology
 
 # Words of the cpufreq driver, from the cores that SST-CP serves first to those it serves last.
 _ENERGY = ("performance", "balance_performance", "default", "balance_power", "power")
 
 
-class LayoutError(ValueError):
+class LayoutError(CmkError):
     """The request does not fit the machine; the text says what was asked, what there is and what would fit."""
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from cmk.model.errors import CmkError
+
 CpuSet = frozenset[int]
 
 # The kernel's largest NR_CPUS is 8192; the bound keeps a typing error such as 0-99999999999 from eating memory.
@@ -17,7 +19,7 @@ MAX_CPU = 65535
 _ITEM = re.compile(r"(?P<first>\d+|N)(?:-(?P<last>\d+|N)(?::(?P<used>\d+)/(?P<group>\d+))?)?\Z")
 
 
-class CpuSetError(ValueError):
+class CpuSetError(CmkError):
     """A CPU list that cannot be read; the text names the part at fault."""
 
 

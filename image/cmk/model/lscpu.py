@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from cmk.model.cpuset import CpuSet
+from cmk.model.errors import CmkError
 from cmk.model.topology import Core, Topology
 
 
-class LscpuError(ValueError):
+class LscpuError(CmkError):
     """Text that is no output of ``lscpu -p``."""
 
 

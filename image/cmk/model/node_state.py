@@ -11,6 +11,7 @@ from cmk.model import layout
 from cmk.model import plan as planner
 from cmk.model.config import Chosen, Section
 from cmk.model.cpuset import CpuSet
+from cmk.model.errors import CmkError
 from cmk.model.layout import Layout
 from cmk.model.plan import Plan
 from cmk.model.pods import Pod
@@ -18,7 +19,7 @@ from cmk.model.tasks import Task
 from cmk.model.topology import Topology
 
 
-class NodeStateError(ValueError):
+class NodeStateError(CmkError):
     """A report that cannot be read; the text says why."""
 
 

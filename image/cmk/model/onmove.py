@@ -7,10 +7,12 @@ from enum import StrEnum
 
 import msgspec
 
+from cmk.model.errors import CmkError
+
 ANNOTATION = "cmk.intel.com/on-move"
 
 
-class OnMoveError(ValueError):
+class OnMoveError(CmkError):
     """A wish that nobody understands; the text names it and what there is."""
 
 

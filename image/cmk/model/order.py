@@ -10,6 +10,7 @@ import msgspec
 
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
+from cmk.model.errors import CmkError
 from cmk.model.layout import Layout
 from cmk.model.plan import Move, Plan, cpus_of
 from cmk.model.tasks import Process
@@ -23,7 +24,7 @@ class Step(msgspec.Struct, frozen=True):
     last: bool
 
 
-class NoRoomError(RuntimeError):
+class NoRoomError(CmkError):
     """Tasks would have to change places, and there is no CPU to do so by; the text names it."""
 
 

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 
 import msgspec
 
+from cmk.model.errors import CmkError
+
 VERSION = "cmk/1"
 MAX_REQUEST = 4096
 LATER, NEVER = 75, 78  # EX_TEMPFAIL, EX_CONFIG
 _MAX_TIMEOUT = 3600.0
 
 
-class WireError(ValueError):
+class WireError(CmkError):
     """A request that cannot be read."""
 
 

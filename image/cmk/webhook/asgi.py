@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
+from cmk.model.errors import CmkError
 from cmk.webhook.live import Live
 from cmk.webhook.metrics import CONTENT_TYPE, Metrics
 from cmk.webhook.review import BadReview, answer
@@ -21,7 +22,7 @@ MAX_BODY = 7 << 20
 _TEXT = b"text/plain; charset=utf-8"
 
 
-class _Answer(Exception):
+class _Answer(CmkError):
     """An answer other than 200."""
 
     def __init__(self, status: int, text: str) -> None:

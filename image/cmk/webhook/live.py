@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from cmk.model.errors import CmkError
+
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
@@ -16,7 +18,7 @@ _Print = tuple[tuple[str, int, int, int], ...]
 class Live(Generic[_T]):
     """``value`` is the last good one; ``problem`` says why it is not the newest, and is empty when it is.
 
-    ``load`` makes a value and raises OSError or ValueError. ``files`` tells which files a value came from; kubelet replaces those of a
+    ``load`` makes a value and raises CmkError or OSError. ``files`` tells which files a value came from; kubelet replaces those of a
     ConfigMap or Secret by moving a symbolic link, so what counts is where a path leads.
     """
 
@@ -39,7 +41,7 @@ class Live(Generic[_T]):
         """Make it anew, whether a file has changed or not; True when there is a new value."""
         try:
             value = self._load()
-        except (OSError, ValueError) as error:
+        except (CmkError, OSError) as error:
             self.problem = f"{self._what}: {error}"
             self.failures += 1
             log.error("%s; the one before stays in use", self.problem)

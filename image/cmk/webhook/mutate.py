@@ -11,6 +11,7 @@ import posixpath
 import msgspec
 
 from cmk.model import onmove, quantity
+from cmk.model.errors import CmkError
 from cmk.model.pods import RESOURCE_PREFIX, pool_of, resource_of
 from cmk.webhook.draft import Draft, Json, Path
 from cmk.webhook.merge import CONTAINERS, merge
@@ -41,7 +42,7 @@ class Outcome(msgspec.Struct, frozen=True):
     refusal: str = ""
 
 
-class _Refused(Exception):
+class _Refused(CmkError):
     """The reason."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from cmk.model.errors import CmkError
 from cmk.webhook.draft import Json
 from cmk.webhook.mutate import Outcome, mutate
 from cmk.webhook.rules import Rules
@@ -19,7 +20,7 @@ MAX_ECHO = 80
 _Quantities = dict[str, str | int | float | None] | None
 
 
-class BadReview(ValueError):
+class BadReview(CmkError):
     """This is no review of a pod."""
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 
+from cmk.model.errors import CmkError
 from cmk.webhook.draft import Json
 
 # What decides how a pod gets its identity or what it is: an admission webhook cannot change the former and must not the latter.
 _METADATA = ("annotations", "labels")
 
 
-class RulesError(ValueError):
+class RulesError(CmkError):
     """The mutations cannot be applied to any pod."""
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import yaml
 
+from cmk.model.errors import CmkError
 from cmk.webhook.rules import Mutations, Rules, RulesError, checked
 
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -17,7 +18,7 @@ _Directory = Annotated[str, msgspec.Meta(pattern="^/.")]
 _T = TypeVar("_T")
 
 
-class SettingsError(ValueError):
+class SettingsError(CmkError):
     """A file cannot be read, or does not say what it should; the text names file and place."""
 
 
@@ -87,5 +88,5 @@ def _read(path: Path, kind: type[_T]) -> _T:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's, and PyYAML's for a date that no calendar has
         raise SettingsError(f"{path}: {error}") from error

@@ -12,6 +12,12 @@ from pathlib import Path
 
 import msgspec
 
+from cmk.model.errors import CmkError
+
+
+class PairError(CmkError):
+    """A certificate, a key or a CA that cannot be used; the text names the file."""
+
 
 class Pair(msgspec.Struct, frozen=True):
     """Certificate, key, and the CA that clients must have theirs from (None: they need none)."""
@@ -35,7 +41,7 @@ class Served(msgspec.Struct, frozen=True):
 
 
 def load(pair: Pair) -> Served:
-    """A context for a pair; raises ValueError."""
+    """A context for a pair; raises PairError."""
     for path, remedy in ((pair.cert, ""), (pair.key, ""), (pair.client_ca, "; --cafile names it, --insecure=true goes without")):
         if path is not None:
             _check(path, remedy)
@@ -43,7 +49,7 @@ def load(pair: Pair) -> Served:
     try:
         context.load_cert_chain(pair.cert, pair.key)
     except ssl.SSLError as error:
-        raise ValueError(f"{pair.cert} and {pair.key}: {error.reason or error}") from error
+        raise PairError(f"{pair.cert} and {pair.key}: {error.reason or error}") from error
     return Served(context, _not_after(context, pair.cert), pair)
 
 
@@ -63,7 +69,7 @@ def _check(path: Path, remedy: str) -> None:
     try:
         path.open("rb").close()
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}{remedy}") from error
+        raise PairError(f"{path}: {error.strerror}{remedy}") from error
 
 
 def _context(pair: Pair) -> ssl.SSLContext:
@@ -79,7 +85,7 @@ def _context(pair: Pair) -> ssl.SSLContext:
         try:
             context.load_verify_locations(pair.client_ca)
         except ssl.SSLError as error:
-            raise ValueError(f"{pair.client_ca}: {error.reason or error}") from error
+            raise PairError(f"{pair.client_ca}: {error.reason or error}") from error
     return context
 
 

@@ -4,11 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from cmk.model.errors import CmkError
 from cmk.webhook.live import Live
 
 
 def live(path: Path) -> Live[int]:
-    return Live("number", lambda: int(path.read_text()), lambda _: [path])
+    def load() -> int:
+        text = path.read_text()
+        if not text.isdigit():
+            raise CmkError(f"{text!r} is not a number")
+        return int(text)
+
+    return Live("number", load, lambda _: [path])
 
 
 def test_a_change_is_seen_once(tmp_path: Path) -> None:
@@ -42,7 +49,7 @@ def test_what_is_no_good_leaves_the_last_good_one_and_is_told(tmp_path: Path) ->
     path.write_text("xx")
     assert not number.refresh()
     assert (number.value, number.failures) == (1, 1)
-    assert number.problem == "number: invalid literal for int() with base 10: 'xx'"
+    assert number.problem == "number: 'xx' is not a number"
     assert not number.refresh()
     assert number.failures == 1
 

@@ -63,3 +63,8 @@ def test_mistakes_are_told_with_file_and_place(tmp_path: Path, server: str, muta
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"server.yaml: No such file or directory"):
         load(tmp_path / "server.yaml")
+
+
+def test_a_date_that_no_calendar_has(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"server.yaml: month must be in 1..12"):
+        load(written(tmp_path, "server: {cert: 2020-99-01, key: /k}"))

@@ -42,5 +42,5 @@ def test_one_that_is_not_valid_by_our_clock_is_served_all_the_same(tmp_path: Pat
 def test_a_file_that_is_none_is_named(tmp_path: Path, name: str) -> None:
     made = pair(tmp_path, datetime.now(UTC))
     (tmp_path / name).write_text("rubbish")
-    with pytest.raises(ValueError, match=r"tls.crt and .*tls.key: "):
+    with pytest.raises(tls.PairError, match=r"tls.crt and .*tls.key: "):
         tls.load(made)
