@@ -39,11 +39,11 @@ class Metrics:
         gauge.set_function(lambda: certificate_end() or NAN)
         newest = Gauge(
             "cmk_webhook_files_current",
-            "1 when the newest files are in use, 0 when they are no good.",
+            "1 when the newest files are in use, 0 when they cannot be used.",
             registry=self._registry,
         )
         newest.set_function(lambda: float(is_newest()))
-        broken = Gauge("cmk_webhook_reload_failures", "Changed files that were no good.", registry=self._registry)
+        broken = Gauge("cmk_webhook_reload_failures", "How often changed files could not be used.", registry=self._registry)
         broken.set_function(lambda: float(failures()))
 
     def text(self) -> bytes:

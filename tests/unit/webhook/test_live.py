@@ -42,7 +42,7 @@ def test_a_mounted_secret_changes_by_a_link(tmp_path: Path) -> None:
     assert number.value == 2
 
 
-def test_what_is_no_good_leaves_the_last_good_one_and_is_told(tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_leave_the_last_good_value(tmp_path: Path) -> None:
     path = tmp_path / "n"
     path.write_text("1")
     number = live(path)
@@ -66,6 +66,42 @@ def test_a_file_that_goes_and_comes_back(tmp_path: Path) -> None:
     assert (number.value, number.problem) == (333, "")
 
 
-def test_without_a_good_one_there_is_none(tmp_path: Path) -> None:
+def test_without_a_first_good_value_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         live(tmp_path / "n")
+
+
+def test_what_is_written_during_a_load_is_loaded_by_the_next_refresh(tmp_path: Path) -> None:
+    path = tmp_path / "n"
+    path.write_text("1")
+    later = ["", "two, half", "3"]  # what the writer leaves right after each load has read the file
+
+    def load() -> str:
+        text = path.read_text()
+        if later:
+            path.write_text(later.pop(0) or text)
+        return text
+
+    text = Live("text", load, lambda _: [path])
+    path.write_text("two, half of it")
+    text.refresh()
+    while text.refresh():
+        pass
+    assert (text.value, path.read_text()) == ("3", "3")
+
+
+def test_a_file_that_only_the_new_files_name_is_watched_before_it_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "name").write_text("old")
+    (tmp_path / "old").write_text("1")
+
+    def load() -> tuple[str, Path]:
+        path = tmp_path / (tmp_path / "name").read_text()
+        return path.read_text(), path
+
+    text = Live("text", load, lambda value: [tmp_path / "name", value[1]])
+    (tmp_path / "name").write_text("newer")
+    text.refresh()
+    assert "No such file" in text.problem
+    (tmp_path / "newer").write_text("2")
+    assert text.refresh()
+    assert (text.value[0], text.problem) == ("2", "")
