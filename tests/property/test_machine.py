@@ -8,14 +8,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cmk.model.advertise import demand
-from cmk.model.choice import Refused
+from cmk.model.choice import ANY_SOCKET, Refused
 from cmk.model.layout import Layout
 from cmk.model.ledger import Ledger
 from cmk.model.onmove import How, OnMove
 from cmk.model.order import NoRoomError, steps
 from cmk.model.plan import plan
 from cmk.model.pods import Pod, resource_of
-from cmk.model.tasks import ANY_SOCKET, Process, Request
+from cmk.model.tasks import Process, Request
 from tests.property.test_plan import KINDS, layouts
 
 CORES = 8

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cmk.model import cpuset
+from cmk.model.choice import comma_list
 
 
 @dataclass(frozen=True)
@@ -26,22 +26,18 @@ class Shape:
 def linux(sockets: int, cores: int, threads: int = 2) -> dict[str, int]:
     """First threads of all cores of all sockets, then second threads: what most firmware does."""
     total = sockets * cores
-    return {_comma(core + thread * total for thread in range(threads)): core // cores for core in range(total)}
+    return {comma_list(core + thread * total for thread in range(threads)): core // cores for core in range(total)}
 
 
 def adjacent(sockets: int, cores: int, threads: int = 2) -> dict[str, int]:
     """Threads of a core side by side: POWER, many virtual machines."""
-    return {_comma(range(core * threads, (core + 1) * threads)): core // cores for core in range(sockets * cores)}
+    return {comma_list(range(core * threads, (core + 1) * threads)): core // cores for core in range(sockets * cores)}
 
 
 def interleaved(sockets: int, cores: int, threads: int = 2) -> dict[str, int]:
     """Neighbouring numbers on different sockets: Dell's firmware."""
     total = sockets * cores
-    return {_comma(core + thread * total for thread in range(threads)): core % sockets for core in range(total)}
-
-
-def _comma(cpus: object) -> str:
-    return cpuset.comma_list(cpus)  # type: ignore[arg-type]
+    return {comma_list(core + thread * total for thread in range(threads)): core % sockets for core in range(total)}
 
 
 def _hybrid(fast: int, slow: int) -> dict[str, int]:

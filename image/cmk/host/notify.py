@@ -16,7 +16,7 @@ import msgspec
 
 from cmk.host import state
 from cmk.host.procfs import Procfs
-from cmk.model import cpuset
+from cmk.model.choice import comma_list
 from cmk.model.ledger import Ledger
 from cmk.model.onmove import How
 from cmk.model.tasks import Process, Task
@@ -46,7 +46,7 @@ class Notices:
         """Write a task's file, if it wants one. Raises StateError."""
         if task.on_move.how is not How.NOTIFY:
             return
-        notice = Notice(task.generation, cpuset.comma_list(ledger.cpus_of(task)), list(task.lists))
+        notice = Notice(task.generation, comma_list(ledger.cpus_of(task)), list(task.lists))
         for directory in self._directories:
             try:
                 if directory.is_symlink():

@@ -2,6 +2,7 @@
 
 
 Holds: the command line of a workload, the question to the agent, direct mode's allocation in ``pools.json``, and becoming the workload.
-Never here: an import that is not builtin or this package's: a start of ``cmk isolate`` takes milliseconds for that reason.
+Never here: an import that is not builtin, this package's or ``cmk.model.choice`` (the rules of allocation, which imports nothing): a start
+of ``cmk isolate`` takes milliseconds for that reason.
 Imported by: ``cmk.__main__``, ``cmk.cli`` and ``cmk.direct``.
 """

@@ -1,6 +1,7 @@
 """``cmk isolate`` on one host without an agent: the agent's bookkeeping in one file, under a lock.
 
-Imports builtin modules, fcntl and json only, for it runs before every workload; what it decides is held against the ledger by a test.
+Imports builtin modules, fcntl, json and cmk.model.choice only, for it runs before every workload; like the agent it decides by
+cmk.model.choice.
 """
 
 import fcntl
@@ -9,12 +10,13 @@ import posix
 from time import monotonic, sleep
 
 from cmk.isolate.launch import LATER, NEVER, STATE, Failure, serves
+from cmk.model import choice
+from cmk.model.choice import comma_list
 
 __all__ = ["LOCK", "STATE", "Lock", "choose", "comma_list", "environment", "isolate", "serves"]
 
 LOCK = "lock"
 _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.1
-_OLD_NAMES = {"dataplane": "exclusive", "controlplane": "shared"}
 
 
 class Lock:
@@ -122,58 +124,31 @@ def choose(  # type: ignore[no-untyped-def]
     socket: int,
     moving=frozenset(),  # noqa: ANN001
 ) -> tuple[str, list]:  # type: ignore[type-arg]
-    """Name of the pool and lists for a request, by the ledger's rules for a process outside every pod; raises Failure.
+    """Name of the pool and lists for a request of a process outside every pod; raises Failure.
 
-    ``moving`` are CPUs to which an interrupted change was about to move somebody.
+    ``moving`` are CPUs to which an interrupted change was about to move tasks: their lists are not handed out.
     """
-    name = pool if pool in pools else _OLD_NAMES.get(pool, pool)
-    if name not in pools:
-        raise Failure(NEVER, f"Requested pool {pool} does not exist; this node has {', '.join(sorted(pools))}")
-    everything = pools[name]["lists"]
-    if not everything:
-        raise Failure(NEVER, f"No cpu lists in pool {name}")
-    anywhere = socket == -1 or name == "infra"
-    lists = [item for item in everything if anywhere or item["socket"] == socket]
-    if not lists:
-        there = ", ".join(str(number) for number in sorted({item["socket"] for item in everything}))
-        raise Failure(NEVER, f"No cpu lists in pool {name} on socket {socket}; it has lists on {there}")
-    users: dict[str, int] = {}
-    for task in tasks:
-        if task["pool"] == name:
-            for text in task["lists"]:
-                users[text] = users.get(text, 0) + 1
-    if not pools[name]["exclusive"]:
-        return name, [min(lists, key=lambda item: (users.get(comma_list(item["cpus"]), 0), min(item["cpus"])))]
-    where = "" if socket == -1 else f" on socket {socket}"
-    if cores > len(lists):
-        raise Failure(NEVER, f"Not enough cpu lists in pool {name}: {cores} asked, {len(lists)} exist{where}")
-    free = [item for item in lists if not users.get(comma_list(item["cpus"])) and moving.isdisjoint(item["cpus"])]
-    if cores > len(free):
-        raise Failure(LATER, f"Not enough free cpu lists in pool {name}: {cores} asked, {len(free)} of {len(lists)} free")
-    return name, free[:cores]
+    try:
+        name = choice.find_pool(pools, pool)
+        lists = {comma_list(item["cpus"]): item for item in pools[name]["lists"]}
+        users: dict[str, int] = {}
+        for text in (text for task in tasks if task["pool"] == name for text in task["lists"]):
+            users[text] = users.get(text, 0) + 1
+        available = [text for text, item in lists.items() if moving.isdisjoint(item["cpus"])]
+        sockets = {text: item["socket"] for text, item in lists.items()}
+        names = choice.choose(name, pools[name]["exclusive"], sockets, users, cores, socket, available)
+    except choice.Refused as refusal:
+        raise Failure(NEVER if refusal.final else LATER, str(refusal)) from None
+    return name, [lists[text] for text in names]
 
 
 def environment(pools: dict, lists: list) -> dict[str, str]:  # type: ignore[type-arg]
-    """Variables the workload sees."""
+    """Variables that the workload sees."""
 
-    def all_of(name: str) -> str:
-        return comma_list(cpu for item in pools.get(name, {}).get("lists", []) for cpu in item["cpus"])
+    def all_of(name: str) -> list[int]:
+        return [cpu for item in pools.get(name, {}).get("lists", []) for cpu in item["cpus"]]
 
-    bits = 0
-    for item in lists:
-        for cpu in item["cpus"]:
-            bits |= 1 << cpu
-    return {
-        "CMK_CPUS_ASSIGNED": ",".join(comma_list(item["cpus"]) for item in lists),
-        "CMK_CPUS_ASSIGNED_MASK": f"{bits:X}",
-        "CMK_CPUS_SHARED": all_of("shared"),
-        "CMK_CPUS_INFRA": all_of("infra"),
-    }
-
-
-def comma_list(cpus) -> str:  # type: ignore[no-untyped-def]  # noqa: ANN001  # any iterable of int; typing is heavy
-    """CMK's name of a CPU list: ``3,11``."""
-    return ",".join(str(cpu) for cpu in sorted(cpus))
+    return choice.environment([item["cpus"] for item in lists], all_of("shared"), all_of("infra"))
 
 
 def _pin(cpus: set[int]) -> None:

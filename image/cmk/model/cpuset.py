@@ -77,16 +77,3 @@ def kernel_list(cpus: Iterable[int]) -> str:
         else:
             runs.append([cpu, cpu])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def comma_list(cpus: Iterable[int]) -> str:
-    """Format as CMK names its CPU lists: every id, ascending, joined by commas (``3,11``)."""
-    return ",".join(str(cpu) for cpu in sorted(cpus))
-
-
-def mask(cpus: Iterable[int]) -> str:
-    """Format as ``CMK_CPUS_ASSIGNED_MASK``: upper-case hexadecimal without ``0x``."""
-    bits = 0
-    for cpu in cpus:
-        bits |= 1 << cpu
-    return f"{bits:X}"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from cmk.model import cpuset
+from cmk.model.choice import comma_list
 from cmk.model.config import AUTO, REMAINING, REST, PoolConfig, Section, with_preference
 from cmk.model.cores import Cores, LayoutError
 from cmk.model.cpuset import CpuSet
@@ -33,7 +34,7 @@ class CpuList(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """CMK's name for it: ``3,11``."""
-        return cpuset.comma_list(self.cpus)
+        return comma_list(self.cpus)
 
 
 class Pool(msgspec.Struct, frozen=True):

@@ -1,17 +1,22 @@
-"""Who holds which CPU list, now: allocation and release as pure bookkeeping. The agent keeps one ledger per node."""
+"""The ledger: which task holds which CPU lists of one layout. Allocation and release are pure bookkeeping.
+
+The agent keeps one ledger per node. Its allocator allocates and releases; a change of pools freezes, begins and ends (``service.py``,
+``change_pools.py``). Direct mode makes a ledger of its file.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from cmk.model import cpuset
+from cmk.model import choice
 from cmk.model.choice import OLD_NAMES, Refused
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.pods import resource_of
-from cmk.model.tasks import ANY_SOCKET, Process, Request, Task
+from cmk.model.tasks import Process, Request, Task
 
 _NOTHING: CpuSet = frozenset()
 
@@ -25,7 +30,7 @@ class Ledger:
         self._tasks = {task.process: task for task in tasks}
         self._going: frozenset[tuple[str, str]] = frozenset()
         self._coming: Layout | None = None
-        self._on_the_way: Mapping[Process, CpuSet] = {}
+        self._destinations: Mapping[Process, CpuSet] = {}
 
     @property
     def tasks(self) -> Mapping[Process, Task]:
@@ -42,29 +47,29 @@ class Ledger:
 
     @property
     def exclusive(self) -> CpuSet:
-        """CPUs of exclusive pools; in a change those before and after, or where that would leave nobody anything those after."""
+        """CPUs of exclusive pools. While pools change: those of both layouts, or of the new one where both would leave no CPU over."""
         now = _exclusive(self.layout)
         if self._coming is None:
             return now
         coming = _exclusive(self._coming)
-        everything = _NOTHING.union(*(pool.cpus for made in (self.layout, self._coming) for pool in made.pools.values()))
-        return now | coming if everything - now - coming else coming
+        every_cpu = _NOTHING.union(*(pool.cpus for layout in (self.layout, self._coming) for pool in layout.pools.values()))
+        return now | coming if every_cpu - now - coming else coming
 
     def open_to(self, task: Task) -> CpuSet:
-        """CPUs that a task may be on: those it holds, and in a change also those it comes by."""
-        return self.cpus_of(task) | self._on_the_way.get(task.process, _NOTHING)
+        """CPUs that a task may run on: those it holds and, while pools change, those it moves to or passes on the way."""
+        return self.cpus_of(task) | self._destinations.get(task.process, _NOTHING)
 
-    def begin(self, coming: Layout, on_the_way: Mapping[Process, CpuSet]) -> None:
-        """A change to another layout begins; ``on_the_way`` are CPUs that tasks come by."""
-        self._coming, self._on_the_way = coming, on_the_way
+    def begin(self, coming: Layout, destinations: Mapping[Process, CpuSet]) -> None:
+        """Begin a change to another layout; ``destinations`` are CPUs that tasks move to or pass on the way."""
+        self._coming, self._destinations = coming, destinations
 
     def end(self, layout: Layout, tasks: Iterable[Task]) -> None:
-        """The change is over, and these are layout and tasks now."""
-        self.layout, self._coming, self._on_the_way, self._going = layout, None, {}, frozenset()
+        """End a change, frozen lists included: from now on the ledger has this layout and these tasks."""
+        self.layout, self._coming, self._destinations, self._going = layout, None, {}, frozenset()
         self._tasks = {task.process: task for task in tasks}
 
     def freeze(self, coming: Layout | None) -> None:
-        """Hand out lists that another layout lacks last, and only to pods that are counted there; None ends that."""
+        """Hand out lists that a coming layout lacks last, and only to pods that request the pool; None ends that."""
         self._going = frozenset(
             (name, item.name)
             for name, pool in (self.layout.pools.items() if coming else ())
@@ -73,64 +78,48 @@ class Ledger:
         )
 
     def held(self, pod: str, pool: str) -> int:
-        """How many lists of a pool the tasks of a pod hold."""
-        return sum(len(task.lists) for task in self._tasks.values() if task.pod == pod and task.pool == pool)
+        """The number of lists of a pool that the tasks of a pod hold."""
+        return _held(self._tasks.values(), pod, pool)
 
     def users(self, pool: str) -> dict[str, list[Task]]:
         """Tasks on every list of a pool, by list name."""
-        found: dict[str, list[Task]] = {item.name: [] for item in self.layout.pools[pool].lists}
+        users: dict[str, list[Task]] = {item.name: [] for item in self.layout.pools[pool].lists}
         for task in self._tasks.values():
             if task.pool == pool:
                 for name in task.lists:
-                    found[name].append(task)
-        return found
+                    users[name].append(task)
+        return users
 
     def allocate(self, request: Request) -> Task:
-        """Find lists for a request and book them; raises Refused.
+        """Choose lists for a request and record its task; raises Refused with everything as it was.
 
-        The same process asking the same again (its reply was lost) gets the same answer; asking for something else replaces what it has.
+        A process that asks the same again (its reply was lost) gets the same answer; one that asks for something else gives up what it has.
         """
-        request = self._by_its_new_name(request)
+        pool = self._pool_of(request)
         previous = self._tasks.get(request.process)
-        if previous and (previous.pool, previous.cores, previous.socket) == (
-            request.pool,
-            request.cores,
-            request.socket,
-        ):
-            self._tasks[request.process] = msgspec.structs.replace(previous, on_move=request.on_move)
-            return self._tasks[request.process]
-        self._tasks.pop(request.process, None)
-        try:
-            lists = self._choose(request)
-        except Refused:
-            if previous:
-                self._tasks[request.process] = previous
-            raise
-        task = Task(
-            process=request.process,
-            pool=request.pool,
-            lists=tuple(item.name for item in lists),
-            pod=request.pod.uid if request.pod else "",
-            container=request.container,
-            cores=request.cores,
-            socket=request.socket,
-            on_move=request.on_move,
-        )
+        asked = (pool.name, request.cores, request.socket)
+        if previous and (previous.pool, previous.cores, previous.socket) == asked:
+            task = msgspec.structs.replace(previous, on_move=request.on_move)
+        else:
+            task = Task(
+                process=request.process,
+                pool=pool.name,
+                lists=tuple(self._choose(pool, request)),
+                pod=request.pod.uid if request.pod else "",
+                container=request.container,
+                cores=request.cores,
+                socket=request.socket,
+                on_move=request.on_move,
+            )
         self._tasks[request.process] = task
         return task
 
     def check(self, request: Request) -> None:
-        """Raise what ``allocate`` would raise, and book nothing."""
-        request = self._by_its_new_name(request)
-        previous = self._tasks.pop(request.process, None)
-        try:
-            self._choose(request)
-        finally:
-            if previous:
-                self._tasks[request.process] = previous
+        """Raise what ``allocate`` would raise for a process that has nothing yet, and record nothing."""
+        self._choose(self._pool_of(request), request)
 
     def restore(self, task: Task) -> bool:
-        """Book a task as it was; False when its lists do not exist or another task holds one of them exclusively."""
+        """Record a task as it was; False when its lists do not exist or another task holds one of them exclusively."""
         pool = self.layout.pools.get(task.pool)
         names = {item.name for item in pool.lists} if pool else set()
         if pool is None or not task.lists or not names.issuperset(task.lists):
@@ -147,63 +136,36 @@ class Ledger:
         return self._tasks.pop(process, None)
 
     def environment(self, task: Task) -> dict[str, str]:
-        """Variables the workload sees."""
-        return {
-            "CMK_CPUS_ASSIGNED": ",".join(item.name for item in self._lists(task)),
-            "CMK_CPUS_ASSIGNED_MASK": cpuset.mask(self.cpus_of(task)),
-            "CMK_CPUS_SHARED": cpuset.comma_list(self.layout.cpus_of("shared")),
-            "CMK_CPUS_INFRA": cpuset.comma_list(self.layout.cpus_of("infra")),
-        }
+        """Variables that the workload sees."""
+        lists = [item.cpus for item in self._lists(task)]
+        return choice.environment(lists, self.layout.cpus_of("shared"), self.layout.cpus_of("infra"))
 
     def _lists(self, task: Task) -> list[CpuList]:
         return self.layout.pools[task.pool].named(task.lists)
 
-    def _by_its_new_name(self, request: Request) -> Request:
-        if request.pool in self.layout.pools or request.pool not in OLD_NAMES:
-            return request
-        return msgspec.structs.replace(request, pool=OLD_NAMES[request.pool])
+    def _pool_of(self, request: Request) -> Pool:
+        return self.layout.pools[choice.find_pool(self.layout.pools, request.pool)]
 
-    def _choose(self, request: Request) -> list[CpuList]:
-        pool = self.layout.pools.get(request.pool)
-        if pool is None:
-            there = ", ".join(sorted(self.layout.pools))
-            raise Refused(f"Requested pool {request.pool} does not exist; this node has {there}", final=True)
-        if request.cores < 1:
-            raise Refused(f"Requested numbers of cores must be positive integer, not {request.cores}", final=True)
-        lists = self._on_socket(pool, request.socket)
-        if not pool.exclusive:
-            users = self.users(pool.name)
-            return [min(lists, key=lambda item: (len(users[item.name]), min(item.cpus)))]
-        self._check_grant(pool, request)
-        if request.cores > len(lists):
-            raise Refused(
-                f"Not enough cpu lists in pool {pool.name}: {request.cores} asked, {len(lists)} exist"
-                + ("" if request.socket == ANY_SOCKET else f" on socket {request.socket}"),
-                final=True,
-            )
-        users = self.users(pool.name)
-        free = [item for item in lists if not users[item.name] and (pool.name, item.name) not in self._going]
-        if request.pod and request.pod.grants.get(resource_of(pool.name)):
-            free += [item for item in lists if not users[item.name] and (pool.name, item.name) in self._going]
-        if request.cores > len(free):
-            raise Refused(
-                f"Not enough free cpu lists in pool {pool.name}: {request.cores} asked, {len(free)} of {len(lists)} free",
-                final=False,
-            )
-        return free[: request.cores]
+    def _choose(self, pool: Pool, request: Request) -> list[str]:
+        """Names of the lists for a request, as if its process held none; raises Refused."""
+        lists = {item.name: item.socket for item in pool.lists}
+        others = [task for task in self._tasks.values() if task.pool == pool.name and task.process != request.process]
+        if pool.exclusive:
+            # A socket without lists is refused at once, whatever else would have to be waited for.
+            choice.on_socket(pool.name, lists, request.socket)
+            self._check_grant(pool, request, others)
+        users = Counter(name for task in others for name in task.lists)
+        available = self._available(pool, request, lists)
+        return choice.choose(pool.name, pool.exclusive, lists, users, request.cores, request.socket, available)
 
-    def _on_socket(self, pool: Pool, socket: int) -> list[CpuList]:
-        if not pool.lists:
-            raise Refused(f"No cpu lists in pool {pool.name}", final=True)
-        if socket == ANY_SOCKET or pool.name == "infra":  # infra never honoured --socket-id
-            return list(pool.lists)
-        lists = [item for item in pool.lists if item.socket == socket]
-        if not lists:
-            there = ", ".join(str(number) for number in sorted({item.socket for item in pool.lists}))
-            raise Refused(f"No cpu lists in pool {pool.name} on socket {socket}; it has lists on {there}", final=True)
-        return lists
+    def _available(self, pool: Pool, request: Request, lists: Iterable[str]) -> list[str]:
+        """Lists that the pool hands out, in this order: those that stay, then, to a pod that requests the pool, those that go."""
+        going = [name for name in lists if (pool.name, name) in self._going]
+        staying = [name for name in lists if name not in going]
+        is_counted = request.pod is not None and request.pod.grants.get(resource_of(pool.name))
+        return staying + going if is_counted else staying
 
-    def _check_grant(self, pool: Pool, request: Request) -> None:
+    def _check_grant(self, pool: Pool, request: Request, others: Iterable[Task]) -> None:
         if not self.require_grant:
             return
         resource = resource_of(pool.name)
@@ -217,12 +179,16 @@ class Ledger:
                 f"{request.cores} cores of pool {pool.name} asked, pod {request.pod} is granted {granted} ({resource})",
                 final=True,
             )
-        held = self.held(request.pod.uid, pool.name)
+        held = _held(others, request.pod.uid, pool.name)
         if held + request.cores > granted:
             raise Refused(
                 f"{request.cores} cores of pool {pool.name} asked, pod {request.pod} already holds {held} of its {granted} ({resource})",
                 final=False,
             )
+
+
+def _held(tasks: Iterable[Task], pod: str, pool: str) -> int:
+    return sum(len(task.lists) for task in tasks if task.pod == pod and task.pool == pool)
 
 
 def _exclusive(layout: Layout) -> CpuSet:

@@ -12,11 +12,12 @@ import msgspec
 
 from cmk.model import cpuset
 from cmk.model.advertise import demand
+from cmk.model.choice import ANY_SOCKET
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.onmove import How
 from cmk.model.pods import Pod, pool_of
-from cmk.model.tasks import ANY_SOCKET, Process, Task
+from cmk.model.tasks import Process, Task
 
 NOTHING: CpuSet = frozenset()
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from cmk.model.choice import ANY_SOCKET
 from cmk.model.onmove import OnMove
 from cmk.model.pods import Pod
-
-ANY_SOCKET = -1
 
 
 class Process(msgspec.Struct, frozen=True, order=True):

@@ -2,7 +2,7 @@ import pytest
 
 from cmk.model.choice import Refused
 from cmk.model.config import PoolConfig
-from cmk.model.layout import compute
+from cmk.model.layout import Layout, Pool, compute
 from cmk.model.ledger import Ledger
 from cmk.model.pods import Pod, resource_of
 from cmk.model.tasks import Process, Request, Task
@@ -11,7 +11,7 @@ from tests.unit.machines import machine
 EXCLUSIVE = resource_of("exclusive")
 
 
-def ledger(**kwargs: bool) -> Ledger:
+def new_ledger(**kwargs: bool) -> Ledger:
     pools = {
         "exclusive": PoolConfig(3, exclusive=True, mode="spread"),
         "shared": PoolConfig(2, mode="spread"),
@@ -29,15 +29,15 @@ def request(pool: str = "exclusive", pid: int = 1, granted: int = 1, **more: obj
 
 
 def test_hands_out_the_lowest_free_list() -> None:
-    books = ledger()
-    assert books.allocate(request(pid=1, granted=2)).lists == ("0,8",)
-    assert books.allocate(request(pid=2, granted=2)).lists == ("1,9",)
+    ledger = new_ledger()
+    assert ledger.allocate(request(pid=1, granted=2)).lists == ("0,8",)
+    assert ledger.allocate(request(pid=2, granted=2)).lists == ("1,9",)
 
 
 def test_several_cores_come_in_numeric_order() -> None:
-    books = ledger()
-    task = books.allocate(request(granted=3, cores=3))
-    assert books.environment(task) == {
+    ledger = new_ledger()
+    task = ledger.allocate(request(granted=3, cores=3))
+    assert ledger.environment(task) == {
         "CMK_CPUS_ASSIGNED": "0,8,1,9,4,12",
         "CMK_CPUS_ASSIGNED_MASK": "1313",
         "CMK_CPUS_SHARED": "2,5,10,13",
@@ -45,96 +45,115 @@ def test_several_cores_come_in_numeric_order() -> None:
     }
 
 
-def test_socket_restricts_the_choice() -> None:
-    assert ledger().allocate(request(socket=1)).lists == ("4,12",)
-
-
-def test_infra_ignores_the_socket() -> None:
-    assert ledger().allocate(request("infra", socket=7)).lists == ("3,11",)
-
-
 def test_shared_tasks_go_where_fewest_are() -> None:
-    books = ledger()
-    assert [books.allocate(request("shared", pid=pid)).lists[0] for pid in (1, 2, 3)] == ["2,10", "5,13", "2,10"]
+    ledger = new_ledger()
+    assert [ledger.allocate(request("shared", pid=pid)).lists[0] for pid in (1, 2, 3)] == ["2,10", "5,13", "2,10"]
 
 
 def test_shared_pools_need_no_pod_and_no_grant() -> None:
-    assert ledger().allocate(Request("shared", Process(1, 1))).lists == ("2,10",)
+    assert new_ledger().allocate(Request("shared", Process(1, 1))).lists == ("2,10",)
 
 
 @pytest.mark.parametrize(
     ("asked", "final", "text"),
     [
         (request("nope"), True, "Requested pool nope does not exist; this node has exclusive, infra, shared"),
-        (request(cores=0), True, "Requested numbers of cores must be positive integer"),
         (request(granted=0), True, "pod ns/web requests no cmk.intel.com/exclusive-cores"),
         (Request("exclusive", Process(1, 1)), True, "this process is in no pod"),
         (request(cores=2), True, "2 cores of pool exclusive asked, pod ns/web is granted 1"),
+        (request(cores=0), True, "Requested numbers of cores must be positive integer"),
         (request(granted=9, cores=4), True, "Not enough cpu lists in pool exclusive: 4 asked, 3 exist"),
-        (request(granted=2, cores=2, socket=1), True, "2 asked, 1 exist on socket 1"),
         (request(socket=4), True, "No cpu lists in pool exclusive on socket 4; it has lists on 0, 1"),
     ],
 )
 def test_says_why_it_refuses(asked: Request, final: bool, text: str) -> None:
     with pytest.raises(Refused) as refusal:
-        ledger().allocate(asked)
+        new_ledger().allocate(asked)
     assert text in str(refusal.value)
     assert refusal.value.final is final
 
 
 def test_a_grant_in_use_may_come_back() -> None:
-    books = ledger()
-    books.allocate(request(pid=1))
+    ledger = new_ledger()
+    ledger.allocate(request(pid=1))
     with pytest.raises(Refused, match="already holds 1 of its 1") as refusal:
-        books.allocate(request(pid=2))
+        ledger.allocate(request(pid=2))
     assert not refusal.value.final
+
+
+def test_a_socket_without_lists_is_refused_at_once_whatever_the_pod_holds() -> None:
+    ledger = new_ledger()
+    ledger.allocate(request(pid=1))
+    with pytest.raises(Refused, match="No cpu lists in pool exclusive on socket 4") as refusal:
+        ledger.allocate(request(pid=2, socket=4))
+    assert refusal.value.final
 
 
 def test_a_full_pool_may_get_room() -> None:
-    books = ledger()
-    books.allocate(request(pid=1, granted=3, cores=3))
+    ledger = new_ledger()
+    ledger.allocate(request(pid=1, granted=3, cores=3))
     other = Request("exclusive", Process(2, 5), pod=pod(1, "u2"))
     with pytest.raises(Refused, match="1 asked, 0 of 3 free") as refusal:
-        books.allocate(other)
+        ledger.allocate(other)
     assert not refusal.value.final
 
 
+def test_a_list_that_goes_is_for_pods_that_request_the_pool_and_comes_last() -> None:
+    ledger = new_ledger()
+    pools = ledger.layout.pools
+    ledger.freeze(Layout({**pools, "exclusive": Pool("exclusive", True, pools["exclusive"].lists[1:])}))
+    assert ledger.allocate(request(granted=3, cores=3)).lists == ("1,9", "4,12", "0,8")
+
+
+def test_a_list_that_goes_is_not_for_a_process_without_a_grant() -> None:
+    ledger = new_ledger(require_grant=False)
+    ledger.freeze(Layout({}))
+    with pytest.raises(Refused, match="1 asked, 0 of 3 free"):
+        ledger.allocate(Request("exclusive", Process(1, 1)))
+
+
 def test_without_enforcement_anybody_may_take_a_free_list() -> None:
-    assert ledger(require_grant=False).allocate(Request("exclusive", Process(1, 1))).lists == ("0,8",)
+    assert new_ledger(require_grant=False).allocate(Request("exclusive", Process(1, 1))).lists == ("0,8",)
 
 
 def test_a_lost_reply_is_given_again() -> None:
-    books = ledger()
-    assert books.allocate(request()) == books.allocate(request())
+    ledger = new_ledger()
+    assert ledger.allocate(request()) == ledger.allocate(request())
+
+
+def test_a_process_that_asks_for_another_list_may_get_its_own_again() -> None:
+    ledger = new_ledger()
+    ledger.allocate(request(granted=3, cores=3))
+    assert ledger.allocate(request(granted=3, cores=2)).lists == ("0,8", "1,9")
 
 
 def test_asking_for_another_pool_gives_the_first_list_back() -> None:
-    books = ledger()
-    books.allocate(request())
-    books.allocate(request("shared"))
-    assert books.held("u1", "exclusive") == 0
+    ledger = new_ledger()
+    ledger.allocate(request())
+    ledger.allocate(request("shared"))
+    assert ledger.held("u1", "exclusive") == 0
 
 
 def test_a_refused_change_keeps_what_was_held() -> None:
-    books = ledger()
-    books.allocate(request())
+    ledger = new_ledger()
+    ledger.allocate(request())
     with pytest.raises(Refused):
-        books.allocate(request("nope"))
-    assert books.held("u1", "exclusive") == 1
+        ledger.allocate(request("nope"))
+    assert ledger.held("u1", "exclusive") == 1
 
 
 @pytest.mark.parametrize("lists", [(), ("7,7",), ("0,8", "99")])
 def test_a_task_on_lists_that_do_not_exist_is_not_restored(lists: tuple[str, ...]) -> None:
-    assert not ledger().restore(Task(Process(1, 1), "exclusive", lists))
+    assert not new_ledger().restore(Task(Process(1, 1), "exclusive", lists))
 
 
 def test_a_second_owner_is_not_restored() -> None:
-    books = ledger()
-    assert books.restore(Task(Process(1, 1), "exclusive", ("0,8",)))
-    assert not books.restore(Task(Process(2, 1), "exclusive", ("0,8",)))
+    ledger = new_ledger()
+    assert ledger.restore(Task(Process(1, 1), "exclusive", ("0,8",)))
+    assert not ledger.restore(Task(Process(2, 1), "exclusive", ("0,8",)))
 
 
 def test_check_books_nothing() -> None:
-    books = ledger()
-    books.check(request())
-    assert not books.tasks
+    ledger = new_ledger()
+    ledger.check(request())
+    assert not ledger.tasks
