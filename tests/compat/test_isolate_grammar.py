@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmk.isolate.launch import Failure, parse
+from cmk.isolate.grammar import parse
+from cmk.isolate.say import Failure
 
 E = ["--pool=exclusive"]
 

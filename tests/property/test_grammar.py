@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cmk.isolate.launch import Failure, parse
+from cmk.isolate.grammar import parse
+from cmk.isolate.say import Failure
 from tests.unit.launcher import conftest
 from tests.unit.launcher.conftest import OK, FakeAgent, Launcher
 

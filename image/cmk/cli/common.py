@@ -20,7 +20,7 @@ from cmk.cli import logs
 from cmk.direct.pools import ConfDir
 from cmk.host.procfs import Procfs
 from cmk.host.sysfs import read_topology
-from cmk.isolate import launch, local
+from cmk.isolate import ask, grammar, local, say
 from cmk.model.config import Preference
 from cmk.model.errors import CmkError
 from cmk.model.flags import PoolFlags
@@ -119,9 +119,8 @@ def one_line_errors() -> Iterator[None]:
     """An error with a text for users ends the command with that text in one line; any other is a fault of ours and keeps its traceback."""
     try:
         yield
-    except (
-        launch.Failure
-    ) as failure:  # no CmkError, for cmk.isolate imports nothing of ours; it brings the exit code of cmk isolate
+    # No CmkError: cmk.isolate imports nothing that is not its own. It brings the exit code of cmk isolate.
+    except say.Failure as failure:
         fail(str(failure), failure.code)
     except BrokenPipeError:
         raise  # typer handles a reader that closed the pipe
@@ -150,7 +149,7 @@ def topology() -> Topology:
 
 def refuse_beside_agent(directory: Path, remedy: str) -> None:
     """Two allocators on one host would give a core away twice."""
-    if path := launch.agent_at(str(directory)):
+    if path := ask.agent_at(str(directory)):
         fail(f"an agent serves this host at {path}: {remedy}")
 
 
@@ -158,7 +157,7 @@ def refuse_beside_agent(directory: Path, remedy: str) -> None:
 def locked(directory: Path) -> Iterator[ConfDir]:
     """The state of a directory, ours alone for the length of the block."""
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with local.Lock(str(directory), monotonic() + launch.timeout()):
+    with local.Lock(str(directory), monotonic() + grammar.timeout()):
         yield ConfDir(directory, procfs())
 
 

@@ -18,7 +18,7 @@ import typer
 from cmk.cli import chart_commands, common
 from cmk.direct.pools import ConfDir
 from cmk.host import affinity, launcher_files
-from cmk.isolate import launch, local
+from cmk.isolate import ask, local
 from cmk.legacy import takeover, tree
 from cmk.model import cpuset, layout
 from cmk.model.config import AUTO, PoolConfig, Section
@@ -128,7 +128,7 @@ def reconcile(
     directory = common.conf_dir(conf_dir)
     while True:
         with common.one_line_errors():
-            if path := launch.agent_at(str(directory)):
+            if path := ask.agent_at(str(directory)):
                 common.note(f"{common.program()}: the agent at {path} takes lists back as soon as a task ends: nothing to do")
                 return
             if not local.serves(str(directory)):

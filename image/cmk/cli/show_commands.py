@@ -12,7 +12,7 @@ import typer
 
 from cmk.cli import common, report_table
 from cmk.direct.pools import ConfDir
-from cmk.isolate import launch
+from cmk.isolate import ask
 from cmk.model import report
 from cmk.model.choice import OLD_NAMES
 
@@ -43,15 +43,15 @@ def node_report(
 def _show(what: str, directory: Path, output: common.Output) -> None:
     state = ConfDir(directory, common.procfs())
     saved = state.saved()
-    if saved is not None and launch.agent_at(str(directory)):
+    if saved is not None and ask.agent_at(str(directory)):
         saved = None
     if saved is None and output is common.Output.JSON and common.program() == "cmk":
-        for packet in launch.show(what, str(directory)):
+        for packet in ask.show(what, str(directory)):
             sys.stdout.buffer.write(packet)
         sys.stdout.buffer.flush()
         return
     if saved is None:
-        found = dict(json.loads(b"".join(launch.show("node-report", str(directory)))))
+        found = dict(json.loads(b"".join(ask.show("node-report", str(directory)))))
     else:
         ledger, _ = state.ledger(saved)
         found = report.node_report(ledger, common.topology(), str(directory))

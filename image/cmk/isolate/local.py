@@ -9,7 +9,8 @@ import json
 import posix
 from time import monotonic, sleep
 
-from cmk.isolate.launch import LATER, NEVER, STATE, Failure, serves
+from cmk.isolate.ask import STATE, serves
+from cmk.isolate.say import LATER, NEVER, Failure
 from cmk.model import choice
 from cmk.model.choice import comma_list
 

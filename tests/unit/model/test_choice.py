@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmk.isolate import local
-from cmk.isolate.launch import LATER, Failure
+from cmk.isolate.say import LATER, Failure
 from cmk.model import cpuset
 from cmk.model.choice import ANY_SOCKET, Refused, choose, comma_list, environment, find_pool, mask
 from cmk.model.config import PoolConfig

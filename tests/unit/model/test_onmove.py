@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from cmk.isolate import launch, local
+from cmk.isolate import local, say
 from cmk.model.onmove import How, OnMove, OnMoveError, parse
 
 GOOD = [
@@ -48,6 +48,6 @@ def test_direct_mode_reads_it_the_same(text: str) -> None:
 def test_direct_mode_refuses_it_in_the_same_words(text: str, message: str) -> None:
     with pytest.raises(OnMoveError, match=message) as refused:
         parse(text)
-    with pytest.raises(launch.Failure) as failure:
+    with pytest.raises(say.Failure) as failure:
         local._on_move(text)
     assert str(failure.value) == str(refused.value)

@@ -1,0 +1,126 @@
+"""Finds out who allocates on this host, the agent or direct mode, and asks the agent.
+
+While no agent answers (it restarts, or is not there yet) the question is put again, with jitter, until the deadline. An answer lost on the
+way does no harm: the same process gets the same answer.
+"""
+
+import _socket
+import posix
+from time import monotonic, sleep
+
+from cmk.isolate.grammar import socket_number, timeout, variable
+from cmk.isolate.say import LATER, NEVER, Failure
+
+STATE = "pools.json"  # of direct mode
+_FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5
+
+
+def is_direct(conf_dir: str) -> bool:
+    """Whether a directory holds the state of direct mode, and no agent serves this host; raises Failure."""
+    return not variable("CMK_SOCKET") and serves(conf_dir) and not agent_at(conf_dir)
+
+
+def serves(directory: str) -> bool:
+    """Whether a directory holds the state of direct mode."""
+    try:
+        posix.stat(f"{directory}/{STATE}")
+    except OSError:
+        return False
+    return True
+
+
+def agent_at(conf_dir: str) -> str:
+    """Path of the first socket at which an agent takes connections, or "" when there is none; raises Failure."""
+    for path in _candidates(conf_dir):
+        connection, _ = _connect([path])
+        if connection is not None:
+            connection.close()
+            return path
+    return ""
+
+
+def isolate(conf_dir: str, options: dict[str, str], cores: int) -> dict[str, str]:
+    """Ask for CPUs, by the options of the command line; returns the workload's variables. Raises Failure."""
+    request = (
+        f"cmk/1 isolate\npool={options['--pool']}\ncores={cores}\nsocket={socket_number(options)}"
+        f"\naffinity={0 if '--no-affinity' in options else 1}\non-move={options.get('--on-move', '')}"
+    )
+    path, reply = next(_ask(request, conf_dir))
+    lines = (line.partition("=") for line in _body(reply).split("\n"))
+    assigned = {name: value for name, joined, value in lines if joined and name.startswith("CMK_")}
+    if "CMK_STATE" in assigned:  # relative to the socket: the agent does not know where its directory is mounted
+        directory, slash, _ = path.rpartition("/")
+        assigned["CMK_STATE"] = f"{directory}{slash}{assigned['CMK_STATE']}"
+    return assigned
+
+
+def show(what: str, conf_dir: str):  # type: ignore[no-untyped-def]  # noqa: ANN201  # an iterator of bytes; typing is not builtin
+    """The agent's answer to ``describe`` or ``node-report``, packet by packet; raises Failure."""
+    packets = _ask(f"cmk/1 {what}", conf_dir)
+    _body(next(packets)[1])
+    for _, packet in packets:
+        yield packet
+
+
+def _ask(request: str, conf_dir: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # an iterator of (str, bytes); typing is not builtin
+    """Packets of the agent's answer, each with the socket's path; asks again until one comes or the deadline passes."""
+    whole = timeout()
+    deadline = monotonic() + whole
+    paths = _candidates(conf_dir)
+    pause = _FIRST_PAUSE
+    while True:
+        connection, path = _connect(paths)
+        if connection is not None:
+            try:
+                left = max(deadline - monotonic(), 0.001)
+                connection.settimeout(left)
+                connection.send(f"{request}\ntimeout={int(left * 1000)}".encode("utf-8", "surrogateescape"))
+                packet = connection.recv(65536)
+            except TimeoutError:
+                packet, pause = b"", whole
+            except OSError:
+                packet = b""
+            if packet:
+                while packet:
+                    yield path, packet
+                    packet = connection.recv(65536)
+                return
+            connection.close()
+        left = deadline - monotonic()
+        if left <= 0:
+            raise Failure(LATER, f"no cmk agent answered at {', '.join(paths)} within {whole:g} s")
+        sleep(min(pause * (0.5 + (monotonic() * 7919 + posix.getpid()) % 0.5), left))
+        pause = min(pause * 2, _LAST_PAUSE)
+
+
+def _body(reply: bytes) -> str:
+    """What follows the first line of a reply; raises Failure for a refusal."""
+    head, _, rest = reply.decode("utf-8", "replace").partition("\n")
+    if head == "cmk/1 ok":
+        return rest
+    code = head.removeprefix("cmk/1 error ")
+    if code in {str(LATER), str(NEVER)}:
+        raise Failure(int(code), rest or "refused")
+    raise Failure(NEVER, f'the agent answered "{head[:40]}", which this launcher does not understand')
+
+
+def _candidates(conf_dir: str) -> list[str]:
+    if named := variable("CMK_SOCKET"):
+        return [named]
+    return list(dict.fromkeys((f"{conf_dir}/agent.sock", "/run/cmk/agent.sock")))
+
+
+def _connect(paths: list[str]) -> "tuple[_socket.socket | None, str]":
+    for path in paths:
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        try:
+            connection.connect(path)
+        except PermissionError as error:
+            raise Failure(NEVER, f"may not connect to {path}: {error.strerror}") from None
+        except OSError as error:
+            if error.errno is None:  # longer than the kernel allows
+                raise Failure(NEVER, f"socket path {path[:60]}... is longer than the kernel allows") from None
+            connection.close()
+        else:
+            return connection, path
+    return None, ""

@@ -1,0 +1,134 @@
+"""The command line of ``cmk isolate`` and the environment variables that it reads."""
+
+import posix
+
+from cmk.isolate.say import NEVER, Failure
+
+_SEE = "; see cmk isolate --help"
+_OPTIONS = {
+    "--pool": True,
+    "--socket-id": True,
+    "--conf-dir": True,
+    "--namespace": True,
+    "--install-dir": True,
+    "--no-affinity": False,
+    "--on-move": True,
+    "--wait": False,
+    "--help": False,
+}
+
+USAGE = """\
+cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]
+Run COMMAND on CPUs of a pool: the process keeps its pid, and the CPUs come free when it ends.
+The first -- ends the options. Before COMMAND or directly after it, it is cmk's; elsewhere it is passed on to COMMAND.
+
+  --pool=POOL       exclusive, shared, infra or another pool of this node
+  --socket-id=NUM   only CPUs of this socket; -1 (default) is any
+  --no-affinity     take the CPUs but leave the affinity alone: COMMAND places itself by CMK_CPUS_ASSIGNED
+  --wait            stay as parent: forward signals, reap, return the status of COMMAND
+  --on-move=HOW     what happens when the pools change: follow (default), pinned (such a change is refused), notify (CMK_STATE names a
+                    file with the CPUs of the moment) or notify:SIGNAL (and that signal is sent)
+  --conf-dir=DIR    also look for the agent's socket in DIR (default /etc/cmk)
+  --namespace, --install-dir   accepted and without meaning
+
+Reads CMK_NUM_CORES (lists to take from an exclusive pool, default 1), CMK_LOCK_TIMEOUT (seconds to wait, default 30), CMK_SOCKET.
+Sets CMK_CPUS_ASSIGNED, CMK_CPUS_ASSIGNED_MASK, CMK_CPUS_SHARED, CMK_CPUS_INFRA; with notify CMK_STATE.
+Exit: that of COMMAND; 75 try again later, 78 will never work, 126 and 127 as a shell has them.
+"""
+
+
+def parse(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Options and command of ``isolate``; raises Failure."""
+    options: dict[str, str] = {}
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            if len(words) > 1:  # CMK took out only one directly after the command
+                rest.insert(0, word)
+            break
+        if not word.startswith("-") or word == "-":
+            words.append(word)
+            continue
+        name = _find(word)
+        if not name:
+            if words:
+                rest.insert(0, word)
+                break
+            raise Failure(NEVER, f"unknown option {word}{_SEE}")
+        if name in options:
+            raise Failure(NEVER, f"{name} is given twice{_SEE}")
+        _, joined, value = word.partition("=")
+        if _OPTIONS[name] and not joined:
+            if not rest:
+                raise Failure(NEVER, f"{name} needs a value{_SEE}")
+            value = rest.pop(0)
+        elif joined and not _OPTIONS[name]:
+            raise Failure(NEVER, f"{name} takes no value{_SEE}")
+        options[name] = value
+        if name == "--socket-id":
+            socket_number(options)
+        if name == "--help":
+            return options, []
+    words += rest
+    if "--pool" not in options:
+        raise Failure(NEVER, f"--pool is missing{_SEE}")
+    pool = options["--pool"]
+    if not pool or len(pool.encode("utf-8", "surrogateescape")) > 253 or any(char in pool for char in "\n\r=\t "):
+        raise Failure(NEVER, f"--pool={pool[:40]} is no pool name{_SEE}")
+    how = options.get("--on-move", "")
+    if len(how.encode("utf-8", "surrogateescape")) > 40 or any(char in how for char in "\n\r=\t "):
+        raise Failure(NEVER, f"--on-move={how[:40]} is none of follow, pinned, notify, notify:SIGNAL{_SEE}")
+    if not words:
+        raise Failure(NEVER, f"no command to run{_SEE}")
+    return options, words
+
+
+def _find(word: str) -> str:
+    if word == "-h":
+        return "--help"
+    name = word.partition("=")[0]
+    if len(name) < 3 or not name.startswith("--"):
+        return ""
+    if name in _OPTIONS:
+        return name
+    candidates = [option for option in _OPTIONS if option.startswith(name)]
+    if len(candidates) > 1:
+        raise Failure(NEVER, f"option {word} could be {candidates[0]} or {candidates[1]}{_SEE}")
+    return candidates[0] if candidates else ""
+
+
+def socket_number(options: dict[str, str]) -> int:
+    """The socket of ``--socket-id``, -1 for any; raises Failure."""
+    text = options.get("--socket-id", "-1")
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or not -1 <= int(text) <= 65535:
+        raise Failure(NEVER, f"--socket-id={text} is no socket number; -1 means any{_SEE}")
+    return int(text)
+
+
+def cores() -> int:
+    """How many CPU lists of an exclusive pool CMK_NUM_CORES asks for; raises Failure."""
+    text = variable("CMK_NUM_CORES") or "1"
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= 65536:
+        raise Failure(NEVER, f'Requested numbers of cores must be positive integer, CMK_NUM_CORES is "{text[:40]}"')
+    return int(text)
+
+
+def timeout() -> float:
+    """Seconds of CMK_LOCK_TIMEOUT; raises Failure."""
+    text = variable("CMK_LOCK_TIMEOUT") or "30"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86400:
+        raise Failure(NEVER, f'CMK_LOCK_TIMEOUT is "{text[:40]}": it must be a positive number of seconds')
+    return seconds
+
+
+def variable(name: str) -> str:
+    """The value of an environment variable ``CMK_...``, or of what kcm called it, or ""."""
+    value: bytes = posix.environ.get(name.encode()) or posix.environ.get(name.replace("CMK_", "KCM_", 1).encode(), b"")
+    return value.decode("utf-8", "surrogateescape")
