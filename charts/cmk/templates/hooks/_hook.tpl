@@ -1,6 +1,7 @@
 {{/*
-A hook's Job. Call with (dict "root" $ "name" suffix "account" name "events" "pre-install,…" "weight" number "args" list), and where they are
-needed "seconds" it may take (hooks.activeDeadlineSeconds), "volumes" and "mounts".
+Job of a hook. Call with (dict "root" $ "name" suffix "account" name "events" "pre-install,…" "weight" number "args" list). Optional:
+"seconds", its deadline (default: hooks.activeDeadlineSeconds), and "config", (dict "name" name "hosts" prefix) of the ConfigMaps that are
+mounted at /config.
 */}}
 {{- define "cmk.hook" -}}
 {{- $root := .root -}}
@@ -11,7 +12,7 @@ kind: Job
 metadata:
   name: {{ printf "%s-%s" (include "cmk.fullname" $root) .name }}
   namespace: {{ $root.Release.Namespace }}
-  {{- include "cmk.hook.marks" . | nindent 2 }}
+  {{- include "cmk.hook.metadata" . | nindent 2 }}
 spec:
   backoffLimit: {{ $hooks.backoffLimit }}
   activeDeadlineSeconds: {{ .seconds | default $hooks.activeDeadlineSeconds }}
@@ -54,20 +55,33 @@ spec:
             requests: {cpu: 10m, memory: 48Mi}
             limits: {memory: 128Mi}
           securityContext:
-            {{- include "cmk.lockedDown" . | nindent 12 }}
-          {{- with .mounts }}
+            {{- include "cmk.restricted" . | nindent 12 }}
+          {{- if .config }}
           volumeMounts:
-            {{- toYaml . | nindent 12 }}
+            - mountPath: /config
+              name: config
+              readOnly: true
           {{- end }}
-      {{- with .volumes }}
+      {{- with .config }}
       volumes:
-        {{- . | nindent 8 }}
+        - name: config
+          projected:
+            sources:
+              - configMap:
+                  name: {{ .name }}
+                  items: [{key: config.json, path: config.json}]
+              {{- range $shard := (include "cmk.shardNames" $root | fromJson).names }}
+              - configMap:
+                  name: {{ $.config.hosts }}-{{ $shard }}
+                  items: [{key: hosts.json, path: hosts-{{ $shard }}.json}]
+              {{- end }}
       {{- end }}
 {{- end -}}
 
 {{/*
-Account and rights of a hook. Call with (dict "root" $ "account" name "clusterRules" text), and where they are needed "rules" in the
-release's namespace. With "events" and "weight" they are hooks themselves, before a Job of that weight; without, they stand.
+Account and rights of a hook. Call with (dict "root" $ "account" name "clusterRules" text). Optional: "rules", rights in the release's
+namespace. With "events" and "weight" these objects are hooks themselves, which run before a Job of that weight; without, they belong to the
+release.
 */}}
 {{- define "cmk.hook.rights" -}}
 {{- $root := .root -}}
@@ -82,14 +96,14 @@ kind: ServiceAccount
 metadata:
   name: {{ .account }}
   namespace: {{ $root.Release.Namespace }}
-  {{- include "cmk.hook.marks" $roles | nindent 2 }}
+  {{- include "cmk.hook.metadata" $roles | nindent 2 }}
 automountServiceAccountToken: false
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata:
   name: {{ .account }}
-  {{- include "cmk.hook.marks" $roles | nindent 2 }}
+  {{- include "cmk.hook.metadata" $roles | nindent 2 }}
 rules:
   {{- .clusterRules | nindent 2 }}
 ---
@@ -97,7 +111,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata:
   name: {{ .account }}
-  {{- include "cmk.hook.marks" $bindings | nindent 2 }}
+  {{- include "cmk.hook.metadata" $bindings | nindent 2 }}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{ .account }}}
 subjects:
   - {kind: ServiceAccount, name: {{ .account }}, namespace: {{ $root.Release.Namespace }}}
@@ -108,7 +122,7 @@ kind: Role
 metadata:
   name: {{ .account }}
   namespace: {{ $root.Release.Namespace }}
-  {{- include "cmk.hook.marks" $roles | nindent 2 }}
+  {{- include "cmk.hook.metadata" $roles | nindent 2 }}
 rules:
   {{- .rules | nindent 2 }}
 ---
@@ -117,16 +131,20 @@ kind: RoleBinding
 metadata:
   name: {{ .account }}
   namespace: {{ $root.Release.Namespace }}
-  {{- include "cmk.hook.marks" $bindings | nindent 2 }}
+  {{- include "cmk.hook.metadata" $bindings | nindent 2 }}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ .account }}}
 subjects:
   - {kind: ServiceAccount, name: {{ .account }}, namespace: {{ $root.Release.Namespace }}}
 {{- end }}
 {{- end -}}
 
-{{- define "cmk.hook.marks" -}}
+{{/*
+Labels of a hook's object, and with "events" and "weight" the annotations that make it a hook. Call with the dict of cmk.hook or
+cmk.hook.rights.
+*/}}
+{{- define "cmk.hook.metadata" -}}
 labels:
-  {{- /* What a hook that failed leaves is deleted by its label, and what stands is not. */ -}}
+  {{- /* UPGRADE.md deletes the objects of failed hooks by component=hook; objects of the release have another component. */ -}}
   {{- include "cmk.labels" (dict "root" .root "component" (ternary "hook" "hook-rights" (hasKey . "events"))) | nindent 2 }}
 {{- if .events }}
 annotations:
@@ -137,9 +155,11 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* The account of hooks that look at the cluster, and its rights. It stands, for making it anew for every hook takes longer than the hook. */}}
-{{- define "cmk.hook.account" -}}{{ include "cmk.fullname" . }}-hooks{{- end -}}
-{{- define "cmk.hook.looks" -}}
+{{/*
+Cluster-wide rights of the hooks plan and verify. Their account belongs to the release, because making it for every hook takes longer than
+the hook.
+*/}}
+{{- define "cmk.hook.readRules" -}}
 - apiGroups: [""]
   resources: [nodes]
   verbs: [list]
@@ -149,10 +169,10 @@ annotations:
 {{- end -}}
 
 {{/*
-Whether that account is there before an upgrade, with just these rights: an older chart had none, somebody may have changed them, and who
-renders without a cluster cannot know.
+"true" if that account exists in the cluster with exactly these rights, else nothing. Before an upgrade it may be missing, because an older
+chart had none or because the objects were edited; rendered without a cluster it counts as missing.
 */}}
-{{- define "cmk.hook.stands" -}}
+{{- define "cmk.hook.accountInPlace" -}}
 {{- $name := include "cmk.hook.account" . -}}
 {{- $group := "rbac.authorization.k8s.io/v1" -}}
 {{- $role := lookup $group "ClusterRole" "" $name | default dict -}}
@@ -162,7 +182,9 @@ renders without a cluster cannot know.
   (dict "apiGroup" "rbac.authorization.k8s.io" "kind" "ClusterRole" "name" $name)
   (list (dict "kind" "ServiceAccount" "name" $name "namespace" .Release.Namespace)) | toJson
 -}}
-{{- if and (lookup "v1" "ServiceAccount" .Release.Namespace $name) (eq $bound $wanted) (eq (toJson $role.rules) (include "cmk.hook.looks" . | fromYamlArray | toJson)) -}}
+{{- $rules := include "cmk.hook.readRules" . | fromYamlArray | toJson -}}
+{{- $account := lookup "v1" "ServiceAccount" .Release.Namespace $name -}}
+{{- if and $account (eq $bound $wanted) (eq (toJson $role.rules) $rules) -}}
 true
 {{- end -}}
 {{- end -}}

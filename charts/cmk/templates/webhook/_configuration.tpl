@@ -49,11 +49,19 @@ webhooks:
         expression: "!(has(object.metadata.annotations) && 'kubernetes.io/config.mirror' in object.metadata.annotations)"
 {{- end -}}
 
-{{/* CEL: a container of either kind requests or limits cores by a name of ours or of CMK's and kcm's first days, or the pod says so itself. */}}
+{{/*
+CEL expression: a container or init container has requests or limits of cores, by today's names or by those of the first versions of CMK and
+kcm, or the pod carries the annotation.
+*/}}
 {{- define "cmk.webhook.asks" -}}
-{{- $name := "(n.startsWith('cmk.intel.com/') && n.endsWith('-cores')) || n in ['pod.alpha.kubernetes.io/opaque-int-resource-cmk', 'pod.alpha.kubernetes.io/opaque-int-resource-kcm']" -}}
-{{- $resources := printf "has(c.resources) && ((has(c.resources.requests) && c.resources.requests.exists(n, %s)) || (has(c.resources.limits) && c.resources.limits.exists(n, %s)))" $name $name -}}
-(has(object.metadata.annotations) && 'cmk.intel.com/mutate' in object.metadata.annotations && object.metadata.annotations['cmk.intel.com/mutate'] in ['true', 'True', '1'])
+{{- $opaque := "pod.alpha.kubernetes.io/opaque-int-resource" -}}
+{{- $today := "(n.startsWith('cmk.intel.com/') && n.endsWith('-cores'))" -}}
+{{- $name := printf "%s || n in ['%s-cmk', '%s-kcm']" $today $opaque $opaque -}}
+{{- $requests := printf "(has(c.resources.requests) && c.resources.requests.exists(n, %s))" $name -}}
+{{- $limits := printf "(has(c.resources.limits) && c.resources.limits.exists(n, %s))" $name -}}
+{{- $resources := printf "has(c.resources) && (%s || %s)" $requests $limits -}}
+{{- $annotations := "object.metadata.annotations" -}}
+(has({{ $annotations }}) && 'cmk.intel.com/mutate' in {{ $annotations }} && {{ $annotations }}['cmk.intel.com/mutate'] in ['true', 'True', '1'])
 || object.spec.containers.exists(c, {{ $resources }})
 || (has(object.spec.initContainers) && object.spec.initContainers.exists(c, {{ $resources }}))
 {{- end -}}

@@ -1,12 +1,21 @@
+{{/* Arguments of cmk certs that name the webhook's objects. */}}
+{{- define "cmk.certs.args" -}}
+- --namespace={{ .Release.Namespace }}
+- --secret={{ include "cmk.webhook.secret" . }}
+- --service={{ include "cmk.webhook.name" . }}
+- --configuration={{ include "cmk.webhook.name" . }}
+- --owner={{ include "cmk.webhook.deployment" . }}
+{{- end -}}
+
 {{/*
-What there is to do about the certificate: {"create": …, "patch": …}. Everything, unless the cluster that is upgraded shows that it is done
-already: the keeper renews, and what it wrote last on the Secret says for whom and until when. Who renders without a cluster gets everything.
+Which certificate hooks have work to do: JSON of {"create": bool, "patch": bool}. All that the mode allows, unless the cluster shows at an
+upgrade that the work is done: the keeper renews the certificate and writes on the Secret for which service it is and until when. Rendered
+without a cluster, both are needed.
 */}}
 {{- define "cmk.certs.work" -}}
 {{- $webhook := include "cmk.webhook" . | fromJson -}}
 {{- $name := include "cmk.webhook.name" . -}}
-{{- $ours := eq $webhook.certificates.mode "hooks" -}}
-{{- $create := $ours -}}
+{{- $create := eq $webhook.certificates.mode "hooks" -}}
 {{- $patch := ne $webhook.certificates.mode "certManager" -}}
 {{- if .Release.IsUpgrade -}}
 {{- $secret := lookup "v1" "Secret" .Release.Namespace (include "cmk.webhook.secret" .) | default dict -}}
@@ -15,21 +24,24 @@ already: the keeper renews, and what it wrote last on the Secret says for whom a
 {{- $ca := index ($secret.data | default dict) "ca.crt" | default "" | b64dec -}}
 {{- if and $create $deployment -}}
 {{- $meta := $secret.metadata | default dict -}}
-{{- $notes := $meta.annotations | default dict -}}
-{{- $whole := true -}}
+{{- $annotations := $meta.annotations | default dict -}}
+{{- $complete := true -}}
 {{- range $key, $kind := dict "tls.crt" "CERTIFICATE" "tls.key" "PRIVATE KEY" "ca.crt" "CERTIFICATE" -}}
 {{- if not (contains (printf "%s-----" $kind) (index ($secret.data | default dict) $key | default "" | b64dec)) -}}
-{{- $whole = false -}}
+{{- $complete = false -}}
 {{- end -}}
 {{- end -}}
-{{- $theirs := false -}}
+{{- $owned := false -}}
 {{- range $meta.ownerReferences -}}
 {{- if eq .uid $deployment.metadata.uid -}}
-{{- $theirs = true -}}
+{{- $owned = true -}}
 {{- end -}}
 {{- end -}}
 {{- $now := dateInZone "2006-01-02T15:04:05Z" now "UTC" -}}
-{{- $create = not (and $whole $theirs (eq (index $notes "cmk.intel.com/service" | default "") (printf "%s.%s.svc" $name .Release.Namespace)) (lt $now (index $notes "cmk.intel.com/not-after" | default ""))) -}}
+{{- $service := printf "%s.%s.svc" $name .Release.Namespace -}}
+{{- $matches := eq (index $annotations "cmk.intel.com/service" | default "") $service -}}
+{{- $valid := lt $now (index $annotations "cmk.intel.com/not-after" | default "") -}}
+{{- $create = not (and $complete $owned $matches $valid) -}}
 {{- end -}}
 {{- if and $patch (not $create) $ca $configuration -}}
 {{- $patch = false -}}
@@ -43,8 +55,8 @@ already: the keeper renews, and what it wrote last on the Secret says for whom a
 {{- dict "create" $create "patch" $patch | toJson -}}
 {{- end -}}
 
-{{/* The right of both who put the CA in place. */}}
-{{- define "cmk.certs.configuration" -}}
+{{/* Rules that let the hook certs-create write the CA into the webhook configuration. */}}
+{{- define "cmk.certs.configurationRules" -}}
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations]
   resourceNames: [{{ include "cmk.webhook.name" . }}]
