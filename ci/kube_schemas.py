@@ -1,6 +1,6 @@
 """Turn the API server's OpenAPI document into the schemas that kubeconform reads: kube_schemas.py SWAGGER OUTDIR.
 
-Strict: a field the API does not know is an error, as it is in no schema of Kubernetes itself.
+The schemas are strict: an unknown field is an error, unlike in the schemas of Kubernetes itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Written as numbers or as text; the document says text.
+# Manifests write these as numbers or as text; the document allows text only.
 _EITHER = {
     "io.k8s.apimachinery.pkg.api.resource.Quantity": ["string", "number"],
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": ["string", "integer"],
@@ -18,7 +18,7 @@ _EITHER = {
 
 
 def strict(definitions: dict[str, Any]) -> dict[str, Any]:
-    """Definitions without room for unknown fields."""
+    """Forbid unknown fields in all definitions; changes them in place and returns them."""
     for name, definition in definitions.items():
         if name in _EITHER:
             definition["type"] = _EITHER[name]
@@ -28,7 +28,7 @@ def strict(definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(swagger: Path, out: Path) -> None:
-    """One file per kind and version, all beside the definitions they refer to."""
+    """Write one file per kind and version into the new directory ``out``, and a file with the definitions that they refer to."""
     definitions = strict(json.loads(swagger.read_text())["definitions"])
     out.mkdir(parents=True)
     (out / "definitions.json").write_text(json.dumps({"definitions": definitions}))

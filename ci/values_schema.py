@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from cmk.model.config import PoolConfig
 
 _KINDS = {field.name: field.type for field in msgspec.structs.fields(PoolConfig)}
-# What the agent reads, and null, which the chart refuses with a line that says what to write.
+# The agent's type, and null: the chart's templates refuse null with a message that says what to write instead.
 Cores = _KINDS["cores"] | None
 Cpus = _KINDS["cpus"]
 Mode = _KINDS["mode"]
@@ -23,11 +23,11 @@ Kubernetes = dict[str, Any]
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True):
-    """Keys that nobody knows are errors."""
+    """An object in which unknown keys are errors."""
 
 
 class Pool(Strict):
-    """One pool in one scope; what is left out comes from the scope below."""
+    """One pool in one scope. Keys left out come from the scope below."""
 
     cores: Cores | UnsetType = UNSET
     cpus: Cpus | UnsetType = UNSET
@@ -54,7 +54,7 @@ class Isolation(Strict):
 
 
 class Scope(Strict):
-    """What default, groups and hosts have in common."""
+    """Keys that the default, groups and hosts have in common."""
 
     pools: dict[str, Pool | None] | UnsetType = UNSET
     taint: bool | None = None
@@ -64,14 +64,14 @@ class Scope(Strict):
 
 
 class Group(Scope):
-    """Nodes by label."""
+    """Overrides for nodes by label."""
 
     weight: int | UnsetType = UNSET
     matchLabels: Labels | UnsetType = UNSET
 
 
 class Host(Scope):
-    """One node by name."""
+    """Overrides for one node by name."""
 
     group: str | UnsetType = UNSET
 
@@ -85,14 +85,14 @@ class Nodes(Strict):
 
 
 class Compat(Strict):
-    """For manifests written for Intel CMK."""
+    """Support of manifests and state of Intel CMK."""
 
     hostDirs: list[Directory] | UnsetType = UNSET
     adoptNamespaces: list[str] | UnsetType = UNSET
 
 
 class Workloads(Strict):
-    """How workloads are treated."""
+    """Rules for pods that use cmk."""
 
     requireRequest: Literal["enforce", "warn"] | UnsetType = UNSET
     mountPath: Directory | Literal[""] | UnsetType = UNSET
@@ -101,7 +101,7 @@ class Workloads(Strict):
 
 
 class Image(Strict):
-    """Where the image comes from."""
+    """Reference of the image."""
 
     registry: str | UnsetType = UNSET
     repository: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
@@ -127,7 +127,7 @@ class Agent(Strict):
 
 
 class Certificates(Strict):
-    """Where the webhook's certificate comes from."""
+    """Source of the webhook's certificate."""
 
     mode: Literal["hooks", "certManager", "secret", ""] | UnsetType = UNSET
     lifetimeHours: Annotated[int, Meta(ge=1, le=87600)] | None = None
@@ -143,14 +143,14 @@ class ClientCA(Strict):
 
 
 class LabelSelector(Strict):
-    """As Kubernetes has it."""
+    """Label selector of Kubernetes."""
 
     matchLabels: Labels | UnsetType = UNSET
     matchExpressions: list[Kubernetes] | UnsetType = UNSET
 
 
 class Mutations(Strict):
-    """Parts of a pod and of a container."""
+    """Parts of pods and containers that the webhook merges into them."""
 
     perPod: Kubernetes | UnsetType = UNSET
     perContainer: Kubernetes | UnsetType = UNSET
@@ -189,7 +189,7 @@ class Webhook(Strict):
 
 
 class NetworkPolicy(Strict, rename={"from_": "from"}):
-    """Who may talk to whom."""
+    """NetworkPolicies of the webhook and the hooks."""
 
     enabled: bool | UnsetType = UNSET
     from_: list[Kubernetes] | UnsetType = UNSET
@@ -197,13 +197,13 @@ class NetworkPolicy(Strict, rename={"from_": "from"}):
 
 
 class Plan(Strict):
-    """The hook before an upgrade."""
+    """Hook plan, before an upgrade."""
 
     enabled: bool | None = None
 
 
 class Verify(Strict):
-    """The hook after it."""
+    """Hook verify, after an installation or upgrade."""
 
     enabled: bool | None = None
     timeoutSeconds: Annotated[int, Meta(ge=1, le=3600)] | None = None
@@ -211,7 +211,7 @@ class Verify(Strict):
 
 
 class Hooks(Strict):
-    """The Jobs that helm waits for."""
+    """Jobs of the chart's hooks."""
 
     backoffLimit: Annotated[int, Meta(ge=0, le=10)] | None = None
     activeDeadlineSeconds: Annotated[int, Meta(ge=1, le=3600)] | None = None
@@ -221,13 +221,13 @@ class Hooks(Strict):
 
 
 class Rollout(Strict):
-    """How many nodes change at a time."""
+    """Limit of nodes that change their pools at the same time."""
 
     maxUnavailable: Annotated[int, Meta(ge=0, le=100)] | None = None
 
 
 class StarlingxConf(msgspec.Struct):
-    """What StarlingX's charts took. Other keys belong to helm-toolkit and are ignored with a word."""
+    """Values of StarlingX's charts. Other keys belong to helm-toolkit; the chart ignores them, and NOTES.txt names them."""
 
     cmk: dict[str, int | str] | None = None
     overrides: dict[str, Any] | None = None
@@ -238,7 +238,7 @@ class Crds(Strict, rename={"global_": "global"}):
 
     enabled: bool | UnsetType = UNSET
     keep: bool | UnsetType = UNSET
-    global_: Kubernetes | UnsetType = UNSET  # Helm puts it there
+    global_: Kubernetes | UnsetType = UNSET  # Helm adds it
 
 
 class Values(Scope, rename={"global_": "global"}):
@@ -265,7 +265,7 @@ class Values(Scope, rename={"global_": "global"}):
     nameOverride: str | UnsetType = UNSET
     fullnameOverride: str | UnsetType = UNSET
     global_: Kubernetes | UnsetType = UNSET
-    # Of helm-toolkit: tolerated, and named by NOTES.txt.
+    # Keys of helm-toolkit: the chart ignores them, and NOTES.txt names them.
     bootstrap: Any = None
     dependencies: Any = None
     endpoints: Any = None

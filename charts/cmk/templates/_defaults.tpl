@@ -1,6 +1,6 @@
 {{/*
-Defaults of the node configuration. They live here and not in values.yaml, so that --reuse-values from an older release never meets a nil
-and a user's value can be told from a default.
+Defaults of the node configuration. They are here and not in values.yaml for two reasons: `--reuse-values` from an older release never meets a
+nil, and a value that the user set can be told from a default.
 */}}
 {{- define "cmk.defaults" -}}
 pools:
@@ -14,7 +14,7 @@ isolation: {pods: true, ownPod: true, host: "off", irqs: "off", partition: "off"
 origins: {}
 {{- end -}}
 
-{{/* The selection in effect: no selector, no names and not all means the label of StarlingX. */}}
+{{/* Selection of CMK nodes: JSON of {all, names, selector}. Without selector, names and all it is StarlingX's label. */}}
 {{- define "cmk.selection" -}}
 {{- $nodes := .Values.nodes | default dict -}}
 {{- $selector := $nodes.selector | default dict -}}
@@ -25,7 +25,7 @@ origins: {}
 {{- dict "all" ($nodes.all | default false) "names" $names "selector" $selector | toJson -}}
 {{- end -}}
 
-{{/* Defaults of what came after the first release, for the same reason. */}}
+{{/* Defaults of values that were added after the first release; here for the same reasons. */}}
 {{- define "cmk.webhook.defaults" -}}
 enabled: true
 replicas: 2
@@ -40,7 +40,7 @@ logLevel: INFO
 logFormat: text
 priorityClassName: system-cluster-critical
 nodeSelector: {}
-# The webhook must run where only our own taint, or only control planes, are left.
+# The webhook must be able to run in clusters whose nodes all have cmk's taint or are control planes.
 tolerations:
   - {key: cmk, operator: Exists, effect: NoSchedule}
   - {key: node-role.kubernetes.io/control-plane, operator: Exists, effect: NoSchedule}
@@ -69,8 +69,8 @@ backoffLimit: 3
 activeDeadlineSeconds: 180
 priorityClassName: ""
 nodeSelector: {}
-# A hook must run where only our own taint, or only control planes, are left. Not where the kubelet stands: bound to such a node, which soon is
-# the emptiest of all, it waits until its time is up.
+# A hook must be able to run in clusters whose nodes all have cmk's taint or are control planes. It does not tolerate nodes whose kubelet has
+# stopped: their pods end elsewhere, so the scheduler prefers such a node, and the hook would wait there until its deadline.
 tolerations:
   - {key: cmk, operator: Exists}
   - {key: node-role.kubernetes.io/control-plane, operator: Exists, effect: NoSchedule}
@@ -82,7 +82,7 @@ tolerations:
 {{- define "cmk.verify" -}}{{ include "cmk.over" (list (dict "enabled" true "timeoutSeconds" 240 "maxFailures" 0) .Values.verify) }}{{- end -}}
 {{- define "cmk.rollout" -}}{{ include "cmk.over" (list (dict "maxUnavailable" 0) .Values.rollout) }}{{- end -}}
 
-{{/* Values over their defaults, key by key; null and "" leave the default. Call with (list defaults values). */}}
+{{/* Values merged over their defaults, key by key; null and "" leave the default. Call with (list defaults values); returns JSON. */}}
 {{- define "cmk.over" -}}
 {{- $result := index . 0 -}}
 {{- range $key, $value := index . 1 | default dict -}}

@@ -44,7 +44,7 @@ the scope that set it.
 {{- $_ := set $merged.origins (printf "%s.%s" $pool $key) $name -}}
 {{- end -}}
 {{- if not (or (hasKey $settings "cores") (hasKey $settings "cpus")) -}}
-{{- fail (printf "pool %s of %s has neither cores nor cpus: say how many cores it gets, or leave it out" $pool $name) -}}
+{{- fail (printf "%s: pool %s has neither cores nor cpus: set one of them, or leave the pool out" $name $pool) -}}
 {{- end -}}
 {{- $_ := set $merged.pools $pool $settings -}}
 {{- end -}}

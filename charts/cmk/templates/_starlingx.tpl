@@ -1,25 +1,26 @@
 {{/*
-The spelling of StarlingX's charts, with the rules of helm-toolkit's daemonset_overrides: conf.cmk holds for all nodes, an entry of hosts
-for one, an entry of labels for those with one of its values; the last label wins, a host knows no labels.
+Values in the form of StarlingX's charts, with the rules of helm-toolkit's daemonset_overrides: conf.cmk applies to all nodes, an entry of
+hosts to one node, an entry of labels to the nodes whose label has one of its values. The last label wins; labels do not apply to a node that
+has an entry under hosts.
 */}}
 
-{{/* Pools of a conf. Call with (dict "conf" its conf "place" its name). */}}
+{{/* Pools of one conf: JSON by name. Call with (dict "conf" conf "place" where it stands in the values). */}}
 {{- define "cmk.starlingx.pools" -}}
 {{- $pools := dict -}}
 {{- range $key, $value := (.conf | default dict).cmk -}}
 {{- $place := printf "%s.cmk.%s" $.place $key -}}
 {{- if not (has $key (list "NUM_EXCLUSIVE_CORES" "NUM_SHARED_CORES")) -}}
-{{- fail (printf "%s: not known here; conf.cmk takes NUM_EXCLUSIVE_CORES and NUM_SHARED_CORES, everything else has a name of its own in values.yaml" $place) -}}
+{{- fail (printf "%s is not a valid setting: conf.cmk has NUM_EXCLUSIVE_CORES and NUM_SHARED_CORES; see values.yaml for the others" $place) -}}
 {{- end -}}
 {{- if not (regexMatch "^(-1|[0-9]+)$" (toString $value)) -}}
-{{- fail (printf "%s=%v: write a number of cores, or -1 for all that remain" $place $value) -}}
+{{- fail (printf "%s=%v is not a number of cores: write 0 or more, or -1 for all that remain" $place $value) -}}
 {{- end -}}
 {{- $_ := set $pools (ternary "exclusive" "shared" (eq $key "NUM_EXCLUSIVE_CORES")) (dict "cores" (toString $value | int)) -}}
 {{- end -}}
 {{- $pools | toJson -}}
 {{- end -}}
 
-{{/* JSON of {pools, groups, hosts}, in the shape of our own scopes. */}}
+{{/* StarlingX's conf in the shape of the chart's scopes: JSON of {pools, groups, hosts}. */}}
 {{- define "cmk.starlingx" -}}
 {{- $conf := .Values.conf | default dict -}}
 {{- $groups := dict -}}
@@ -29,13 +30,13 @@ for one, an entry of labels for those with one of its values; the last label win
 {{- $place := printf "conf.overrides.%s" $target -}}
 {{- range $kind := list "hosts" "labels" -}}
 {{- if and (index $overrides $kind) (not (kindIs "slice" (index $overrides $kind))) -}}
-{{- fail (printf "%s.%s is a map: the form of helm-toolkit's daemonset_overrides_root is not known here, write a list of entries with conf" $place $kind) -}}
+{{- fail (printf "%s.%s is a map, the form of helm-toolkit's daemonset_overrides_root: write a list of entries, each with a conf" $place $kind) -}}
 {{- end -}}
 {{- end -}}
 {{- range $index, $entry := $overrides.hosts -}}
 {{- $here := printf "%s.hosts[%v]" $place $index -}}
 {{- if hasKey $hosts (toString $entry.name) -}}
-{{- fail (printf "%s: host %v is named twice" $here $entry.name) -}}
+{{- fail (printf "%s: host %v has two entries: leave one out" $here $entry.name) -}}
 {{- end -}}
 {{- $pools := include "cmk.starlingx.pools" (dict "conf" $entry.conf "place" (printf "%s.conf" $here)) | fromJson -}}
 {{- $_ := set $hosts (toString $entry.name) (dict "pools" $pools "alone" true "scope" $here) -}}
@@ -44,10 +45,10 @@ for one, an entry of labels for those with one of its values; the last label win
 {{- $here := printf "%s.labels[%v]" $place $index -}}
 {{- $label := $entry.label | default dict -}}
 {{- if or (not $label.key) (not (kindIs "slice" $label.values)) -}}
-{{- fail (printf "%s: label needs a key and a list of values" $here) -}}
+{{- fail (printf "%s.label=%v is incomplete: write a key and a list of values" $here $entry.label) -}}
 {{- end -}}
 {{- $pools := include "cmk.starlingx.pools" (dict "conf" $entry.conf "place" (printf "%s.conf" $here)) | fromJson -}}
-{{- /* below every weight that a group of ours may have, and the later the higher */ -}}
+{{- /* Later labels weigh more than earlier ones, and all weigh less than any of the chart's own groups. */ -}}
 {{- $match := dict (toString $label.key) $label.values -}}
 {{- $_ := set $groups $here (dict "pools" $pools "matchLabels" $match "weight" (add -1000000000 $index)) -}}
 {{- end -}}
@@ -57,7 +58,7 @@ for one, an entry of labels for those with one of its values; the last label win
 {{- dict "pools" $pools "groups" $groups "hosts" $hosts | toJson -}}
 {{- end -}}
 
-{{/* What of the values belongs to helm-toolkit and means nothing here, as a comma list. */}}
+{{/* Values of helm-toolkit that this chart ignores, as a comma list. */}}
 {{- define "cmk.starlingx.ignored" -}}
 {{- $ignored := list -}}
 {{- range $key := list "bootstrap" "dependencies" "endpoints" "images" "labels" "manifests" "network" "pod" "release_group" "secrets" -}}

@@ -18,10 +18,10 @@ spec:
   activeDeadlineSeconds: {{ .seconds | default $hooks.activeDeadlineSeconds }}
   podFailurePolicy:
     rules:
-      # Who evicts pods uses up no try.
+      # An eviction of the pod does not count as a failed try.
       - action: Ignore
         onPodConditions: [{type: DisruptionTarget}]
-      # What the hook says itself does not change by being asked again. An API server that is away (75) does.
+      # Another try does not change a refusal. It may help when the API server was away (exit code 75).
       - action: FailJob
         onExitCodes: {containerName: hook, operator: In, values: [1, 2]}
   template:

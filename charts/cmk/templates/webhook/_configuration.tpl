@@ -1,6 +1,6 @@
 {{/*
-The MutatingWebhookConfiguration, for Helm and for the keeper that puts it back. The caBundle is never part of it: hooks and keeper write
-it, and neither Helm takes away what it did not set. One webhook per object, whose name never changes: both are what that rests on.
+The MutatingWebhookConfiguration, for Helm and for the keeper, which restores it. The caBundle is never part of it: hooks and keeper write it,
+and neither Helm 3 nor Helm 4 removes a field that it did not set. For that, the object must have one webhook whose name never changes.
 */}}
 {{- define "cmk.webhook.configuration" -}}
 {{- $webhook := include "cmk.webhook" . | fromJson -}}
@@ -22,7 +22,7 @@ webhooks:
       service: {name: {{ include "cmk.webhook.name" . }}, namespace: {{ .Release.Namespace }}, path: /mutate, port: 443}
     failurePolicy: {{ $webhook.failurePolicy }}
     matchPolicy: Equivalent
-    # Other webhooks may add containers after us.
+    # Other webhooks may add containers after this one.
     reinvocationPolicy: IfNeeded
     sideEffects: None
     timeoutSeconds: {{ $webhook.timeoutSeconds }}
@@ -34,13 +34,13 @@ webhooks:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       matchExpressions:
-        # Our own pods, and what a cluster needs to heal, must start without us.
+        # cmk's own pods, and the pods that a cluster needs to recover, must start without the webhook.
         - {key: kubernetes.io/metadata.name, operator: NotIn, values: {{ uniq (list "kube-system" .Release.Namespace) | toJson }}}
         {{- with $selector.matchExpressions }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
     objectSelector: {}
-    # No other pod is sent: none waits for us, and none fails when we are away.
+    # No other pod is sent to the webhook, so none waits for it and none fails while it is away.
     matchConditions:
       - name: asks-for-cores
         expression: >-
@@ -66,7 +66,7 @@ kcm, or the pod carries the annotation.
 || (has(object.spec.initContainers) && object.spec.initContainers.exists(c, {{ $resources }}))
 {{- end -}}
 
-{{/* The files of cmk webhook. A change of them restarts its pods, so that none of them goes by the old one once helm is done. */}}
+{{/* Files of cmk webhook. A change of them restarts its pods, so that no pod uses the old settings when helm is done. */}}
 {{- define "cmk.webhook.files" -}}
 {{- $webhook := include "cmk.webhook" . | fromJson -}}
 {{- $workloads := include "cmk.workloads" . | fromJson -}}
