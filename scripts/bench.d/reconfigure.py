@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from cmk.host import mover, state
-from cmk.host.journal import Change
+from cmk.host.journal import JournaledChange
 from cmk.host.procfs import Procfs
 from cmk.model.config import Section
 from cmk.model.layout import CpuList, Layout, Pool, SavedLayout
 from cmk.model.plan import plan
-from cmk.model.remap import Mapping
+from cmk.model.remap import CpuMap
 from cmk.model.tasks import Process, Task, TasksFile
 from cmk.model.topology import Topology
 
@@ -101,8 +101,8 @@ class Swap:
 
     def _change(self) -> None:
         tasks = [_task(self._owner, "exclusive", FIRST), _task(self._other, "infra", SECOND)]
-        change = Change(self._root / "journal", self._book, PROCFS)
-        change.finish(change.begin(self._there, self._back, plan(self._there.layout, self._back.layout, tasks)))
+        change = JournaledChange(self._root / "journal", self._book, PROCFS)
+        change.finish(change.start(self._there, self._back, plan(self._there.layout, self._back.layout, tasks)))
 
     def _book(self, saved: SavedLayout, tasks: list[Task]) -> None:
         state.write(self._root / "layout", saved, durable=True)
@@ -123,14 +123,14 @@ def main(directory: str, rounds: int) -> None:
 
 def _measure(root: Path, pid: int, other: int, count: int, rounds: int) -> None:
     threads = PROCFS.threads(pid)
-    mapping = Mapping([FIRST], [SECOND])
+    cpu_map = CpuMap([FIRST], [SECOND])
 
     def bare() -> None:
         for tid in threads:
             os.sched_setaffinity(tid, SECOND)
 
     def ours() -> None:
-        mover.move(PROCFS, {pid: threads}, lambda: [pid], lambda _, mask: mapping.mask(mask))
+        mover.move(PROCFS, {pid: threads}, lambda: [pid], lambda _, mask: cpu_map.new_mask(mask))
 
     def taskset() -> None:
         subprocess.run(["taskset", "-apc", str(min(SECOND)), str(pid)], check=True, stdout=subprocess.DEVNULL)

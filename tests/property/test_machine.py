@@ -12,7 +12,7 @@ from cmk.model.choice import ANY_SOCKET, Refused
 from cmk.model.layout import Layout
 from cmk.model.ledger import Ledger
 from cmk.model.onmove import How, OnMove
-from cmk.model.order import NoRoomError, steps
+from cmk.model.order import NoRoomError, ordered_steps
 from cmk.model.plan import plan
 from cmk.model.pods import Pod, resource_of
 from cmk.model.tasks import Process, Request
@@ -76,27 +76,27 @@ class Node(RuleBasedStateMachine):
     @rule(new=layouts(CORES))
     def change(self, new: Layout) -> None:
         old, tasks = self.ledger.layout, dict(self.ledger.tasks)
-        found = plan(old, new, tasks.values(), self.pods.values())
-        if found.refusals:
-            assert (found.keeps, found.moves) == ((), ())
+        planned = plan(old, new, tasks.values(), self.pods.values())
+        if planned.refusals:
+            assert (planned.keeps, planned.moves) == ((), ())
             assert (self.ledger.layout, dict(self.ledger.tasks)) == (old, tasks), "who refuses changes nothing"
             return
         try:
-            made = steps(found, old, new)
+            steps = ordered_steps(planned, old, new)
         except NoRoomError:
             return
-        assert not [move for move in found.moves if move.task.on_move.how is How.PINNED and move.old != move.new]
+        assert not [move for move in planned.moves if move.task.on_move.how is How.PINNED and move.old != move.new]
         kinds = {process: new.pools[task.pool].exclusive for process, task in tasks.items()}
         alone = dict(kinds)
-        for step in made:
+        for step in steps:
             self.now[step.process] = step.cpus
             alone[step.process] = step.last and kinds[step.process]
             for process, cpus in self.now.items():
                 for other, others in self.now.items():
                     assert process == other or not cpus & others or not (alone[process] or alone[other])
-        after = [*found.keeps, *(move.after for move in found.moves)]
+        after = [*planned.keeps, *(move.after for move in planned.moves)]
         assert {task.process for task in after} == tasks.keys(), "nobody is lost"
-        assert all(task.generation == tasks[task.process].generation + (task not in found.keeps) for task in after)
+        assert all(task.generation == tasks[task.process].generation + (task not in planned.keeps) for task in after)
         self.ledger.end(new, after)
         again = plan(new, new, after, self.pods.values())
         assert (again.moves, again.refusals) == ((), ())

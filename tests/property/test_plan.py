@@ -10,7 +10,7 @@ from cmk.model.advertise import demand
 from cmk.model.choice import Refused
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.ledger import Ledger
-from cmk.model.order import NoRoomError, steps
+from cmk.model.order import NoRoomError, ordered_steps
 from cmk.model.plan import Plan, cpus_of, plan
 from cmk.model.pods import Pod
 from cmk.model.tasks import Process, Request, Task
@@ -87,20 +87,20 @@ def shared_cpus(layout: Layout) -> frozenset[int]:
     return frozenset().union(*(pool.cpus for pool in layout.pools.values() if not pool.exclusive))
 
 
-def applied(found: Plan) -> list[Task]:
-    moved = [msgspec.structs.replace(move.task, lists=move.lists) for move in found.moves]
-    return sorted([*found.keeps, *moved], key=lambda task: task.process)
+def applied(planned: Plan) -> list[Task]:
+    moved = [msgspec.structs.replace(move.task, lists=move.lists) for move in planned.moves]
+    return sorted([*planned.keeps, *moved], key=lambda task: task.process)
 
 
 @MANY
 @given(changes())
 def test_all_is_lost_or_nobody(change: tuple[Layout, Layout, list[Task], list[Pod]]) -> None:
     old, new, tasks, pods = change
-    found = plan(old, new, tasks, pods)
-    if found.refusals:
-        assert (found.keeps, found.moves) == ((), ())
+    planned = plan(old, new, tasks, pods)
+    if planned.refusals:
+        assert (planned.keeps, planned.moves) == ((), ())
         return
-    after = applied(found)
+    after = applied(planned)
     assert [task.process for task in after] == sorted(task.process for task in tasks)
     ledger = Ledger(new)
     assert all(ledger.restore(task) for task in after), "every list exists and has one owner"
@@ -117,31 +117,33 @@ def test_all_is_lost_or_nobody(change: tuple[Layout, Layout, list[Task], list[Po
             assert sum(demand(name, tasks, pods).values()) <= len(pool.lists)
     again = plan(new, new, after, pods)
     assert (again.moves, again.refusals) == ((), ())
-    assert plan(old, new, reversed(tasks), reversed(pods)) == found
+    assert plan(old, new, reversed(tasks), reversed(pods)) == planned
 
 
 @MANY
 @given(changes() | swaps())
 def test_no_exclusive_cpu_has_two_owners_at_any_instant(change: tuple[Layout, Layout, list[Task], list[Pod]]) -> None:
     old, new, tasks, _ = change
-    found = plan(old, new, tasks)
-    assume(found.moves)
+    planned = plan(old, new, tasks)
+    assume(planned.moves)
     try:
-        made = steps(found, old, new)
+        steps = ordered_steps(planned, old, new)
     except NoRoomError:
         # Only where every CPU that is shared before long is somebody's own now, and every one that has been is about to be.
         owned = frozenset().union(*(cpus_of(old, task) for task in tasks if old.pools[task.pool].exclusive))
         assert shared_cpus(new) & owned or not shared_cpus(new)
-        assert not shared_cpus(old) - owned or len(found.moves) > 2
+        assert not shared_cpus(old) - owned or len(planned.moves) > 2
         return
     kinds = {task.process: new.pools[task.pool].exclusive for task in tasks}
     now = {task.process: (cpus_of(old, task), kinds[task.process]) for task in tasks}
-    for step in made:
+    for step in steps:
         now[step.process] = (step.cpus, step.last and kinds[step.process])
         for process, (cpus, owns) in now.items():
             assert cpus
             for other, (others, owns_too) in now.items():
                 assert process == other or not (cpus & others and (owns or owns_too))
-    assert {process: cpus for process, (cpus, _) in now.items()} == {task.process: cpus_of(new, task) for task in applied(found)}
-    parked = [step.process for step in made if not step.last]
+    assert {process: cpus for process, (cpus, _) in now.items()} == {
+        task.process: cpus_of(new, task) for task in applied(planned)
+    }
+    parked = [step.process for step in steps if not step.last]
     assert len(parked) == len(set(parked)), "nobody is parked twice"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from cmk.agent.options import Options
 from cmk.host import state
-from cmk.host.journal import Change
+from cmk.host.journal import JournaledChange
 from cmk.host.procfs import Procfs
 from cmk.model.layout import SavedLayout
 from cmk.model.tasks import Task, TasksFile
 
 
-def change_of(options: Options, procfs: Procfs) -> Change:
+def change_of(options: Options, procfs: Procfs) -> JournaledChange:
     """Changes of this node's pools."""
 
     def book(saved: SavedLayout, tasks: list[Task]) -> None:
@@ -20,4 +20,4 @@ def change_of(options: Options, procfs: Procfs) -> Change:
             state.write(options.layout_file, saved, durable=True)
         state.write(options.tasks_file, TasksFile(boot, tasks, pods), durable=False)
 
-    return Change(options.journal_file, book, procfs)
+    return JournaledChange(options.journal_file, book, procfs)

@@ -26,7 +26,6 @@ from cmk.model.choice import Refused
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
 from cmk.model.ledger import Ledger
-from cmk.model.order import steps
 from cmk.model.plan import Plan
 from cmk.model.tasks import Process, TasksFile
 from cmk.model.topology import Topology
@@ -72,23 +71,23 @@ class Service:
         Raises NoRoomError, ChangeError with everything as it was, StateError.
         """
         try:
-            journal = self._change.begin(now, wanted, plan)
+            change = self._change.start(now, wanted, plan)
         except StateError as error:
             raise ChangeError(str(error)) from error
-        ways: dict[Process, CpuSet] = {}
-        for step in steps(plan, now.layout, wanted.layout):
-            ways[step.process] = step.cpus | ways.get(step.process, frozenset())
-        self.ledger.begin(wanted.layout, ways)
+        destinations: dict[Process, CpuSet] = {}
+        for step in change.steps:
+            destinations[step.process] = step.cpus | destinations.get(step.process, frozenset())
+        self.ledger.begin(wanted.layout, destinations)
         self.layers.renew()
         try:
-            tasks = self._change.finish(journal)
+            tasks = self._change.finish(change)
         except ChangeError:
             self.ledger.end(now.layout, self.ledger.tasks.values())
             self.layers.renew()
             raise
         self._allocator.moved(wanted.layout, tasks)
         self.layers.renew()
-        self._change.assert_masks(journal)
+        self._change.narrow_masks(change)
         for move in plan.moves:
             self._notices.tell(move.after)
 

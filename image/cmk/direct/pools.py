@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from cmk.host import state
-from cmk.host.journal import Change, ChangeError
+from cmk.host.journal import ChangeError, JournaledChange
 from cmk.host.notify import Notices
 from cmk.host.procfs import Procfs
 from cmk.isolate import local
@@ -84,10 +84,8 @@ class ConfDir:
     def recover(self, saved: SavedLayout) -> Ledger:
         """The living tasks; had a change been interrupted, each is put back where the ledger has it."""
         found = state.read(self._file, State)
-        change = Change(self.path / JOURNAL, self._book, self._procfs)
-        if (journal := change.begun()) is not None:
-            change.undo(journal)
-        elif found and found.moving:
+        change = JournaledChange(self.path / JOURNAL, self._book, self._procfs)
+        if not change.undo_interrupted() and found and found.moving:
             self.keep(saved, self.ledger(saved)[0])
         ledger = self.ledger(saved)[0]
         Notices([self.path], self._procfs).resume(ledger)
@@ -100,11 +98,11 @@ class ConfDir:
         found = plan(now.layout, saved.layout, ledger.tasks.values())
         if found.refusals:
             raise Refused("; ".join(refusal.text for refusal in found.refusals), final=True)
-        change = Change(self.path / JOURNAL, self._book, self._procfs)
-        journal = change.begin(now, saved, found)
+        change = JournaledChange(self.path / JOURNAL, self._book, self._procfs)
+        started = change.start(now, saved, found)
         self.keep(now, ledger, {str(move.task.process.pid): move.lists for move in found.moves})
         try:
-            change.finish(journal)
+            change.finish(started)
         except ChangeError as error:
             raise ChangeError(f"{error}; nothing was changed") from error
         notices, fresh = Notices([self.path], self._procfs), self.ledger(saved)[0]

@@ -1,6 +1,7 @@
-"""Pools changed under running tasks: a journal first, then every thread, then the books; whoever finds a journal finishes or undoes it.
+"""Changes of pools under running tasks, and the journal of each: the file by which another process finishes or undoes it after a kill.
 
-Every step may be made again: a thread that is where it should be is left there. So a change that was cut anywhere is begun afresh.
+A change writes the journal, then moves every thread, then writes layout and tasks, then deletes the journal. Each of these can be
+repeated (a thread that is on its new CPUs already stays there), so that a change that was interrupted anywhere simply starts again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Set
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,20 +23,20 @@ from cmk.model.cpuset import CpuSet
 from cmk.model.errors import CmkError
 from cmk.model.isolation_config import Thread
 from cmk.model.layout import SavedLayout
-from cmk.model.order import Step, steps
+from cmk.model.order import Step, ordered_steps
 from cmk.model.plan import Move, Plan, cpus_of
-from cmk.model.remap import Mapping
+from cmk.model.remap import CpuMap
 from cmk.model.tasks import Process, Task
 
 log = logging.getLogger(__name__)
 
 NOTHING: CpuSet = frozenset()
-# Thread number → mask.
+# Thread id → mask.
 Masks = dict[int, CpuSet]
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A process of a task; the first is one too. ``threads`` have the masks they had before the change."""
+    """A process of a task, the task's first process included. ``threads`` holds the masks before the change."""
 
     process: Process
     task: Process
@@ -42,7 +44,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Journal(msgspec.Struct, frozen=True):
-    """A change that has begun: enough to finish it and to undo it. Void after a reboot."""
+    """The content of the journal file: what it takes to finish a change or to undo it. Void after a reboot."""
 
     boot: str
     old: SavedLayout
@@ -51,77 +53,90 @@ class Journal(msgspec.Struct, frozen=True):
     members: tuple[Member, ...]
 
 
+class StartedChange(NamedTuple):
+    """A change whose journal is written, and the order in which its tasks move."""
+
+    journal: Journal
+    steps: tuple[Step, ...]
+
+    def parking_of(self, process: Process) -> CpuSet:
+        """CPUs on which a task is parked before its last step; empty when it is not."""
+        return next((step.cpus for step in self.steps if step.process == process and not step.last), NOTHING)
+
+
 class ChangeError(CmkError):
-    """The change could not be made, and is undone; the text says which process is in the way, and why."""
+    """The change failed and was undone; the text names the process and the reason."""
 
 
-class Change:
-    """``journal`` is a file; ``book`` writes layout and tasks, which may be done twice. Everything raises what ``book`` raises."""
+class JournaledChange:
+    """Carries out changes of pools. ``path`` is the journal file.
 
-    def __init__(self, journal: Path, book: Callable[[SavedLayout, list[Task]], None], procfs: Procfs) -> None:
-        self._journal = journal
-        self._book = book
+    ``write_state`` writes layout and tasks; it may be called twice with the same arguments, and what it raises passes through every method.
+    """
+
+    def __init__(self, path: Path, write_state: Callable[[SavedLayout, list[Task]], None], procfs: Procfs) -> None:
+        self._path = path
+        self._write_state = write_state
         self._procfs = procfs
 
-    def begin(self, old: SavedLayout, new: SavedLayout, plan: Plan) -> Journal:
-        """Note durably what a plan without refusals is about to do, and every mask as it is now.
+    def start(self, old: SavedLayout, new: SavedLayout, plan: Plan) -> StartedChange:
+        """Write the journal of a plan without refusals, with every thread's present mask; moves nothing.
 
-        Raises NoRoomError before anything has happened, StateError.
+        Raises NoRoomError, StateError: then there is no journal.
         """
-        steps(plan, old.layout, new.layout)
+        steps = ordered_steps(plan, old.layout, new.layout)
         journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan, new)))
-        state.write(self._journal, journal, durable=True)
-        return journal
+        state.write(self._path, journal, durable=True)
+        return StartedChange(journal, steps)
 
-    def finish(self, journal: Journal, *, just_begun: bool = True) -> list[Task]:
-        """Make it come true; returns the tasks as they are booked then. Raises ChangeError when it was undone, StateError when not even
-        that could be written: then the journal stays.
+    def finish(self, change: StartedChange, *, just_started: bool = True) -> list[Task]:
+        """Move all threads and write the new state; returns the tasks as they are booked now.
 
-        A journal that was found may name threads whose numbers others have by now.
+        ``just_started`` is False for a journal that was read from the file: thread ids in it may belong to other threads by now. Raises
+        ChangeError when the change was undone, StateError when the old state could not be written either: then the journal stays.
         """
-        made, masks = _steps(journal), _noted(journal) if just_begun else self._masks(journal)
+        journal = change.journal
+        masks = _recorded_masks(journal) if just_started else self._valid_masks(journal)
         try:
-            for step in made:
-                self._go(journal, step, _rooms(made, step.process), masks.get(step.process, {}), just_begun=just_begun)
+            for step in change.steps:
+                self._move_task(change, step, masks.get(step.process, {}), just_started=just_started)
         except AffinityError as error:
-            self.undo(journal)
+            self.undo(change)
             raise ChangeError(str(error)) from error
         tasks = _booked(journal.plan, after=True)
         try:
             self._commit(journal.new, tasks)
         except state.StateError as error:
-            self.undo(journal)
+            self.undo(change)
             raise ChangeError(str(error)) from error
         return tasks
 
-    def undo(self, journal: Journal) -> None:
-        """Everybody back to where he was, and no journal any more. Raises StateError."""
-        made, masks = _steps(journal), self._masks(journal)
-        for step in reversed(made):
-            self._back(journal, step, _rooms(made, step.process), masks.get(step.process, {}))
-        self._commit(journal.old, _booked(journal.plan, after=False))
+    def undo(self, change: StartedChange) -> None:
+        """Restore every thread's original mask, write the old state and delete the journal. Raises StateError."""
+        masks = self._valid_masks(change.journal)
+        for step in reversed(change.steps):
+            self._move_task_back(change, step, masks.get(step.process, {}))
+        self._commit(change.journal.old, _booked(change.journal.plan, after=False))
 
-    def begun(self) -> Journal | None:
-        """What was begun and has not ended, of this boot or another; raises StateError."""
-        return state.read(self._journal, Journal)
+    def narrow_masks(self, change: StartedChange) -> None:
+        """Restore the new masks of threads that have gained CPUs since the change was finished.
 
-    def assert_masks(self, journal: Journal) -> None:
-        """Put threads back that have gained CPUs since a change was finished. Kernels before 6.2 give every thread of a cpuset that changes
-        all its CPUs, and cpusets are narrowed after the change.
+        Kernels before 6.2 give every thread of a cpuset that changes all CPUs of it, and cpusets are narrowed after the change.
         """
-        for process, masks in self._masks(journal).items():
+        journal = change.journal
+        for process, masks in self._valid_masks(journal).items():
             move = _move_of(journal.plan, process)
             try:
-                mover.move(self._procfs, {}, self._pids(journal, move, frozenset())[1], _narrowed(move, masks))
+                mover.move(self._procfs, {}, self._processes_of(journal, move, NOTHING)[1], _narrowed(move, masks))
             except AffinityError as error:
-                log.error("after the change: %s", error)
+                log.error("cannot narrow a thread to its new CPUs after the change of pools: %s", error)
 
     def resume(self) -> tuple[Journal, str] | None:
-        """Finish, or else undo, what another agent began; returns it and why it was undone, or None without a journal.
+        """Finish, or else undo, the change that another process has started. Raises StateError.
 
-        Raises StateError.
+        Returns its journal and the reason why it was undone ("" if finished); None when there is no journal.
         """
-        journal = self.begun()
+        journal = state.read(self._path, Journal)
         if journal is None:
             return None
         problem = ""
@@ -129,77 +144,87 @@ class Change:
             self._commit(journal.new, [])
             return journal, problem
         try:
-            self.finish(journal, just_begun=False)
-            log.info("finished a change of pools that had been cut short")
+            self.finish(_started(journal), just_started=False)
+            log.info("finished an interrupted change of pools")
         except ChangeError as error:
             problem = str(error)
-            log.error("undid a change of pools that had been cut short: %s", error)
+            log.error("undid an interrupted change of pools: %s", error)
         return journal, problem
 
-    def _go(self, journal: Journal, step: Step, rooms: frozenset[CpuSet], masks: Masks, *, just_begun: bool) -> None:
-        move = _move_of(journal.plan, step.process)
-        old, new, parked, mapping = move.old, move.new, step.cpus, Mapping(move.old_lists, move.new_lists)
+    def undo_interrupted(self) -> bool:
+        """Undo the change that another process has started; returns whether there was one. Raises StateError."""
+        journal = state.read(self._path, Journal)
+        if journal is not None:
+            self.undo(_started(journal))
+        return journal is not None
 
-        def park(tid: int, mask: Set[int]) -> Set[int]:
-            before = masks.get(tid) or (old if mask in rooms else mask)
-            return parked if before <= old and not mask <= new else mask
+    def _move_task(self, change: StartedChange, step: Step, masks: Masks, *, just_started: bool) -> None:
+        """Make one step: move the task's threads to its parking CPUs, or each to its new mask."""
+        move, parking = _move_of(change.journal.plan, step.process), change.parking_of(step.process)
+        old, new, cpu_map = move.old, move.new, CpuMap(move.old_lists, move.new_lists)
 
-        def settle(tid: int, mask: Set[int]) -> Set[int]:
-            before = masks.get(tid) or (old if mask in rooms else mask)
-            # One that is in the new lists and not as it was has been here before.
-            if before <= old and (mask == before or mask in rooms or not mask <= new):
-                return mapping.mask(before)
+        def original(tid: int, mask: Set[int]) -> Set[int]:
+            # A thread that was created on the parking CPUs has no mask of its own from before.
+            return masks.get(tid) or (old if mask == parking else mask)
+
+        def parked_mask(tid: int, mask: Set[int]) -> Set[int]:
+            return step.cpus if original(tid, mask) <= old and not mask <= new else mask
+
+        def final_mask(tid: int, mask: Set[int]) -> Set[int]:
+            before = original(tid, mask)
+            # A thread on the new CPUs whose mask is not its original one has been moved already.
+            if before <= old and (mask in (before, parking) or not mask <= new):
+                return cpu_map.new_mask(before)
             return mask
 
-        known, find = self._pids(journal, move, rooms)
-        mover.move(self._procfs, known if just_begun else {}, find, settle if step.last else park)
+        known, pids = self._processes_of(change.journal, move, parking)
+        mover.move(self._procfs, known if just_started else {}, pids, final_mask if step.last else parked_mask)
 
-    def _back(self, journal: Journal, step: Step, rooms: frozenset[CpuSet], masks: Masks) -> None:
-        """To where it was before this step: where it came from is free when all later ones have been undone."""
-        move = _move_of(journal.plan, step.process)
-        old, new, reverse = move.old, move.new, Mapping(move.new_lists, move.old_lists)
-        room = next(iter(rooms)) if rooms and step.last else NOTHING
+    def _move_task_back(self, change: StartedChange, step: Step, masks: Masks) -> None:
+        """Undo one step: the CPUs that the task came from are free once all later steps are undone."""
+        move, parking = _move_of(change.journal.plan, step.process), change.parking_of(step.process)
+        old, new, cpu_map = move.old, move.new, CpuMap(move.new_lists, move.old_lists)
 
         def target(tid: int, mask: Set[int]) -> Set[int]:
-            if not mask <= new and mask not in rooms:
+            if not mask <= new and mask != parking:
                 return mask
-            if room:
-                return mask if mask <= old else room
-            return masks.get(tid) or (old if mask in rooms else reverse.mask(mask))
+            if parking and step.last:
+                return mask if mask <= old else parking
+            return masks.get(tid) or (old if mask == parking else cpu_map.new_mask(mask))
 
         try:
-            mover.move(self._procfs, {}, self._pids(journal, move, rooms)[1], target)
+            mover.move(self._procfs, {}, self._processes_of(change.journal, move, parking)[1], target)
         except AffinityError as error:
-            log.error("on the way back: %s", error)
+            log.error("cannot restore a thread's CPUs while a change of pools is undone: %s", error)
 
-    def _pids(self, journal: Journal, move: Move, rooms: frozenset[CpuSet]) -> tuple[mover.Threads, Callable[[], list[int]]]:
-        """Processes of a task: those that were known, with their threads, and a way to find what they have made since."""
+    def _processes_of(self, journal: Journal, move: Move, parking: CpuSet) -> tuple[mover.Threads, Callable[[], list[int]]]:
+        """The recorded processes of a task with their threads, and a function that lists the pids of these and of those created since."""
         task = move.task
-        others = _others(journal.new, journal.plan, task, begun=True)
-        taken = {member.process for member in journal.members if member.task != task.process}
-        cpus = move.old.union(move.new, *rooms)
+        others = _cpus_of_others(journal.new, journal.plan, task, started=True)
+        of_others = {member.process for member in journal.members if member.task != task.process}
+        cpus = move.old | move.new | parking
 
-        def known() -> list[Member]:
+        def recorded() -> list[Member]:
             return [member for member in journal.members if member.task == task.process and self._procfs.is_alive(member.process)]
 
-        def find() -> list[int]:
-            born = set(self._find(task, cpus, others)) - taken
-            return list(dict.fromkeys(process.pid for process in (*(member.process for member in known()), *sorted(born))))
+        def pids() -> list[int]:
+            created = set(self._find(task, cpus, others)) - of_others
+            return list(dict.fromkeys(process.pid for process in (*(member.process for member in recorded()), *sorted(created))))
 
-        return {member.process.pid: [thread.tid for thread in member.threads] for member in known()}, find
+        return {member.process.pid: [thread.tid for thread in member.threads] for member in recorded()}, pids
 
     def _members(self, plan: Plan, new: SavedLayout) -> Iterable[Member]:
         for move in plan.moves:
             task = move.task
-            born = self._find(task, move.old, _others(new, plan, task, begun=False))
-            for process in dict.fromkeys((task.process, *born)):
+            others = self._find(task, move.old, _cpus_of_others(new, plan, task, started=False))
+            for process in dict.fromkeys((task.process, *others)):
                 try:
                     yield Member(process, task.process, tuple(self._threads(process.pid)))
                 except ProcessLookupError:
                     continue
 
     def _find(self, task: Task, cpus: CpuSet, others: list[CpuSet]) -> list[Process]:
-        """Processes that go with a task: in a pod those of its container, else what it has started itself."""
+        """Further processes of a task: in a pod those of its container, else the descendants of its first process."""
         if not task.pod:
             return descendants(self._procfs, task.process)
         return find_members(self._procfs, PodContainer(task.pod, task.container), cpus, others)
@@ -212,69 +237,65 @@ class Change:
             except ProcessLookupError:
                 continue
 
-    def _masks(self, journal: Journal) -> dict[Process, Masks]:
-        """By task: masks of threads as they were, of those that are still the same threads."""
+    def _valid_masks(self, journal: Journal) -> dict[Process, Masks]:
+        """By task: the recorded masks of threads whose ids still belong to the same threads."""
         starts = {thread.tid: thread.start for member in journal.members for thread in member.threads}
         return {
-            task: {tid: mask for tid, mask in masks.items() if self._started(tid) == starts[tid]}
-            for task, masks in _noted(journal).items()
+            task: {tid: mask for tid, mask in masks.items() if self._start_time(tid) == starts[tid]}
+            for task, masks in _recorded_masks(journal).items()
         }
 
-    def _started(self, tid: int) -> int:
+    def _start_time(self, tid: int) -> int:
         try:
             return self._procfs.start_time(tid)
         except ProcessLookupError:
             return -1
 
     def _commit(self, saved: SavedLayout, tasks: list[Task]) -> None:
-        self._book(saved, tasks)
-        self._journal.unlink(missing_ok=True)
+        self._write_state(saved, tasks)
+        self._path.unlink(missing_ok=True)
+
+
+def _started(journal: Journal) -> StartedChange:
+    return StartedChange(journal, ordered_steps(journal.plan, journal.old.layout, journal.new.layout))
 
 
 def _narrowed(move: Move, masks: Masks) -> mover.Target:
-    """Where threads belong that were on the task's lists before and have more than those after."""
-    old, new, mapping = move.old, move.new, Mapping(move.old_lists, move.new_lists)
+    """The new mask for each thread that was on the task's old lists and has more CPUs than its new lists."""
+    old, new, cpu_map = move.old, move.new, CpuMap(move.old_lists, move.new_lists)
 
     def target(tid: int, mask: Set[int]) -> Set[int]:
         before = masks.get(tid)
-        return mapping.mask(before) if before and before <= old and mask > new else mask
+        return cpu_map.new_mask(before) if before and before <= old and mask > new else mask
 
     return target
 
 
-def _noted(journal: Journal) -> dict[Process, Masks]:
-    """By task: masks of threads as they were."""
-    found: dict[Process, Masks] = {member.task: {} for member in journal.members}
+def _recorded_masks(journal: Journal) -> dict[Process, Masks]:
+    """By task: masks of threads before the change."""
+    masks: dict[Process, Masks] = {member.task: {} for member in journal.members}
     for member in journal.members:
-        found[member.task] |= {thread.tid: thread.before for thread in member.threads}
-    return found
-
-
-def _steps(journal: Journal) -> tuple[Step, ...]:
-    return steps(journal.plan, journal.old.layout, journal.new.layout)
+        masks[member.task] |= {thread.tid: thread.before for thread in member.threads}
+    return masks
 
 
 def _move_of(plan: Plan, process: Process) -> Move:
     return next(move for move in plan.moves if move.task.process == process)
 
 
-def _others(new: SavedLayout, plan: Plan, task: Task, *, begun: bool) -> list[CpuSet]:
-    """CPUs of other tasks in the same container: processes confined there are not this one's. Once moves have ``begun`` it is only those
-    that stay of whom that can be said.
+def _cpus_of_others(new: SavedLayout, plan: Plan, task: Task, *, started: bool) -> list[CpuSet]:
+    """CPUs of other tasks in the same container: a process confined to these is not this task's.
+
+    After the first move (``started``) this holds only for tasks that keep their CPUs.
     """
-    found = [(kept, cpus_of(new.layout, kept)) for kept in plan.keeps]
-    if not begun:
-        found += [(move.task, move.old) for move in plan.moves]
+    owners = [(kept, cpus_of(new.layout, kept)) for kept in plan.keeps]
+    if not started:
+        owners += [(move.task, move.old) for move in plan.moves]
     return [
         cpus
-        for other, cpus in found
+        for other, cpus in owners
         if other.process != task.process and (other.pod, other.container) == (task.pod, task.container)
     ]
-
-
-def _rooms(made: Iterable[Step], process: Process) -> frozenset[CpuSet]:
-    """Where a task is parked on its way, if it is."""
-    return frozenset(step.cpus for step in made if step.process == process and not step.last)
 
 
 def _booked(plan: Plan, *, after: bool) -> list[Task]:

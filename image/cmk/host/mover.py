@@ -1,7 +1,7 @@
-"""Threads of running processes moved from CPUs to CPUs: all of them, however many they make meanwhile, each by its own mask.
+"""The CPU masks of all threads of running processes, set one by one, including threads that are created meanwhile.
 
-Why a pass that finds nobody who is new is the end: whoever is born later was born by one who had been looked at, and has his mask. The
-kernel gives thread numbers out in turn, so that none is used again within a pass or two.
+Why a pass without a new thread is the last one: a thread that is created later has a creator that was set already, and inherits its mask.
+The kernel hands out thread ids in ascending order, so that none is used again within a pass or two.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from cmk.host.affinity import AffinityError
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
 
-# The mask that a thread is to have, out of its number and the one that it has.
+# Thread id and current mask → the mask that the thread is to have.
 Target = Callable[[int, Set[int]], Set[int]]
-# Process → its threads.
+# Pid → thread ids.
 Threads = Mapping[int, Iterable[int]]
 
 
-class Moved(NamedTuple):
-    """A thread that was moved: where it might run before, and since."""
+class MovedThread(NamedTuple):
+    """A thread whose mask was changed, and its masks ``before`` and ``after``."""
 
     pid: int
     tid: int
     before: Set[int]
-    since: Set[int]
+    after: Set[int]
 
 
-def move(procfs: Procfs, known: Threads, pids: Callable[[], Iterable[int]], target: Target) -> list[Moved]:
-    """Give every thread the mask that ``target`` says; returns those that changed.
+def move(procfs: Procfs, known: Threads, pids: Callable[[], Iterable[int]], target: Target) -> list[MovedThread]:
+    """Set every thread's mask to what ``target`` returns for it; returns the threads that changed.
 
-    Threads that are ``known`` go first, for it takes a while to find all: ``pids`` lists the processes, anew for each further pass. Raises
-    AffinityError, with every thread back where it was.
+    Threads in ``known`` are set first, because finding all takes a while: ``pids`` lists the processes anew for each further pass. Raises
+    AffinityError when the kernel refuses a mask, after it has restored the masks of all threads.
     """
-    moved: list[Moved] = []
+    moved: list[MovedThread] = []
     seen: set[int] = set()
     try:
         _pass(known, target, seen, moved)
@@ -47,19 +47,19 @@ def move(procfs: Procfs, known: Threads, pids: Callable[[], Iterable[int]], targ
     return moved
 
 
-def undo(procfs: Procfs, moved: Iterable[Moved]) -> list[Moved]:
-    """Put threads back, the last first; returns those that live and could not be."""
-    left, ordered = [], list(moved)
-    there = {pid: set(_threads(procfs, pid)) for pid in {thread.pid for thread in ordered}}
+def undo(procfs: Procfs, moved: Iterable[MovedThread]) -> list[MovedThread]:
+    """Restore the masks of threads, the last first; returns the living threads whose mask the kernel refused."""
+    refused, ordered = [], list(moved)
+    alive = {pid: set(_threads(procfs, pid)) for pid in {thread.pid for thread in ordered}}
     for thread in reversed(ordered):
         try:
-            if thread.tid in there[thread.pid]:
+            if thread.tid in alive[thread.pid]:
                 os.sched_setaffinity(thread.tid, thread.before)
         except ProcessLookupError:
             continue
         except OSError:
-            left.append(thread)
-    return left
+            refused.append(thread)
+    return refused
 
 
 def _threads(procfs: Procfs, pid: int) -> list[int]:
@@ -69,8 +69,8 @@ def _threads(procfs: Procfs, pid: int) -> list[int]:
         return []
 
 
-def _pass(threads: Threads, target: Target, seen: set[int], moved: list[Moved]) -> bool:
-    """Look at every thread that has not been ``seen``; returns whether there was one."""
+def _pass(threads: Threads, target: Target, seen: set[int], moved: list[MovedThread]) -> bool:
+    """Set the mask of every thread that is not in ``seen``; returns whether there was one."""
     get, put, any_new = os.sched_getaffinity, os.sched_setaffinity, False
     for pid, tids in threads.items():
         for tid in tids:
@@ -83,20 +83,22 @@ def _pass(threads: Threads, target: Target, seen: set[int], moved: list[Moved]) 
                 wanted = target(tid, before)
                 if wanted == before:
                     continue
-                # Noted before it is done: what fails half way is put back too.
-                moved.append(Moved(pid, tid, before, wanted))
+                # Recorded before it is set: a thread whose mask comes out different is restored too.
+                moved.append(MovedThread(pid, tid, before, wanted))
                 put(tid, wanted)
                 got = get(tid)
             except ProcessLookupError:
                 continue
             except OSError as error:
-                raise AffinityError(f"{_who(pid, tid)}: CPUs {_text(wanted)} refused by the kernel ({error.strerror})") from error
+                raise AffinityError(
+                    f"{_name(pid, tid)}: CPUs {_text(wanted)} refused by the kernel ({error.strerror})"
+                ) from error
             if got != wanted:  # the kernel silently intersects with the cpuset
-                raise AffinityError(f"{_who(pid, tid)}: of CPUs {_text(wanted)} its cpuset allows only {_text(got)}")
+                raise AffinityError(f"{_name(pid, tid)}: of CPUs {_text(wanted)} its cpuset allows only {_text(got)}")
     return any_new
 
 
-def _who(pid: int, tid: int) -> str:
+def _name(pid: int, tid: int) -> str:
     return f"process {pid}, thread {tid}"
 
 

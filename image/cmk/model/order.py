@@ -1,7 +1,7 @@
-"""In which order the moves of a plan are made: an exclusive CPU never has two owners, not for an instant.
+"""The order in which the tasks of a plan move, so that an exclusive CPU never has two owners, not for an instant.
 
-A task goes when nobody is in its way. When everybody waits for somebody, one of them is parked on CPUs that are shared before long, or have
-been until now.
+A task moves when no other is on the CPUs that it goes to. When every task waits for another, one of them is parked meanwhile on CPUs
+that will be shared or have been until now.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cmk.model.tasks import Process
 
 
 class Step(msgspec.Struct, frozen=True):
-    """Pin a task to these CPUs; ``last`` tells that it is where the plan wants it."""
+    """Pin a task to ``cpus``: its destination in the plan if ``last``, else CPUs on which it is parked."""
 
     process: Process
     cpus: CpuSet
@@ -25,50 +25,50 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class NoRoomError(CmkError):
-    """Tasks would have to change places, and there is no CPU to do so by; the text names it."""
+    """Tasks would have to exchange CPUs, and no CPU is free to park one of them; the text names the tasks and the remedy."""
 
 
-def steps(plan: Plan, old: Layout, new: Layout) -> tuple[Step, ...]:
-    """Every step of a plan's moves from one layout to the other; raises NoRoomError."""
+def ordered_steps(plan: Plan, old: Layout, new: Layout) -> tuple[Step, ...]:
+    """The steps that carry out a plan's moves from one layout to the other; a task is parked at most once. Raises NoRoomError."""
     tasks = [*plan.keeps, *(move.task for move in plan.moves)]
-    # Who has his CPUs for himself where he goes, and who has at this moment: one who is parked has not.
+    # `will_own`: the task will have its CPUs to itself at its destination. `owns`: it has them to itself now; a parked task does not.
     will_own = {task.process: new.pools[task.pool].exclusive for task in tasks}
     owns = dict(will_own)
     now = {move.task.process: move.old for move in plan.moves} | {task.process: cpus_of(new, task) for task in plan.keeps}
-    todo = [move for move in plan.moves if move.old != move.new]
-    found: list[Step] = []
+    waiting = [move for move in plan.moves if move.old != move.new]
+    steps: list[Step] = []
     parked: set[Process] = set()
 
-    def in_the_way(move: Move) -> list[Process]:
+    def blockers(move: Move) -> list[Process]:
         process = move.task.process
         return [
             other for other, cpus in now.items() if other != process and cpus & move.new and (will_own[process] or owns[other])
         ]
 
-    def go(process: Process, cpus: CpuSet, *, last: bool) -> None:
+    def add_step(process: Process, cpus: CpuSet, *, last: bool) -> None:
         now[process] = cpus
         owns[process] = last and will_own[process]
-        found.append(Step(process, cpus, last))
+        steps.append(Step(process, cpus, last))
 
-    while todo:
-        ready = next((move for move in todo if not in_the_way(move)), None)
+    while waiting:
+        ready = next((move for move in waiting if not blockers(move)), None)
         if ready is not None:
-            go(ready.task.process, ready.new, last=True)
-            todo.remove(ready)
+            add_step(ready.task.process, ready.new, last=True)
+            waiting.remove(ready)
             continue
-        # They wait for each other in a circle, which one of them has to leave, and who is parked has done so.
+        # The remaining moves form a cycle. Break it by parking a task that has not been parked yet.
         owned = frozenset().union(*(cpus for process, cpus in now.items() if owns[process]))
-        room = (_shared(new) - owned) or (_shared(old) - owned)
-        blocking = {process for move in todo for process in in_the_way(move)} - parked
-        leaving = min((process for process in blocking if not now[process] <= room), default=None)
-        if not room or leaving is None:
-            names = ", ".join(f"{move.task.process.pid} (CPUs {cpuset.kernel_list(move.old)})" for move in todo)
+        parking = (_shared(new) - owned) or (_shared(old) - owned)
+        blocking = {process for move in waiting for process in blockers(move)} - parked
+        leaving = min((process for process in blocking if not now[process] <= parking), default=None)
+        if not parking or leaving is None:
+            names = ", ".join(f"{move.task.process.pid} (CPUs {cpuset.kernel_list(move.old)})" for move in waiting)
             raise NoRoomError(
-                f"processes {names} would have to change places, and no CPU is free to do so by: give infra a core more"
+                f"processes {names} would have to exchange CPUs, and no CPU is free to park one of them: give pool infra one core more"
             )
         parked.add(leaving)
-        go(leaving, room, last=False)
-    return tuple(found)
+        add_step(leaving, parking, last=False)
+    return tuple(steps)
 
 
 def _shared(layout: Layout) -> CpuSet:

@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from cmk.cli import common
-from cmk.isolate import launch
+from cmk.isolate import say
 from cmk.model.config import ConfigError
 
 
@@ -13,7 +13,7 @@ from cmk.model.config import ConfigError
     [
         (ConfigError("pools.x: no"), "cmk: pools.x: no\n", 1),
         (FileNotFoundError(2, "No such file or directory", "/x"), "cmk: [Errno 2] No such file or directory: '/x'\n", 1),
-        (launch.Failure(75, "no agent answers"), "cmk: no agent answers\n", 75),
+        (say.Failure(75, "no agent answers"), "cmk: no agent answers\n", 75),
     ],
 )
 def test_an_error_for_users_is_one_line(capsys: pytest.CaptureFixture[str], error: Exception, line: str, code: int) -> None:

@@ -14,7 +14,7 @@ from cmk.host.affinity import AffinityError
 from cmk.host.mover import move, undo
 from cmk.host.procfs import Procfs
 from cmk.model.cpuset import CpuSet
-from cmk.model.remap import Mapping
+from cmk.model.remap import CpuMap
 
 CPUS = sorted(os.sched_getaffinity(0))
 ONE, OTHER = frozenset(CPUS[:1]), frozenset(CPUS[1:2])
@@ -60,8 +60,8 @@ def spawner() -> Iterator[Callable[[int], int]]:
         process.communicate()
 
 
-def through(mapping: Mapping) -> Callable[[int, CpuSet], CpuSet]:
-    return lambda tid, mask: mapping.mask(mask)
+def through(cpu_map: CpuMap) -> Callable[[int, CpuSet], CpuSet]:
+    return lambda tid, mask: cpu_map.new_mask(mask)
 
 
 def masks(pid: int) -> set[CpuSet]:
@@ -77,7 +77,7 @@ def masks(pid: int) -> set[CpuSet]:
 def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(spawner: Callable[[int], int]) -> None:
     pid = spawner(300)
     assert masks(pid) == {ONE}
-    moved = move(PROCFS, {pid: [pid]}, lambda: [pid], through(Mapping([ONE], [OTHER])))
+    moved = move(PROCFS, {pid: [pid]}, lambda: [pid], through(CpuMap([ONE], [OTHER])))
     assert len(moved) >= 300
     for _ in range(20):
         assert masks(pid) == {OTHER}
@@ -87,7 +87,7 @@ def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(
 def test_who_runs_elsewhere_is_left_alone(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
     os.sched_setaffinity(pid, ONE | OTHER)
-    assert move(PROCFS, {}, lambda: [pid], through(Mapping([ONE], [frozenset({4000})]))) == []
+    assert move(PROCFS, {}, lambda: [pid], through(CpuMap([ONE], [frozenset({4000})]))) == []
     assert masks(pid) == {ONE | OTHER}
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_had_is_told_and_undone(spawner: Callable[[int], int]) ->
 
 def test_undo_puts_back_those_that_still_are_who_they_were(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
-    moved = move(PROCFS, {}, lambda: [pid], through(Mapping([ONE], [OTHER])))
+    moved = move(PROCFS, {}, lambda: [pid], through(CpuMap([ONE], [OTHER])))
     assert masks(pid) == {OTHER}
     assert undo(PROCFS, moved) == []
     assert masks(pid) == {ONE}
@@ -110,4 +110,4 @@ def test_undo_puts_back_those_that_still_are_who_they_were(spawner: Callable[[in
 
 def test_processes_that_ended_are_passed_over(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
-    assert [thread.tid for thread in move(PROCFS, {}, lambda: [2**22 + 1, pid], through(Mapping([ONE], [OTHER])))] == [pid]
+    assert [thread.tid for thread in move(PROCFS, {}, lambda: [2**22 + 1, pid], through(CpuMap([ONE], [OTHER])))] == [pid]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 
 from cmk.model import cpuset
-from cmk.model.remap import Mapping
+from cmk.model.remap import CpuMap
 
 
 def lists(text: str) -> list[frozenset[int]]:
@@ -34,7 +34,7 @@ def lists(text: str) -> list[frozenset[int]]:
     ],
 )
 def test_a_mask_goes_place_by_place(old: str, new: str, mask: str, becomes: str) -> None:
-    assert Mapping(lists(old), lists(new)).mask(cpuset.parse(mask)) == cpuset.parse(becomes)
+    assert CpuMap(lists(old), lists(new)).new_mask(cpuset.parse(mask)) == cpuset.parse(becomes)
 
 
 @st.composite
@@ -52,10 +52,10 @@ def test_nothing_is_flattened_and_doing_it_again_changes_nothing(
     move: tuple[list[frozenset[int]], list[frozenset[int]], frozenset[int]],
 ) -> None:
     old, new, mask = move
-    mapping = Mapping(old, new)
-    becomes = mapping.mask(mask)
-    assert becomes <= mapping.new
+    cpu_map = CpuMap(old, new)
+    becomes = cpu_map.new_mask(mask)
+    assert becomes <= cpu_map.new
     assert len(becomes) == len(mask)
     assert sorted(cpu // 8 for cpu in becomes) == sorted(cpu // 8 for cpu in mask), "first siblings stay first siblings"
-    assert mask & mapping.new <= becomes, "who can stay stays"
-    assert mapping.mask(becomes) == becomes
+    assert mask & cpu_map.new <= becomes, "who can stay stays"
+    assert cpu_map.new_mask(becomes) == becomes

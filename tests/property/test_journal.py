@@ -1,4 +1,4 @@
-"""A change of pools cut off at any system call or write, and refused by the kernel at any: what is left is the old state or the new one."""
+"""A change of pools that is killed at any system call or write, or refused by the kernel at any, leaves the old state or the new one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from cmk.agent.files import change_of
 from cmk.agent.options import Options
 from cmk.host import state
-from cmk.host.journal import Change, ChangeError
+from cmk.host.journal import ChangeError, JournaledChange
 from cmk.host.procfs import Procfs
 from cmk.model.config import Section
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
-from cmk.model.order import NoRoomError, steps
+from cmk.model.order import NoRoomError, ordered_steps
 from cmk.model.plan import cpus_of, plan
 from cmk.model.pods import Pod
 from cmk.model.tasks import Process, Task, TasksFile
@@ -48,7 +48,7 @@ class Host:
         )
         self.tasks = tasks
         self.masks: dict[int, CpuSet] = {}
-        self.of: dict[int, Task] = {}
+        self.task_of: dict[int, Task] = {}
         self.calls, self.die_at, self.refuse_at = 0, -1, -1
         self.writes = 0
         self.full: Callable[[int], bool] = lambda _: False
@@ -63,27 +63,26 @@ class Host:
         state.write(self.options.layout_file, self.old, durable=False)
         state.write(self.options.tasks_file, TasksFile("boot", tasks), durable=False)
         self.before = dict(self.masks)
-        found = plan(old, new, tasks)
         self.parked: set[Process] = set()
         with suppress(NoRoomError):
-            self.parked = {step.process for step in steps(found, old, new) if not step.last}
+            self.parked = {step.process for step in ordered_steps(plan(old, new, tasks), old, new) if not step.last}
 
     def _add(self, pid: int, task: Task, mask: CpuSet) -> None:
         directory = self.root / f"proc/{pid}"
         (directory / f"task/{pid}").mkdir(parents=True)
         (directory / "stat").write_text(f"{pid} (x) S {'0 ' * 18}1 0\n")
         (directory / "cgroup").write_text(f"0::/kubepods/pod{task.pod}/{task.container}\n")
-        self.masks[pid], self.of[pid] = mask, task
+        self.masks[pid], self.task_of[pid] = mask, task
 
-    def change(self) -> Change:
+    def changer(self) -> JournaledChange:
         return change_of(self.options, Procfs(self.root / "proc"))
 
     @contextmanager
     def kernel(self) -> Iterator[None]:
-        """Affinities are ours while this is on."""
+        """Within this context affinities are those of the fabricated processes, and calls are counted."""
         write = state.write
 
-        def noted(*args: object, **more: object) -> None:
+        def counted(*args: object, **more: object) -> None:
             self._count()
             self.writes += 1
             if self.full(self.writes):
@@ -94,7 +93,7 @@ class Host:
         with (
             mock.patch.object(os, "sched_getaffinity", lambda pid: set(self.masks[pid])),
             mock.patch.object(os, "sched_setaffinity", self._set),
-            mock.patch.object(state, "write", noted),
+            mock.patch.object(state, "write", counted),
         ):
             yield
 
@@ -111,21 +110,21 @@ class Host:
             raise Killed
 
     def _check(self) -> None:
-        """Who is on a list of an exclusive pool is alone there, unless he is only parked."""
+        """A task on a list of an exclusive pool is alone there, unless it is only parked."""
         for pid, mask in self.masks.items():
-            task = self.of[pid]
+            task = self.task_of[pid]
             mine = cpus_of(self.old.layout, task) | cpus_of(self.new.layout, self._after(task))
             if self.new.layout.pools[task.pool].exclusive and mask <= mine and task.process not in self.parked:
                 for other, others in self.masks.items():
-                    assert self.of[other].process == task.process or not mask & others, (pid, mask, other, others)
+                    assert self.task_of[other].process == task.process or not mask & others, (pid, mask, other, others)
 
     def _after(self, task: Task) -> Task:
-        found = plan(self.old.layout, self.new.layout, self.tasks)
+        moves = plan(self.old.layout, self.new.layout, self.tasks).moves
         return next(
-            (msgspec.structs.replace(task, lists=move.lists) for move in found.moves if move.task.process == task.process), task
+            (msgspec.structs.replace(task, lists=move.lists) for move in moves if move.task.process == task.process), task
         )
 
-    def assert_settled(self) -> str:
+    def assert_consistent(self) -> str:
         """Files and threads agree; returns which layout holds."""
         saved = state.read(self.options.layout_file, SavedLayout)
         tasks = state.read(self.options.tasks_file, TasksFile)
@@ -136,9 +135,9 @@ class Host:
         for task in tasks.tasks:
             cpus = cpus_of(saved.layout, task)
             assert self.masks[task.process.pid] == cpus
-            beside = self.masks[task.process.pid + 1000]
-            assert beside <= cpus
-            assert len(beside) == 1, "never flattened"
+            second = self.masks[task.process.pid + 1000]
+            assert second <= cpus
+            assert len(second) == 1, "never flattened"
         if saved == self.old:
             assert self.masks == self.before
         return saved.scope
@@ -158,75 +157,77 @@ def host(case: Case) -> Iterator[Host]:
         yield Host(Path(directory), old, new, tasks)
 
 
-def attempt(made: Host) -> None:
-    found = plan(made.old.layout, made.new.layout, made.tasks)
-    assume(found.moves)
+def attempt(node: Host) -> None:
+    planned = plan(node.old.layout, node.new.layout, node.tasks)
+    assume(planned.moves)
     try:
-        change = made.change()
-        change.finish(change.begin(made.old, made.new, found))
+        changer = node.changer()
+        changer.finish(changer.start(node.old, node.new, planned))
     except NoRoomError:
         assume(False)
 
 
 @SLOW
 @given(changes() | swaps(), st.integers(0, 40))
-def test_cut_off_anywhere_the_next_agent_ends_it(case: Case, die_at: int) -> None:
-    with host(case) as made, made.kernel():
-        made.die_at = die_at
+def test_the_next_agent_ends_a_change_that_was_killed_anywhere(case: Case, die_at: int) -> None:
+    with host(case) as node, node.kernel():
+        node.die_at = die_at
         try:
-            attempt(made)
+            attempt(node)
         except Killed:
-            made.die_at = -1
-            made.change().resume()
-        assert made.assert_settled() in "ab"
+            node.die_at = -1
+            node.changer().resume()
+        assert node.assert_consistent() in "ab"
 
 
 @SLOW
 @given(swaps(), st.integers(3, 16), st.integers(0, 40))
-def test_refused_anywhere_all_goes_back_also_when_that_is_cut_off(case: Case, refuse_at: int, die_at: int) -> None:
-    with host(case) as made, made.kernel():
-        made.refuse_at, made.die_at = refuse_at, die_at
+def test_a_change_that_is_refused_anywhere_is_undone_also_when_the_undoing_is_killed(
+    case: Case, refuse_at: int, die_at: int
+) -> None:
+    with host(case) as node, node.kernel():
+        node.refuse_at, node.die_at = refuse_at, die_at
         try:
-            attempt(made)
+            attempt(node)
         except ChangeError:
-            assert made.assert_settled() == "a"
+            assert node.assert_consistent() == "a"
             return
         except Killed:
-            made.die_at = -1
+            node.die_at = -1
             try:
-                made.change().resume()
+                node.changer().resume()
             except ChangeError:
-                pytest.fail("it is told, not raised")
-        assert made.assert_settled() in "ab"
+                pytest.fail("resume() returns the reason and does not raise it")
+        assert node.assert_consistent() in "ab"
 
 
 @SLOW
 @given(swaps(), st.integers(1, 4), st.booleans())
-def test_a_disk_that_is_full_leaves_the_old_state_at_once_or_when_there_is_room(case: Case, number: int, for_ever: bool) -> None:
-    with host(case) as made, made.kernel():
-        made.full = (lambda now: now >= number) if for_ever else (lambda now: now == number)
+def test_a_full_disk_leaves_the_old_state_at_once_or_when_there_is_room(case: Case, number: int, for_ever: bool) -> None:
+    with host(case) as node, node.kernel():
+        node.full = (lambda now: now >= number) if for_ever else (lambda now: now == number)
         try:
-            attempt(made)
+            attempt(node)
         except ChangeError:
-            assert made.assert_settled() == "a"
+            assert node.assert_consistent() == "a"
             return
         except state.StateError:
-            made.full = lambda _: False
-            made.change().resume()
-        assert made.assert_settled() in "ab"
+            node.full = lambda _: False
+            node.changer().resume()
+        assert node.assert_consistent() in "ab"
 
 
 @SLOW
 @given(swaps())
-def test_a_reboot_in_between_leaves_the_new_layout_and_no_tasks(case: Case) -> None:
-    with host(case) as made, made.kernel():
-        made.die_at = 3
+def test_a_reboot_during_a_change_leaves_the_new_layout_and_no_tasks(case: Case) -> None:
+    with host(case) as node, node.kernel():
+        node.die_at = 3
         with pytest.raises(Killed):
-            attempt(made)
-        made.die_at = -1
-        (made.root / "proc/sys/kernel/random/boot_id").write_text("another\n")
-        made.change().resume()
-        tasks = state.read(made.options.tasks_file, TasksFile)
+            attempt(node)
+        node.die_at = -1
+        (node.root / "proc/sys/kernel/random/boot_id").write_text("another\n")
+        node.changer().resume()
+        tasks = state.read(node.options.tasks_file, TasksFile)
         assert tasks is not None
         assert (tasks.boot, tasks.tasks) == ("another", [])
-        assert state.read(made.options.layout_file, SavedLayout) == made.new
+        assert state.read(node.options.layout_file, SavedLayout) == node.new

@@ -1,0 +1,140 @@
+"""Changes of pools under a real process of two threads; tests/property/test_journal.py kills changes everywhere. Takes two CPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cmk.host import state
+from cmk.host.journal import ChangeError, Journal, JournaledChange
+from cmk.host.procfs import Procfs
+from cmk.host.state import StateError
+from cmk.model.config import Section
+from cmk.model.layout import CpuList, Layout, Pool, SavedLayout
+from cmk.model.plan import plan
+from cmk.model.tasks import Process, Task
+from cmk.model.topology import Topology
+
+CPUS = sorted(os.sched_getaffinity(0))[:2]
+FIRST, SECOND = (frozenset({cpu}) for cpu in CPUS)
+NONE = frozenset({4000})  # beyond every machine that runs these tests
+TWO_THREADS = """
+import os, sys, threading
+os.sched_setaffinity(0, {int(sys.argv[1])})
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def saved(exclusive: frozenset[int]) -> SavedLayout:
+    pools = {"exclusive": Pool("exclusive", True, (CpuList(exclusive, 0),)), "infra": Pool("infra", False, ())}
+    return SavedLayout(Layout(pools), Section({}, f"on {min(exclusive)}"), "default", Topology(()))
+
+
+OLD, NEW, IMPOSSIBLE = saved(FIRST), saved(SECOND), saved(NONE)
+
+
+class Host:
+    """A task on the first CPU, a journal, and what was written of layout and tasks."""
+
+    def __init__(self, root: Path, pid: int) -> None:
+        self.path = root / "journal.json"
+        self.task = Task(Procfs().process(pid), "exclusive", (OLD.layout.pools["exclusive"].lists[0].name,))
+        self.written: list[tuple[SavedLayout, list[Process]]] = []
+        self.changer = JournaledChange(self.path, self._write, Procfs())
+
+    def _write(self, layout: SavedLayout, tasks: list[Task]) -> None:
+        self.written.append((layout, [task.process for task in tasks]))
+
+    def start(self, new: SavedLayout) -> None:
+        """A change that is interrupted right after its journal was written."""
+        self.changer.start(OLD, new, plan(OLD.layout, new.layout, [self.task]))
+
+    def masks(self) -> set[frozenset[int]]:
+        pid = self.task.process.pid
+        return {frozenset(os.sched_getaffinity(tid)) for tid in Procfs().threads(pid)}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    command = [sys.executable, "-c", TWO_THREADS, str(min(FIRST))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield Host(tmp_path, process.pid)
+        process.kill()
+
+
+def test_a_change_moves_every_thread_writes_the_new_state_and_leaves_no_journal(host: Host) -> None:
+    change = host.changer.start(OLD, NEW, plan(OLD.layout, NEW.layout, [host.task]))
+    assert state.read(host.path, Journal) == change.journal
+    (task,) = host.changer.finish(change)
+    assert (task.process, task.generation, host.masks()) == (host.task.process, 2, {SECOND})
+    assert host.written == [(NEW, [host.task.process])]
+    assert not host.path.exists()
+
+
+def test_a_change_that_the_kernel_refuses_is_undone_and_says_why(host: Host) -> None:
+    change = host.changer.start(OLD, IMPOSSIBLE, plan(OLD.layout, IMPOSSIBLE.layout, [host.task]))
+    with pytest.raises(ChangeError, match=f"process {host.task.process.pid}, thread .* refused by the kernel"):
+        host.changer.finish(change)
+    assert host.masks() == {FIRST}
+    assert host.written == [(OLD, [host.task.process])]
+    assert not host.path.exists()
+
+
+def test_an_interrupted_change_is_finished(host: Host) -> None:
+    host.start(NEW)
+    resumed = host.changer.resume()
+    assert resumed is not None
+    assert (resumed[0].new, resumed[1]) == (NEW, "")
+    assert (host.masks(), host.written) == ({SECOND}, [(NEW, [host.task.process])])
+
+
+def test_an_interrupted_change_that_the_kernel_refuses_is_undone_and_the_reason_returned(host: Host) -> None:
+    host.start(IMPOSSIBLE)
+    resumed = host.changer.resume()
+    assert resumed is not None
+    assert "refused by the kernel" in resumed[1]
+    assert (host.masks(), host.written) == ({FIRST}, [(OLD, [host.task.process])])
+
+
+def test_an_interrupted_change_can_be_undone(host: Host) -> None:
+    host.start(NEW)
+    assert host.changer.undo_interrupted()
+    assert (host.masks(), host.written, host.path.exists()) == ({FIRST}, [(OLD, [host.task.process])], False)
+
+
+def test_without_a_journal_there_is_nothing_to_resume_or_undo(host: Host) -> None:
+    assert host.changer.resume() is None
+    assert not host.changer.undo_interrupted()
+    assert host.written == []
+
+
+def test_the_journal_of_another_boot_means_the_new_layout_without_tasks(host: Host) -> None:
+    host.start(NEW)
+    host.path.write_text(host.path.read_text().replace(Procfs().boot_id(), "another"))
+    assert host.changer.resume() is not None
+    assert (host.masks(), host.written) == ({FIRST}, [(NEW, [])])
+
+
+def test_threads_that_the_kernel_widened_after_the_change_are_narrowed(host: Host) -> None:
+    change = host.changer.start(OLD, NEW, plan(OLD.layout, NEW.layout, [host.task]))
+    host.changer.finish(change)
+    for tid in Procfs().threads(host.task.process.pid):
+        os.sched_setaffinity(tid, FIRST | SECOND)
+    host.changer.narrow_masks(change)
+    assert host.masks() == {SECOND}
+
+
+def test_a_journal_that_cannot_be_written_starts_nothing(host: Host) -> None:
+    (host.path.parent / ".journal.json.new").mkdir()
+    with pytest.raises(StateError, match="cannot write"):
+        host.start(NEW)
+    assert (host.masks(), host.path.exists()) == ({FIRST}, False)
