@@ -13,7 +13,7 @@ import msgspec
 from cmk.agent.lifetimes import Lifetimes
 from cmk.agent.pod_cache import Pods
 from cmk.host import affinity, state
-from cmk.host.notify import DIRECTORY, Notices, name_of
+from cmk.host.notify import DIRECTORY, Notifier, name_of
 from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
 from cmk.model import onmove
@@ -44,7 +44,7 @@ class Allocator:
         tasks_file: Path,
         changed: Callable[[], None],
         clear: Callable[[], None],
-        notices: Notices,
+        notifier: Notifier,
     ) -> None:
         self.ledger = ledger
         self.pods = pods
@@ -52,7 +52,7 @@ class Allocator:
         self._file = tasks_file
         self._changed = changed
         self._clear = clear
-        self._notices = notices
+        self._notifier = notifier
         self._boot = procfs.boot_id()
         self._freed = asyncio.Event()
         self._lifetimes = Lifetimes(procfs, self._on_released, ledger.cpus_of, self._others_in_container)
@@ -66,7 +66,7 @@ class Allocator:
             elif not self._lifetimes.adopt(task):
                 self.ledger.release(task.process)
                 ended.append(task)
-        self._notices.resume(self.ledger)
+        self._notifier.write_all(self.ledger)
         self._save()
         return ended
 
@@ -120,7 +120,7 @@ class Allocator:
         self.ledger.end(layout, tasks)
         for task in self.ledger.tasks.values():
             self._lifetimes.replace(task)
-        self._notices.resume(self.ledger)
+        self._notifier.write_all(self.ledger)
         self._wake()
 
     def save(self) -> None:
@@ -170,11 +170,11 @@ class Allocator:
             self._clear()
             if asked.affinity:
                 affinity.pin(self._procfs, peer.pid, self.ledger.cpus_of(task))
-            self._notices.put(self.ledger, task)
+            self._notifier.write_notice(self.ledger, task)
             self._save()
         except (affinity.AffinityError, state.StateError, ProcessLookupError):
             self.ledger.release(request.process)
-            self._notices.drop(request.process)
+            self._notifier.remove_notice(request.process)
             if before:
                 self.ledger.restore(before)
             self._clear()
@@ -202,7 +202,7 @@ class Allocator:
 
     def _on_released(self, process: Process) -> None:
         self.ledger.release(process)
-        self._notices.drop(process)
+        self._notifier.remove_notice(process)
         self._clear()
         self._wake()
         try:

@@ -17,7 +17,7 @@ from cmk.host import launcher_files
 from cmk.host.affinity import AffinityError
 from cmk.host.inotify import DirectoryWatch
 from cmk.host.journal import ChangeError
-from cmk.host.notify import Notices
+from cmk.host.notify import Notifier
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.isolation.layers import Layers
@@ -45,8 +45,8 @@ class Service:
         procfs = Procfs(options.proc_root)
         self.ledger = Ledger(layout, require_grant=options.require_request)
         self.layers = Layers(options.host_paths, procfs, self.ledger, topology, changed)
-        self._notices = Notices(options.service_dirs, procfs)
-        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed, self.layers.settle, self._notices)
+        self._notifier = Notifier(options.service_dirs, procfs)
+        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed, self.layers.settle, self._notifier)
         self._change = change_of(options, procfs)
         self._server = Server(self._allocator, procfs, self.show)
         self._damage = DirectoryWatch()
@@ -89,7 +89,7 @@ class Service:
         self.layers.renew()
         self._change.narrow_masks(change)
         for move in plan.moves:
-            self._notices.tell(move.after)
+            self._notifier.signal_task(move.after)
 
     def save(self) -> None:
         """Write tasks and grants."""
@@ -107,7 +107,7 @@ class Service:
         """Take launcher and sockets away from the host."""
         for directory in self._options.service_dirs:
             launcher_files.remove(directory, *self._names(directory), SOCKET)
-        self._notices.remove()
+        self._notifier.remove_all()
 
     def show(self, what: str) -> str:
         """Text of ``describe`` or ``node-report``."""

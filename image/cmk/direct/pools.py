@@ -12,7 +12,7 @@ import msgspec
 
 from cmk.host import state
 from cmk.host.journal import ChangeError, JournaledChange
-from cmk.host.notify import Notices
+from cmk.host.notify import Notifier
 from cmk.host.procfs import Procfs
 from cmk.isolate import local
 from cmk.legacy import tree
@@ -88,7 +88,7 @@ class ConfDir:
         if not change.undo_interrupted() and found and found.moving:
             self.keep(saved, self.ledger(saved)[0])
         ledger = self.ledger(saved)[0]
-        Notices([self.path], self._procfs).resume(ledger)
+        Notifier([self.path], self._procfs).write_all(ledger)
         return ledger
 
     def move(self, ledger: Ledger, now: SavedLayout, saved: SavedLayout) -> Plan:
@@ -105,15 +105,15 @@ class ConfDir:
             change.finish(started)
         except ChangeError as error:
             raise ChangeError(f"{error}; nothing was changed") from error
-        notices, fresh = Notices([self.path], self._procfs), self.ledger(saved)[0]
-        notices.resume(fresh)
+        notifier, fresh = Notifier([self.path], self._procfs), self.ledger(saved)[0]
+        notifier.write_all(fresh)
         for move in found.moves:
-            notices.tell(move.after)
+            notifier.signal_task(move.after)
         return found
 
     def remove(self) -> None:
         """Take everything of ours away; the directory itself only when nothing else is in it."""
-        Notices([self.path], self._procfs).remove()
+        Notifier([self.path], self._procfs).remove_all()
         for name in (local.STATE, JOURNAL, local.LOCK):
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):

@@ -1,6 +1,7 @@
-"""Tells workloads that asked for it where their CPUs are now: a small file each in the directory that their launcher came from, a signal.
+"""Notices of CPU changes for workloads with on-move ``notify``: one small file per task beside the task's launcher, and a signal.
 
-A file holds the current lists and a generation that grows with each change; it is replaced whole, so that a reader never sees half of one.
+A file holds the current lists and a generation that grows with each change; it is replaced as a whole, so that a reader never sees half of
+one.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ _NAME = re.compile(r"[0-9]+-[0-9]+\.json")
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """What a workload reads: its lists as ``CMK_CPUS_ASSIGNED`` has them, all their CPUs, and how often that has changed, plus one."""
+    """The content of a task's file: its lists as in ``CMK_CPUS_ASSIGNED``, all their CPUs, and the number of changes plus one."""
 
     generation: int
     cpus: str
     lists: list[str]
 
 
-class Notices:
-    """``directories`` are those that pods mount."""
+class Notifier:
+    """Writes the tasks' files below each of ``directories``, which pods mount, and signals tasks."""
 
     def __init__(self, directories: Iterable[Path], procfs: Procfs) -> None:
         self._directories = [directory / DIRECTORY for directory in directories]
         self._procfs = procfs
 
-    def put(self, ledger: Ledger, task: Task) -> None:
-        """Write a task's file, if it wants one. Raises StateError."""
+    def write_notice(self, ledger: Ledger, task: Task) -> None:
+        """Write the file of a task with on-move ``notify``; other tasks have none. Raises StateError."""
         if task.on_move.how is not How.NOTIFY:
             return
         notice = Notice(task.generation, comma_list(ledger.cpus_of(task)), list(task.lists))
@@ -56,8 +57,8 @@ class Notices:
                 raise state.StateError(f"cannot make {directory}: {error.strerror}") from error
             state.write(directory / name_of(task.process), notice, durable=False, mode=0o644)
 
-    def tell(self, task: Task) -> None:
-        """Send a task's first process the signal it asked for."""
+    def signal_task(self, task: Task) -> None:
+        """Send the signal that a task asked for to its first process, if it still runs."""
         if not task.on_move.signal:
             return
         try:
@@ -68,31 +69,32 @@ class Notices:
             if self._procfs.is_alive(task.process):
                 signal.pidfd_send_signal(pidfd, task.on_move.signal)
         except OSError as error:
-            log.error("process %d is not told that its CPUs have changed: %s", task.process.pid, error.strerror)
+            log.error("cannot signal process %d that its CPUs have changed: %s", task.process.pid, error.strerror)
         finally:
             os.close(pidfd)
 
-    def drop(self, process: Process) -> None:
-        """Remove a task's file; without one there is nothing to do."""
+    def remove_notice(self, process: Process) -> None:
+        """Remove a task's file, if there is one."""
         for directory in self._directories:
             _remove(directory / name_of(process))
 
-    def resume(self, ledger: Ledger) -> None:
-        """Files of the tasks there are, and of no others: an agent may have been killed before it wrote them. What cannot be written or
-        removed is logged: the tasks are where they are.
+    def write_all(self, ledger: Ledger) -> None:
+        """Write the files of all tasks and remove all others: an agent may have been killed between a change and its notices.
+
+        A file that cannot be written or removed is logged: the tasks have moved and stay where they are.
         """
-        there = {name_of(process) for process in ledger.tasks}
+        names = {name_of(process) for process in ledger.tasks}
         for path in self._files():
-            if path.name not in there:
+            if path.name not in names:
                 _remove(path)
         for task in ledger.tasks.values():
             try:
-                self.put(ledger, task)
+                self.write_notice(ledger, task)
             except state.StateError as error:
                 log.error("%s", error)
 
-    def remove(self) -> None:
-        """Take files and directories away."""
+    def remove_all(self) -> None:
+        """Remove all files, and the directories unless something else is in them."""
         for path in self._files():
             _remove(path)
         for directory in self._directories:
@@ -100,7 +102,7 @@ class Notices:
                 directory.rmdir()
 
     def _files(self) -> list[Path]:
-        """Ours alone: a pod that mounts the directory writable may have put others there, or led it elsewhere."""
+        """Files named by cmk, in real directories: a pod that mounts one writable may have added files or replaced it by a symlink."""
         real = (directory for directory in self._directories if not directory.is_symlink())
         return [path for directory in real for path in directory.glob("*") if _NAME.fullmatch(path.name)]
 
@@ -113,5 +115,5 @@ def _remove(path: Path) -> None:
 
 
 def name_of(process: Process) -> str:
-    """A file's name; no pid that is used again can take another's."""
+    """The name of a task's file; the start time tells apart processes that had the same pid."""
     return f"{process.pid}-{process.start}.json"
