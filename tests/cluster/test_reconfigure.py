@@ -78,7 +78,7 @@ def test_a_shrink_that_a_pod_is_in_the_way_of_is_refused_and_nothing_changes(res
         before = wait_for("everything is written", lambda: state_of(cluster))
         done = cluster.upgrade(*HOOKS, *NO_EXCLUSIVE, check=False)
         assert done.returncode != 0
-        text = f"node node1: pool exclusive goes, but process {pid} of pod default/holder"
+        text = f"node node1: pool exclusive is removed, but process {pid} of pod default/holder"
         assert f"upgrade refused, nothing has changed: {text}" in done.stderr
         assert "pre-upgrade hooks failed" in cluster.helm("status", "cmk", "-n", NAMESPACE)
         assert state_of(cluster) == before
@@ -135,7 +135,7 @@ def test_a_change_that_a_node_refuses_fails_the_release_which_goes_back(restored
         done = cluster.upgrade(*NO_EXCLUSIVE, *settings, program=program, check=False)
         assert done.returncode != 0
         entry = status(cluster)["history"][-1]
-        assert entry["outcome"].startswith("refused: pool exclusive goes, but process")
+        assert entry["outcome"].startswith("refused: pool exclusive is removed, but process")
         wait_for("the old configuration holds", lambda: condition(cluster, "node1", "ConfigApplied").get("status") == "True")
         assert (status(cluster)["configHash"], cluster.tasks("exclusive"), cpus(cluster, pid)) == (before, [pid], "0")
         assert cluster.capacity("node1") == ("1", "1")

@@ -141,7 +141,7 @@ class Reconfigure:
         self._publisher.tell("PoolsChanged", text, warning=False)
         for move in found.moves:
             if (pod := self._view.pods.get(move.task.pod)) and move.old != move.new:
-                self._publisher.tell("CpusMoved", planner.told(move), warning=False, pod=pod)
+                self._publisher.tell("CpusMoved", planner.describe(move), warning=False, pod=pod)
         self._publisher.poke()
 
     def _refuse(self, wanted: SavedLayout, text: str, outcome: str = "refused", milliseconds: int = 0) -> None:

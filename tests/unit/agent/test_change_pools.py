@@ -205,7 +205,7 @@ def test_a_pool_with_a_task_stays_until_the_task_ends(tmp_path: Path) -> None:
             await client.answer()
             agent.want(NOBODY)
             await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
-            assert f"pool exclusive goes, but process {client.pid} of pod ns/web" in agent.text
+            assert f"pool exclusive is removed, but process {client.pid} of pod ns/web" in agent.text
             assert (agent.hash, os.sched_getaffinity(client.pid)) == ("last", EXCLUSIVE)
             assert agent.log == []
         agent.node.listed = []

@@ -246,7 +246,7 @@ def test_reconfigure_refuses_to_take_a_core_from_its_owner(host: Host) -> None:
         before = essence(host)
         done = host.run("reconfigure", "--num-exclusive-cores=0", "--num-shared-cores=0")
         assert done.returncode == 1
-        assert done.stderr.startswith(f"cmk: pool exclusive goes, but process {process.pid} runs on its CPUs ")
+        assert done.stderr.startswith(f"cmk: pool exclusive is removed, but process {process.pid} runs on its CPUs ")
         assert essence(host) == before
 
 

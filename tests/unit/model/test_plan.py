@@ -1,14 +1,12 @@
-"""Words of refusals, and who goes where, on small layouts; tests/property has the rest."""
+"""The texts of refusals and the destinations of tasks on small layouts; tests/property/test_plan.py has random ones."""
 
 from __future__ import annotations
 
 import msgspec
-import pytest
 
-from cmk.model.advertise import demand, offered
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.onmove import How, OnMove
-from cmk.model.plan import plan, told
+from cmk.model.plan import describe, plan
 from cmk.model.pods import Pod
 from cmk.model.tasks import Process, Task
 
@@ -32,29 +30,29 @@ OLD = layout(exclusive((1, 5), (2, 6), (3, 7)))
 
 
 def refusals(new: Layout, *tasks: Task, pods: tuple[Pod, ...] = (WEB, DB)) -> list[str]:
-    found = plan(OLD, new, tasks, pods)
-    assert (found.moves, found.keeps) == ((), ())
-    return [refusal.text for refusal in found.refusals]
+    refused = plan(OLD, new, tasks, pods)
+    assert (refused.moves, refused.keeps) == ((), ())
+    return [refusal.text for refusal in refused.refusals]
 
 
-def test_a_pool_that_goes_names_pod_container_process_and_cpus() -> None:
+def test_the_refusal_to_remove_a_pool_names_pod_container_process_and_cpus() -> None:
     assert refusals(layout(), task(7, "1,5"), pods=()) == [
-        f"pool exclusive goes, but process 7 of pod u1, container {'c' * 12}, runs on its CPUs 1,5"
+        f"pool exclusive is removed, but process 7 of pod u1, container {'c' * 12}, runs on its CPUs 1,5"
     ]
     assert refusals(layout(), task(7, "1,5", "2,6"))[0].startswith(
-        f"pool exclusive goes, but process 7 of pod ns/web, container {'c' * 12}, runs on its CPUs 1-2,5-6"
+        f"pool exclusive is removed, but process 7 of pod ns/web, container {'c' * 12}, runs on its CPUs 1-2,5-6"
     )
     assert refusals(layout(), task(7, "1,5", pod="", container=""), pods=()) == [
-        "pool exclusive goes, but process 7 runs on its CPUs 1,5"
+        "pool exclusive is removed, but process 7 runs on its CPUs 1,5"
     ]
 
 
-def test_a_pool_that_turns_shared_is_no_longer_the_same() -> None:
+def test_a_pool_with_tasks_cannot_become_shared() -> None:
     shared = msgspec.structs.replace(exclusive((1, 5)), exclusive=False)
     assert refusals(layout(shared), task(7, "1,5"), pods=())[0].startswith("pool exclusive becomes shared, but process 7")
 
 
-def test_fewer_cores_than_are_held_or_requested() -> None:
+def test_a_pool_cannot_have_fewer_cores_than_are_held_or_requested() -> None:
     new = layout(exclusive((1, 5), (2, 6)))
     text = "pool exclusive would have 2 cores, but 3 are held or requested: ns/web 2, ns/db 1"
     assert refusals(new, task(7, "1,5"), task(8, "3,7", pod="u2")) == [text]
@@ -67,25 +65,25 @@ def test_a_task_that_asked_for_a_socket_stays_on_it() -> None:
     ]
 
 
-def test_who_is_pinned_does_not_move() -> None:
+def test_a_pinned_task_does_not_move() -> None:
     new = layout(exclusive((2, 6), (3, 7)))
     (text,) = refusals(new, task(7, "1,5", on_move=OnMove(How.PINNED)), pods=())
     assert text.endswith("does not move (cmk.intel.com/on-move: pinned), but would have to go from CPUs 1,5 to 2,6")
 
 
-def test_who_is_pinned_and_stays_is_in_nobodys_way() -> None:
+def test_a_pinned_task_that_keeps_its_list_refuses_nothing() -> None:
     pinned = task(7, "1,5", on_move=OnMove(How.PINNED))
     assert plan(OLD, layout(exclusive((1, 5))), [pinned]).keeps == (pinned,)
 
 
-def test_who_has_to_move_stays_on_his_socket_if_he_can() -> None:
+def test_a_task_moves_to_a_list_on_its_socket_if_there_is_one() -> None:
     new = layout(exclusive((2, 6), (3, 7), sockets=(1, 0)))
     (move,) = plan(OLD, new, [task(7, "1,5")]).moves
     assert (move.lists, move.after.generation) == (("3,7",), 2)
-    assert told(move) == "process 7 moved from CPUs 1,5 to 3,7"
+    assert describe(move) == "process 7 moved from CPUs 1,5 to 3,7"
 
 
-def test_a_task_on_two_cores_keeps_the_one_that_stays() -> None:
+def test_a_task_on_two_cores_keeps_the_one_that_remains() -> None:
     (move,) = plan(OLD, layout(exclusive((2, 6), (4, 8))), [task(7, "1,5", "2,6")]).moves
     assert move.lists == ("2,6", "4,8")
 
@@ -95,31 +93,5 @@ def test_shared_tasks_follow_their_pool() -> None:
     assert (move.lists, sorted(move.new)) == (("0,4",), [0, 4])
 
 
-def test_a_static_pod_is_counted_once() -> None:
-    held = task(7, "1,5", pod="f" * 32)
-    assert demand("exclusive", [held], [STATIC]) == {"u3": 1}
-    assert "of pod kube-system/static-node1" in refusals(layout(), held, pods=(STATIC,))[0]
-
-
-@pytest.mark.parametrize(
-    ("new", "tasks", "pods", "expected"),
-    [
-        (layout(exclusive((1, 5))), [], [], {"exclusive": 1}),
-        (layout(exclusive((1, 5))), [], [WEB], {"exclusive": 2}),
-        (layout(exclusive((1, 5))), [task(7, "1,5", pod=""), task(8, "2,6", pod="")], [], {"exclusive": 2}),
-        (
-            layout(exclusive((1, 5))),
-            [],
-            [msgspec.structs.replace(WEB, grants={"cmk.intel.com/exclusive-cores": 9})],
-            {"exclusive": 3},
-        ),
-        (layout(exclusive((1,), (2,), (3,), (4,))), [], [], {"exclusive": 3}),
-        (layout(), [], [], {}),
-        (layout(), [task(7, "1,5", pod="")], [], {"exclusive": 1}),
-        (layout(exclusive((1, 5), name="gold"), exclusive()), [], [], {"exclusive": 0}),
-    ],
-)
-def test_what_is_advertised_while_a_change_waits(
-    new: Layout, tasks: list[Task], pods: list[Pod], expected: dict[str, int]
-) -> None:
-    assert offered(OLD, new, tasks, pods) == {f"cmk.intel.com/{pool}-cores": count for pool, count in expected.items()}
+def test_a_refusal_names_a_static_pod() -> None:
+    assert "of pod kube-system/static-node1" in refusals(layout(), task(7, "1,5", pod="f" * 32), pods=(STATIC,))[0]

@@ -1,7 +1,6 @@
 import pytest
 
 from cmk.model import pods
-from cmk.model.advertise import requested
 
 NAME = "cmk.intel.com/exclusive-cores"
 
@@ -55,15 +54,7 @@ def test_the_hash_alone_does_not_make_a_static_pod() -> None:
     assert pods.from_json({"metadata": {"uid": "u", "namespace": "n", "name": "p", "annotations": notes}}).config_hash == ""
 
 
-def test_ended_pods_demand_nothing() -> None:
-    made = [
-        pods.from_json(
-            {
-                "metadata": {"uid": phase, "namespace": "n", "name": phase},
-                "spec": {"containers": [container(2)]},
-                "status": {"phase": phase},
-            }
-        )
-        for phase in ("Pending", "Running", "Succeeded", "Failed")
-    ]
-    assert requested(made, NAME) == 4
+@pytest.mark.parametrize(("phase", "ended"), [("Pending", False), ("Running", False), ("Succeeded", True), ("Failed", True)])
+def test_a_pod_has_ended_by_its_phase(phase: str, ended: bool) -> None:
+    obj = {"metadata": {"uid": "u", "namespace": "n", "name": "p"}, "status": {"phase": phase}}
+    assert pods.from_json(obj).terminal is ended
