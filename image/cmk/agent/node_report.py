@@ -49,7 +49,7 @@ def body(
             "isolation": {
                 "layers": {name: _shown(layer) for name, layer in states.items()},
                 "driftsRepaired": layers.drift,
-                "besideTasks": layers.beside(),
+                "besideTasks": layers.beside_tasks(),
             },
         }
     elif node.reason is not None:

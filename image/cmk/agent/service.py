@@ -46,7 +46,7 @@ class Service:
         self.ledger = Ledger(layout, require_grant=options.require_request)
         self.layers = Layers(options.host_paths, procfs, self.ledger, topology, changed)
         self._notifier = Notifier(options.service_dirs, procfs)
-        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed, self.layers.settle, self._notifier)
+        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed, self.layers.enforce, self._notifier)
         self._change = change_of(options, procfs)
         self._server = Server(self._allocator, procfs, self.show)
         self._damage = DirectoryWatch()
@@ -78,15 +78,15 @@ class Service:
         for step in change.steps:
             destinations[step.process] = step.cpus | destinations.get(step.process, frozenset())
         self.ledger.begin(wanted.layout, destinations)
-        self.layers.renew()
+        self.layers.refit()
         try:
             tasks = self._change.finish(change)
         except ChangeError:
             self.ledger.end(now.layout, self.ledger.tasks.values())
-            self.layers.renew()
+            self.layers.refit()
             raise
         self._allocator.moved(wanted.layout, tasks)
-        self.layers.renew()
+        self.layers.refit()
         self._change.narrow_masks(change)
         for move in plan.moves:
             self._notifier.signal_task(move.after)

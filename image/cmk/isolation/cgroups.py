@@ -1,4 +1,4 @@
-"""cpuset cgroups below kubepods, of cgroup v1 (also in a hybrid set-up) and v2: found, read, written. Nothing above is ever written."""
+"""The tree of cpuset cgroups below kubepods, read and written: cgroup v1 (also in a hybrid set-up) and v2. Nothing above is written."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ FILE = "cpuset.cpus"
 # kubelet's --cgroup-root puts kubepods a level or two down.
 _KUBEPODS = ("kubepods", "kubepods.slice")
 _LEVELS = 3
-# A group that vanishes between open and read says ENODEV.
+# The kernel answers ENODEV for a group that is removed between open and read.
 GONE = (errno.ENOENT, errno.ENODEV)
 
 
 class CgroupError(CmkError):
-    """There are no cpusets of pods to work with; the text says what is missing."""
+    """This host has no cpusets of pods to work with; the text names what is missing."""
 
 
-class Cpusets:
+class CpusetTree:
     """The tree under one mount of the host's cgroups. Groups are named by their path relative to kubepods (``""``). Methods raise OSError.
 
-    ``strict`` tells cgroup v1.
+    ``strict``: whether this is cgroup v1, where the CPUs of a child must be within its parent's.
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,34 +36,38 @@ class Cpusets:
         self.strict = (root / "cpuset" / FILE).exists()
         base = root / "cpuset" if self.strict else root
         if not self.strict and "cpuset" not in _text(root / "cgroup.controllers").split():
-            raise CgroupError(f"{root} has no cpuset controller: neither cgroup v1's nor v2's")
+            raise CgroupError(
+                f"{root} has no cpuset controller, neither of cgroup v1 nor of v2: enable it, or switch this layer off"
+            )
         self.top = _find_kubepods(base)
         self._root = root
         self._prefix = str(self.top)
 
     def read(self, path: str) -> CpuSet | None:
         """CPUs configured for a group; None for a group of cgroup v2 with nothing configured."""
-        text = self.text(path, FILE)
+        text = self.read_file(path, FILE)
         return cpuset.parse(text) if text or self.strict else None
 
     def write(self, path: str, cpus: CpuSet | None) -> None:
-        """Configure a group."""
-        self.write_text(path, FILE, cpuset.kernel_list(cpus or ()))
+        """Configure the CPUs of a group."""
+        self.write_file(path, FILE, cpuset.kernel_list(cpus or ()))
 
-    def text(self, path: str, name: str) -> str:
-        """What a file of a group says, without the line's end."""
+    def read_file(self, path: str, name: str) -> str:
+        """The content of one file of a group, without the newline at its end."""
         fd = os.open(f"{self._prefix}/{path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return os.read(fd, 65536).decode().strip()
         finally:
             os.close(fd)
 
-    def write_text(self, path: str, name: str, text: str) -> None:
-        """Write a file of a group."""
+    def write_file(self, path: str, name: str, text: str) -> None:
+        """Write one file of a group."""
         kernel_file.write(f"{self._prefix}/{path}/{name}", text)
 
-    def give_back(self, path: str, cpus: CpuSet | None) -> None:
-        """Configure what a group once had. One with tasks cannot be emptied again: what its parent has comes to the same."""
+    def restore(self, path: str, cpus: CpuSet | None) -> None:
+        """Configure the CPUs that a group once had. A group with tasks cannot be emptied: it gets all CPUs of its parent, which amounts
+        to the same.
+        """
         try:
             self.write(path, cpus)
         except OSError as error:
@@ -72,25 +76,19 @@ class Cpusets:
             self.write(path, self.effective(parent_of(path) if path else None))
 
     def effective(self, path: str | None = None) -> CpuSet:
-        """CPUs that tasks of a group can get; without one, of the group above kubepods."""
+        """CPUs that tasks of a group can use; without a path, those of the group above kubepods."""
         name = "cpuset.effective_cpus" if self.strict else "cpuset.cpus.effective"
-        return cpuset.parse(self.text(".." if path is None else path, name))
+        return cpuset.parse(self.read_file(".." if path is None else path, name))
 
-    def with_realtime(self) -> list[Path]:
-        """Groups below kubepods that have a budget for realtime, which is shared out by CPU; cgroup v1 alone has them."""
-        found = []
-        if self.strict:
-            for file in sorted((self._root / "cpu" / self.top.relative_to(self._root / "cpuset")).rglob("cpu.rt_runtime_us")):
-                try:
-                    if int(file.read_text()):
-                        found.append(file.parent)
-                except OSError as error:
-                    if error.errno not in GONE:
-                        raise
-        return found
+    def with_realtime_budget(self) -> list[Path]:
+        """Directories of groups below kubepods with a realtime budget, which the kernel divides among CPUs; only cgroup v1 has them."""
+        if not self.strict:
+            return []
+        budgets = sorted((self._root / "cpu" / self.top.relative_to(self._root / "cpuset")).rglob("cpu.rt_runtime_us"))
+        return [file.parent for file in budgets if _has_budget(file)]
 
     def walk(self, path: str = "") -> Iterator[tuple[str, CpuSet | None]]:
-        """A group and all below it, parents first; what vanishes meanwhile is left out."""
+        """A group and all below it with their configured CPUs, parents first; groups that are removed meanwhile are left out."""
         try:
             yield path, self.read(path)
             with os.scandir(f"{self._prefix}/{path}") as entries:
@@ -103,11 +101,11 @@ class Cpusets:
             yield from self.walk(f"{path}/{name}" if path else name)
 
     def directory(self, path: str) -> Path:
-        """Where a group is."""
+        """The directory of a group."""
         return self.top / path if path else self.top
 
-    def name_of(self, directory: Path) -> str:
-        """The group at a directory."""
+    def path_of(self, directory: Path) -> str:
+        """The path of the group with this directory."""
         return "" if directory == self.top else str(directory)[len(self._prefix) + 1 :]
 
 
@@ -115,10 +113,19 @@ def _find_kubepods(base: Path) -> Path:
     level = [base]
     for _ in range(_LEVELS):
         below = [entry for directory in level for entry in _directories(directory)]
-        if found := sorted(entry for entry in below if entry.name in _KUBEPODS and (entry / FILE).exists()):
-            return found[0]
+        if kubepods := sorted(entry for entry in below if entry.name in _KUBEPODS and (entry / FILE).exists()):
+            return kubepods[0]
         level = below
-    raise CgroupError(f"no kubepods with a {FILE} below {base}: does kubelet run with --cgroups-per-qos=false?")
+    raise CgroupError(f"{base} has no kubepods with a {FILE} below it: does kubelet run with --cgroups-per-qos=false?")
+
+
+def _has_budget(file: Path) -> bool:
+    try:
+        return int(file.read_text()) != 0
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
 
 
 def _directories(path: Path) -> list[Path]:

@@ -1,6 +1,6 @@
-"""Keeps everybody off cores that are not theirs: the cpusets of pods as they should be, whoever comes, goes or writes there.
+"""The cpusets of pods, kept as they should be whichever pod comes or goes and whoever else writes them.
 
-The only writer of cpusets below kubepods. Events lead; a full pass now and then catches what an event did not tell.
+The only writer of cpusets below kubepods. Events of the kernel lead; a full pass now and then catches changes without an event.
 """
 
 from __future__ import annotations
@@ -8,136 +8,129 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from cmk.host.inotify import WRITTEN, DirectoryWatch
 from cmk.isolation import desired
-from cmk.isolation.cgroups import FILE, GONE, Cpusets
-from cmk.isolation.desired import Hold, Rules, Write
-from cmk.model import cgroup_path, cpuset
-from cmk.model.cgroup_path import PodContainer
+from cmk.isolation.cgroups import FILE, GONE, CpusetTree
+from cmk.isolation.desired import CpusetWrite, Groups
+from cmk.model import cpuset
+from cmk.model.cgroup_path import PodContainer, container_of, top_down
 from cmk.model.cpuset import CpuSet
 
 log = logging.getLogger(__name__)
 
-# The tree changes under our hands: what one round could not write is looked at again.
+# Pods come and go while their cpusets are written: after a write that failed the tree is read again, this many times.
 ROUNDS = 8
 SECONDS_BETWEEN_PASSES = 30.0
-# Without watches passes are all there is.
-SECONDS_BLIND = 1.0
+SECONDS_BETWEEN_PASSES_WITHOUT_WATCHES = 1.0
 
 
-class Keepout:
-    """``rules`` and ``holds`` tell what should be, at each moment; ``changed`` is called when ``problem`` or ``drift`` changed.
+class PodCpusets:
+    """Enforces the cpusets that ``wanted_for`` asks for, given the groups there are.
 
-    ``drift`` counts sets that somebody else changed and we put right; ``blind`` says why changes are not told at once.
+    ``drift``: how many cpusets somebody else changed that were put right. ``problem``: why some are not as they should be. ``unwatched``:
+    why changes are noticed late. ``report_changed`` is called when ``drift`` or ``problem`` has changed.
     """
 
     def __init__(
-        self, cpusets: Cpusets, rules: Callable[[], Rules], holds: Callable[[], list[Hold]], changed: Callable[[], None]
+        self, tree: CpusetTree, wanted_for: Callable[[Groups], dict[str, CpuSet]], report_changed: Callable[[], None]
     ) -> None:
-        self._cpusets = cpusets
-        self._rules = rules
-        self._holds = holds
-        self._changed = changed
+        self._tree = tree
+        self._wanted_for = wanted_for
+        self._report_changed = report_changed
         self._watch: DirectoryWatch | None = None
         self._groups: dict[str, CpuSet | None] = {}
-        self._settled: dict[str, CpuSet] = {}
-        self._pass: asyncio.TimerHandle | None = None
-        self.problem = self.blind = ""
+        self._enforced: dict[str, CpuSet] = {}
+        self._next_pass: asyncio.TimerHandle | None = None
+        self.problem = self.unwatched = ""
         self.drift = 0
 
-    def start(self, *, again: bool) -> None:
-        """Bring every group to where it should be and keep it there. ``again``: an agent before us had done so."""
+    def start(self, *, resumed: bool) -> None:
+        """Enforce the wanted cpusets, now and from now on. ``resumed``: an earlier agent enforced them, so that differences are drift."""
         self._watch = DirectoryWatch(WRITTEN)
-        self.look()
-        if again:
-            wanted = desired.desired(self._groups, self._rules(), self._holds())
+        self.scan()
+        if resumed:
+            wanted = self._wanted_for(self._groups)
             self.drift = sum(bool(cpus) and cpus != wanted.get(path, cpus) for path, cpus in self._groups.items())
             if self.drift:
                 log.info("%d cpusets of pods are not as they should be: putting them right", self.drift)
-        self.settle()
+        self.enforce()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._watch.fileno(), self._on_event)
-        self._pass = loop.call_later(self._pace, self._on_pass)
+        self._next_pass = loop.call_later(self._seconds_to_next_pass, self._on_pass)
 
     def stop(self) -> None:
-        """Leave everything as it is."""
-        if self._pass is not None:
-            self._pass.cancel()
+        """Stop enforcing, and leave all cpusets as they are."""
+        if self._next_pass is not None:
+            self._next_pass.cancel()
         if self._watch is not None:
             asyncio.get_running_loop().remove_reader(self._watch.fileno())
             self._watch.close()
             self._watch = None
 
-    def look(self) -> None:
-        """Learn what is there."""
+    def scan(self) -> None:
+        """Read the whole tree."""
         self._scan("")
 
-    def settle(self) -> None:
-        """Write what differs from what should be, and read it back: who loses a core has lost it when this returns."""
-        self._take_events()
-        self._settle()
+    def enforce(self) -> None:
+        """Write the cpusets that differ from the wanted ones, and read them back: on return no group can use a CPU that it has to leave."""
+        self._read_events()
+        self._enforce()
 
-    def undo(self, own: Mapping[str, CpuSet | None], universe: CpuSet) -> None:
-        """Give every group its own set back; needs no start, and ends the watch."""
+    def restore(self, own: Groups, universe: CpuSet) -> None:
+        """Give every group its original CPUs, and stop. Needs no ``start``.
+
+        ``own``: the CPUs that groups had. ``universe``: those that kubepods had.
+        """
         self.stop()
-        strict = self._cpusets.strict
+        strict = self._tree.strict
         for _ in range(ROUNDS):
-            self._groups = dict(self._cpusets.walk())
-            wanted = desired.restored(self._groups, own, universe, strict=strict)
+            self._groups = dict(self._tree.walk())
+            wanted = desired.original_cpusets(self._groups, own, universe, strict=strict)
             if strict:
-                todo = desired.writes(self._groups, {path: cpus for path, cpus in wanted.items() if cpus}, strict=True)
+                writes = desired.ordered_writes(self._groups, {path: cpus for path, cpus in wanted.items() if cpus}, strict=True)
             else:
-                todo = [Write(path, wanted[path]) for path in cgroup_path.top_down(wanted) if self._groups[path] != wanted[path]]
+                writes = [CpusetWrite(path, wanted[path]) for path in top_down(wanted) if self._groups[path] != wanted[path]]
             self.problem = ""
-            for write in todo:
-                self.problem = self._give_back(write) or self.problem
+            for write in writes:
+                self.problem = self._restore(write) or self.problem
             if not self.problem:
                 break
         if self.problem:
-            log.error("cpusets of pods, given back: %s", self.problem)
-
-    def _give_back(self, write: Write) -> str:
-        if write.cpus is not None:
-            return self._write(write.path, write.cpus)
-        try:
-            self._cpusets.give_back(write.path, None)
-        except OSError as error:
-            return "" if error.errno in GONE else f"{self._cpusets.directory(write.path)}/{FILE}: {error.strerror}"
-        return ""
+            log.error("cpusets of pods are not restored: %s", self.problem)
 
     @property
-    def groups(self) -> Mapping[str, CpuSet | None]:
-        """What there is below kubepods, and what each has."""
+    def groups(self) -> Groups:
+        """The groups below kubepods with the CPUs configured for each."""
         return self._groups
 
-    def pids_in(self, place: PodContainer) -> list[int]:
+    def pids_in(self, container: PodContainer) -> list[int]:
         """Processes of a container."""
-        found: list[int] = []
+        pids: list[int] = []
         for path in self._groups:
-            if cgroup_path.container_of(path) == place:
+            if container_of(path) == container:
                 try:
-                    found += [int(pid) for pid in self._cpusets.text(path, "cgroup.procs").split()]
+                    pids += [int(pid) for pid in self._tree.read_file(path, "cgroup.procs").split()]
                 except OSError as error:
                     if error.errno not in GONE:
                         raise
-        return found
+        return pids
 
     @property
-    def _pace(self) -> float:
-        return SECONDS_BLIND if self.blind else SECONDS_BETWEEN_PASSES
+    def _seconds_to_next_pass(self) -> float:
+        return SECONDS_BETWEEN_PASSES_WITHOUT_WATCHES if self.unwatched else SECONDS_BETWEEN_PASSES
 
-    def _settle(self) -> None:
+    def _enforce(self) -> None:
         problem = ""
         for _ in range(ROUNDS):
-            wanted = desired.desired(self._groups, self._rules(), self._holds())
-            todo = desired.writes(self._groups, wanted, strict=self._cpusets.strict)
-            self._settled = wanted
+            wanted = self._wanted_for(self._groups)
+            writes = desired.ordered_writes(self._groups, wanted, strict=self._tree.strict)
+            self._enforced = wanted
             problem = ""
-            if not todo:
+            if not writes:
                 break
-            for write in todo:
+            for write in writes:
                 problem = self._write(write.path, write.cpus) or problem
             if not problem:
                 break
@@ -145,95 +138,106 @@ class Keepout:
         if problem != self.problem:
             self.problem = problem
             (log.error if problem else log.info)("cpusets of pods: %s", problem or "as they should be again")
-            self._changed()
+            self._report_changed()
 
     def _write(self, path: str, cpus: CpuSet | None) -> str:
-        """Write and read back; returns what went wrong."""
+        """Write and read back; returns an error message, or ``""``."""
+        file, text = f"{self._tree.directory(path)}/{FILE}", cpuset.kernel_list(cpus or ())
         try:
-            self._cpusets.write(path, cpus)
-            self._groups[path] = got = self._cpusets.read(path)
+            self._tree.write(path, cpus)
+            self._groups[path] = now = self._tree.read(path)
         except OSError as error:
             if error.errno in GONE:
                 self._forget(path)
                 return ""
-            return f"{self._cpusets.directory(path)}/{FILE}: {cpuset.kernel_list(cpus or ())} refused: {error.strerror}"
-        if got != cpus:
-            return (
-                f"{self._cpusets.directory(path)}/{FILE}: {cpuset.kernel_list(cpus or ())} became {cpuset.kernel_list(got or ())}"
-            )
+            return f"{file}: {text} refused: {error.strerror}"
+        return "" if now == cpus else f"{file}: {text} became {cpuset.kernel_list(now or ())}"
+
+    def _restore(self, write: CpusetWrite) -> str:
+        """Write a group's original CPUs; returns an error message, or ``""``."""
+        if write.cpus is not None:
+            return self._write(write.path, write.cpus)
+        try:
+            self._tree.restore(write.path, None)
+        except OSError as error:
+            return "" if error.errno in GONE else f"{self._tree.directory(write.path)}/{FILE}: {error.strerror}"
         return ""
 
     def _on_event(self) -> None:
-        if self._take_events():
-            self._settle()
+        if self._read_events():
+            self._enforce()
 
     def _on_pass(self) -> None:
-        self._pass = asyncio.get_running_loop().call_later(self._pace, self._on_pass)
+        self._next_pass = asyncio.get_running_loop().call_later(self._seconds_to_next_pass, self._on_pass)
         self._scan("")
-        self.settle()
+        self.enforce()
 
-    def _take_events(self) -> bool:
-        """Bring what we know up to date; returns whether there was anything new."""
-        news = False
+    def _read_events(self) -> bool:
+        """Read again the groups with an event; returns whether any has changed."""
+        changed = False
         if self._watch is None:
-            return news
+            return changed
         for path, is_directory in self._watch.read().items():
             if path.name == FILE:
-                news |= self._look(self._cpusets.name_of(path.parent))
+                changed |= self._read_group(self._tree.path_of(path.parent))
             elif is_directory:
-                news |= self._scan(self._cpusets.name_of(path))
+                changed |= self._scan(self._tree.path_of(path))
         if self._watch.overflowed:
-            news |= self._scan("")
-        return news
+            changed |= self._scan("")
+        return changed
 
-    def _look(self, group: str) -> bool:
+    def _read_group(self, group: str) -> bool:
         try:
-            now = self._cpusets.read(group)
+            now = self._tree.read(group)
         except OSError as error:
             if error.errno not in GONE:
                 raise
             self._forget(group)
             return False
-        return self._note(group, now)
+        return self._record(group, now)
 
-    def _note(self, group: str, now: CpuSet | None) -> bool:
+    def _record(self, group: str, now: CpuSet | None) -> bool:
+        """Record the CPUs of a group; returns whether they, or the group, are new."""
         before = self._groups.get(group, now)
         known = group in self._groups
         self._groups[group] = now
-        if known and now != before and self._settled.get(group) == before:
+        if known and now != before and self._enforced.get(group) == before:
             self.drift += 1
             log.info(
                 "cpuset of %s was changed to %s: putting it right",
                 group or "kubepods",
                 cpuset.kernel_list(now or ()) or "nothing",
             )
-            self._changed()
+            self._report_changed()
         return not known or now != before
 
     def _scan(self, group: str) -> bool:
-        """Look at a group and all below it. A new one is watched before it is listed: nothing slips in between."""
-        news = False
+        """Read a group and all below it; returns whether any has changed. A new group is watched before its children are listed, so that
+        none of them is missed.
+        """
+        changed = False
         for path in [path for path in self._groups if path == group or path.startswith(f"{group}/") or not group]:
-            if not self._cpusets.directory(path).exists():
+            if not self._tree.directory(path).exists():
                 self._forget(path)
-        for path, cpus in self._cpusets.walk(group):
+        for path, cpus in self._tree.walk(group):
             if path not in self._groups:
-                self._add(path)
-            news |= self._note(path, cpus)
-        return news
+                self._watch_group(path)
+            changed |= self._record(path, cpus)
+        return changed
 
-    def _add(self, path: str) -> None:
+    def _watch_group(self, path: str) -> None:
         if self._watch is None:
             return
         try:
-            self._watch.add(self._cpusets.directory(path))
+            self._watch.add(self._tree.directory(path))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
-                self.blind = f"changes are seen after {SECONDS_BLIND:.0f} s: raise fs.inotify.max_user_watches ({error.strerror})"
+                seconds = SECONDS_BETWEEN_PASSES_WITHOUT_WATCHES
+                self.unwatched = f"changes are seen after {seconds:.0f} s: raise fs.inotify.max_user_watches ({error.strerror})"
             elif error.errno not in GONE:
                 raise
 
     def _forget(self, group: str) -> None:
         for path in [path for path in self._groups if path == group or path.startswith(f"{group}/")]:
             del self._groups[path]
-            self._settled.pop(path, None)
+            self._enforced.pop(path, None)

@@ -1,7 +1,7 @@
-"""Which CPUs each cgroup below kubepods may use so that exclusive cores are their owners' alone, and in which order to write that.
+"""The CPUs that each cgroup below kubepods should have so that only owners run on exclusive cores, and the order in which to write them.
 
 Pure: groups are paths relative to the kubepods directory (itself ``""``) with the CPUs configured there, None where a group of cgroup v2
-has nothing configured and takes what its parent has. Orders and errors: Documentation/admin-guide/cgroup-v1/cpusets.rst (a child never
+has nothing configured and takes the CPUs of its parent. Orders and errors: Documentation/admin-guide/cgroup-v1/cpusets.rst (a child never
 exceeds its parent, a parent never cuts into a child) and cgroup-v2.rst (neither holds; a populated group cannot be emptied again).
 """
 
@@ -25,12 +25,13 @@ class Hold(msgspec.Struct, frozen=True):
     cpus: CpuSet
 
 
-class Rules(msgspec.Struct, frozen=True):
-    """What holds for a node's groups.
+class CpusetRules(msgspec.Struct, frozen=True):
+    """The rules for all cpusets of a node.
 
-    ``universe``: CPUs that kubepods had before us. ``closed``: CPUs for nobody but holders. ``own``: sets that groups had of their own,
-    which bound what they may get. ``strict``: cgroup v1, where children stay within their parents. ``alone``: containers that get what
-    they hold and nothing else.
+    ``universe``: CPUs that kubepods had before cmk changed anything. ``closed``: CPUs for nobody but their holders. ``own``: the original
+    CPUs of groups, which bound what these may get. ``own_pod``: whether closed CPUs are closed to the other containers of the holder's
+    pod. ``strict``: cgroup v1, where children stay within their parents. ``partitions``: groups of containers that get the CPUs they hold
+    and no others.
     """
 
     universe: CpuSet
@@ -38,29 +39,29 @@ class Rules(msgspec.Struct, frozen=True):
     own: Mapping[str, CpuSet] = {}
     own_pod: bool = True
     strict: bool = True
-    alone: frozenset[str] = frozenset()
+    partitions: frozenset[str] = frozenset()
 
 
-class Write(msgspec.Struct, frozen=True):
-    """A group's new set; None empties it, so that it takes what its parent has."""
+class CpusetWrite(msgspec.Struct, frozen=True):
+    """The CPUs to configure for a group; None empties it, so that it takes those of its parent."""
 
     path: str
     cpus: CpuSet | None
 
 
-def desired(groups: Groups, rules: Rules, holds: Iterable[Hold]) -> dict[str, CpuSet]:
-    """CPUs each group should have. Groups of cgroup v2 that do well with what their parent has are left out."""
-    opened = _opened(groups, list(holds), own_pod=rules.own_pod)
-    others = rules.universe - rules.closed
+def desired_cpusets(groups: Groups, rules: CpusetRules, holds: Iterable[Hold]) -> dict[str, CpuSet]:
+    """CPUs each group should have. Groups of cgroup v2 that can go on with the CPUs of their parent are left out."""
+    held_in = _held_by_group(groups, list(holds), own_pod=rules.own_pod)
+    unclosed = rules.universe - rules.closed
     wanted: dict[str, CpuSet] = {}
     for path in top_down(groups):
-        if not rules.strict and path not in rules.alone and not _matters(path, groups, opened):
+        if not rules.strict and path not in rules.partitions and not _needs_own_cpuset(path, groups, held_in):
             continue
-        held = opened.get(path, NOTHING)
-        cpus = others
+        held = held_in.get(path, NOTHING)
+        cpus = unclosed
         if held or path in rules.own:
             base = rules.own.get(path, rules.universe)
-            cpus = held & base if path in rules.alone else (base - rules.closed) | (held & base)
+            cpus = held & base if path in rules.partitions else (base - rules.closed) | (held & base)
         if path:
             above = wanted.get(parent_of(path), rules.universe)
             if not cpus or not cpus <= above:
@@ -69,13 +70,15 @@ def desired(groups: Groups, rules: Rules, holds: Iterable[Hold]) -> dict[str, Cp
     return wanted
 
 
-def foreign(groups: Groups, universe: CpuSet) -> list[str]:
-    """Pods and containers whose set is not simply what kubepods has: somebody else manages them."""
+def managed_by_others(groups: Groups, universe: CpuSet) -> list[str]:
+    """Groups of pods and containers with other CPUs than those of kubepods: another program manages their cpusets."""
     return sorted(path for path, cpus in groups.items() if cpus and cpus != universe and parse_path(path).pod)
 
 
-def restored(groups: Groups, own: Mapping[str, CpuSet | None], universe: CpuSet, *, strict: bool) -> dict[str, CpuSet | None]:
-    """What each group has once we let go: its own set, else what its parent has (None: nothing configured)."""
+def original_cpusets(
+    groups: Groups, own: Mapping[str, CpuSet | None], universe: CpuSet, *, strict: bool
+) -> dict[str, CpuSet | None]:
+    """CPUs each group has without cmk: its original ones, else those of its parent (None: nothing configured)."""
     wanted: dict[str, CpuSet | None] = {}
     for path in top_down(groups):
         if path in own:
@@ -87,17 +90,17 @@ def restored(groups: Groups, own: Mapping[str, CpuSet | None], universe: CpuSet,
     return wanted
 
 
-def writes(groups: Groups, wanted: Mapping[str, CpuSet], *, strict: bool) -> list[Write]:
-    """Writes that lead from ``groups`` to ``wanted``: whoever loses CPUs first, then whoever gains.
+def ordered_writes(groups: Groups, wanted: Mapping[str, CpuSet], *, strict: bool) -> list[CpusetWrite]:
+    """Writes that lead from ``groups`` to ``wanted``: first those of groups that lose CPUs, then those of groups that gain some.
 
-    With ``strict`` each keeps every child within its parent. No set is ever empty.
+    With ``strict`` each write leaves every child within its parent. No set is ever empty.
     """
     now = dict(groups)
-    found: list[Write] = []
+    writes: list[CpusetWrite] = []
 
     def write(path: str, cpus: CpuSet) -> None:
         if now[path] != cpus:
-            found.append(Write(path, cpus))
+            writes.append(CpusetWrite(path, cpus))
             now[path] = cpus
 
     children: dict[str, list[str]] = {}
@@ -105,27 +108,27 @@ def writes(groups: Groups, wanted: Mapping[str, CpuSet], *, strict: bool) -> lis
         if path:
             children.setdefault(parent_of(path), []).append(path)
 
-    def needed(path: str) -> CpuSet:
-        """What children have at this moment: a strict parent may not cut into it."""
+    def used_below(path: str) -> CpuSet:
+        """CPUs that the children have after the writes so far: a strict parent may not cut into them."""
         return NOTHING.union(*(now[child] or NOTHING for child in children.get(path, ()))) if strict else NOTHING
 
-    down = top_down(path for path, cpus in wanted.items() if now[path] != cpus)
-    for path in reversed(down):  # lose
-        have = now[path]
-        if have is None:
+    differing = top_down(path for path, cpus in wanted.items() if now[path] != cpus)
+    for path in reversed(differing):  # lose
+        old = now[path]
+        if old is None:
             write(path, wanted[path])
-        elif have:
-            write(path, (have & wanted[path] or have) | needed(path))
-    for path in down:  # gain
-        write(path, wanted[path] | needed(path))
-    for path in reversed(down):  # what had nothing in common with its new set has moved by now
+        elif old:
+            write(path, (old & wanted[path] or old) | used_below(path))
+    for path in differing:  # gain
+        write(path, wanted[path] | used_below(path))
+    for path in reversed(differing):  # children whose old and new CPUs are disjoint have left their old ones by now
         write(path, wanted[path])
-    return found
+    return writes
 
 
-def _opened(groups: Groups, holds: list[Hold], *, own_pod: bool) -> dict[str, CpuSet]:
-    """CPUs that tasks in and below each group hold, for those where there are any."""
-    opened: dict[str, CpuSet] = {}
+def _held_by_group(groups: Groups, holds: list[Hold], *, own_pod: bool) -> dict[str, CpuSet]:
+    """CPUs that tasks in or below each group hold, for groups with such tasks."""
+    held: dict[str, CpuSet] = {}
     by_pod: dict[str, list[Hold]] = {}
     for hold in holds:
         if hold.runs_in.pod:
@@ -133,52 +136,51 @@ def _opened(groups: Groups, holds: list[Hold], *, own_pod: bool) -> dict[str, Cp
     for path in groups if by_pod else ():
         for hold in by_pod.get(container_of(path).pod, ()):
             if not is_container(path) or not own_pod or hold.runs_in.container in ("", container_of(path).container):
-                opened[path] = opened.get(path, NOTHING) | hold.cpus
-    for path in [path for path in opened if not is_container(path)]:
-        above = path
-        while above:
-            above = parent_of(above)
-            opened[above] = opened.get(above, NOTHING) | opened[path]
-    return opened
+                held[path] = held.get(path, NOTHING) | hold.cpus
+    for path in [path for path in held if not is_container(path)]:
+        for group in ancestors(path):
+            held[group] = held.get(group, NOTHING) | held[path]
+    return held
 
 
-def _matters(path: str, groups: Groups, opened: Mapping[str, CpuSet]) -> bool:
-    """Whether a group of cgroup v2 needs a set of its own: all down to pods do, for kubelet may widen what is above them; a container
-    does when its pod may use more than it may, or when it has one.
+def _needs_own_cpuset(path: str, groups: Groups, held_in: Mapping[str, CpuSet]) -> bool:
+    """Whether a group of cgroup v2 needs CPUs of its own.
+
+    Every group down to pods does, for kubelet may widen its parent; a container does when its pod may use CPUs that it may not, or when
+    it has some already.
     """
     if not is_container(path):
         return True
     if is_nested(path):
         return False
-    return groups[path] is not None or opened.get(parent_of(path), NOTHING) != opened.get(path, NOTHING)
+    return groups[path] is not None or held_in.get(parent_of(path), NOTHING) != held_in.get(path, NOTHING)
 
 
-def candidates(groups: Iterable[str], holds: Iterable[Hold], exclusive: CpuSet) -> dict[str, CpuSet]:
-    """Groups of containers with tasks, and what these hold; those with a task on CPUs that are not ``exclusive`` are left out."""
-    held: dict[tuple[str, str], CpuSet] = {}
+def partition_candidates(groups: Iterable[str], holds: Iterable[Hold], exclusive: CpuSet) -> dict[str, CpuSet]:
+    """Groups of containers whose tasks hold ``exclusive`` CPUs and no others, with these CPUs."""
+    held: dict[PodContainer, CpuSet] = {}
     for hold in holds:
-        key = (hold.runs_in.pod, hold.runs_in.container)
-        held[key] = held.get(key, NOTHING) | hold.cpus
-    found = {}
+        held[hold.runs_in] = held.get(hold.runs_in, NOTHING) | hold.cpus
+    candidates = {}
     for path in groups:
         if is_container(path) and not is_nested(path):
-            place = container_of(path)
-            cpus = held.get((place.pod, place.container), NOTHING) if place.container else NOTHING
+            container = container_of(path)
+            cpus = held.get(container, NOTHING) if container.container else NOTHING
             if cpus and cpus <= exclusive:
-                found[path] = cpus
-    return found
+                candidates[path] = cpus
+    return candidates
 
 
-def above(path: str) -> list[str]:
-    """Groups above one, kubepods (``""``) first."""
+def ancestors(path: str) -> list[str]:
+    """The groups above one, kubepods (``""``) first."""
     parts = path.split("/")
     return ["/".join(parts[:count]) for count in range(len(parts))]
 
 
-def chain(partitions: Mapping[str, CpuSet]) -> dict[str, CpuSet]:
-    """What has to be exclusive to each group that is a partition or above one."""
-    found: dict[str, CpuSet] = {}
+def exclusive_cpus(partitions: Mapping[str, CpuSet]) -> dict[str, CpuSet]:
+    """The exclusive CPUs that partitions need: their own for each of them, and for each group above those of all partitions below."""
+    exclusive: dict[str, CpuSet] = {}
     for path, cpus in partitions.items():
-        for group in [*above(path), path]:
-            found[group] = found.get(group, NOTHING) | cpus
-    return found
+        for group in [*ancestors(path), path]:
+            exclusive[group] = exclusive.get(group, NOTHING) | cpus
+    return exclusive

@@ -1,4 +1,4 @@
-"""The host's own processes off exclusive cores: one by one, or by the cgroups beside kubepods. Undone from what was saved before."""
+"""The layer ``isolation.host=affinity``: every thread outside pods leaves exclusive cores, by its own CPU mask."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from cmk.model.isolation_config import ON, LayerState, Thread
 MOST_NAMES = 40
 
 
-class HostProcesses:
-    """The layer ``isolation.host=affinity``."""
+class ProcessLayer:
+    """Masks of the host's threads, narrowed and restored."""
 
     def __init__(self, procfs: Procfs, originals: Originals) -> None:
         self._procfs = procfs
         self._originals = originals
 
-    def on(self, closed: CpuSet) -> LayerState:
-        """Have every thread that is in no pod off ``closed`` CPUs, and on all others that it had. Those with no other CPU are bound there:
-        kernel threads of the CPU.
+    def isolate(self, closed: CpuSet) -> LayerState:
+        """Move every thread outside pods off ``closed`` CPUs, onto all others of its original ones. Raises StateError.
+
+        A thread with no other CPU stays (kernel threads of one CPU do): ``left`` of the state names it.
         """
         saved = self._originals.saved
-        known = {thread.tid: thread for thread in saved.threads if self._still_is(thread)}
-        usual = _usual(saved)
+        known = {thread.tid: thread for thread in saved.threads if self._is_same(thread)}
+        usual = _usual_originals(saved)
         moves, bound = [], Counter[str]()
-        for pid, tid, allowed in self._threads():
+        for pid, tid, mask in self._threads():
             thread = known.get(tid)
-            before = thread.before if thread and thread.since == allowed else usual.get(allowed, allowed)
-            if before - closed == allowed:
+            before = thread.before if thread and thread.since == mask else usual.get(mask, mask)
+            if before - closed == mask:
                 continue
             try:
                 if self._procfs.place(pid).pod:
                     continue
                 if before - closed:
                     moves.append(Thread(tid, self._procfs.start_time(tid), before, before - closed))
-                elif allowed & closed:
+                elif mask & closed:
                     bound[self._procfs.name(tid)] += 1
             except (ProcessLookupError, MixedCgroupsError):
                 continue
@@ -53,33 +54,34 @@ class HostProcesses:
                 continue
             except OSError as error:
                 bound[f"{self._name(thread.tid)}: {error.strerror}"] += 1
-        left = [f"{name} ({count})" if count > 1 else name for name, count in sorted(bound.items())]
-        more = [f"and {len(left) - MOST_NAMES} more"] if len(left) > MOST_NAMES else []
-        return LayerState(ON, "", (*left[:MOST_NAMES], *more))
+        return LayerState(ON, "", _names_of(bound))
 
-    def off(self) -> None:
-        """Give threads back what they had; children of theirs, which were born with what we had left them, get the same."""
+    def restore(self) -> None:
+        """Give threads their original masks back. Raises StateError.
+
+        Their children, which were born with the narrowed masks, get the same.
+        """
         saved = self._originals.saved
         if not saved.threads:
             return
-        usual = _usual(saved)
+        usual = _usual_originals(saved)
         for thread in saved.threads:
-            if self._still_is(thread):
-                self._give(thread.tid, thread.since, thread.before)
-        for _, tid, allowed in self._threads():
-            if allowed in usual:
-                self._give(tid, allowed, usual[allowed])
+            if self._is_same(thread):
+                self._replace_mask(thread.tid, thread.since, thread.before)
+        for _, tid, mask in self._threads():
+            if mask in usual:
+                self._replace_mask(tid, mask, usual[mask])
         self._originals.save_threads([])
 
-    def _give(self, tid: int, since: CpuSet, before: CpuSet) -> None:
+    def _replace_mask(self, tid: int, old: CpuSet, new: CpuSet) -> None:
         try:
-            if os.sched_getaffinity(tid) == since:
-                os.sched_setaffinity(tid, before)
+            if os.sched_getaffinity(tid) == old:
+                os.sched_setaffinity(tid, new)
         except OSError:
-            return  # ended, or a kernel thread that refused us before
+            return  # the thread has ended, or is a kernel thread that refused to be moved before
 
     def _threads(self) -> Iterator[tuple[int, int, CpuSet]]:
-        """Pid, tid and allowed CPUs of every thread."""
+        """Pid, tid and mask of every thread."""
         for pid in self._procfs.pids():
             try:
                 for tid in self._procfs.threads(pid):
@@ -87,7 +89,8 @@ class HostProcesses:
             except ProcessLookupError:
                 continue
 
-    def _still_is(self, thread: Thread) -> bool:
+    def _is_same(self, thread: Thread) -> bool:
+        """Whether the tid still belongs to the thread that was saved."""
         try:
             return self._procfs.start_time(thread.tid) == thread.start
         except ProcessLookupError:
@@ -100,9 +103,16 @@ class HostProcesses:
             return f"thread {tid}"
 
 
-def _usual(saved: Saved) -> dict[CpuSet, CpuSet]:
-    """What threads had that have this now, mostly: those born since have no entry of their own."""
-    found: dict[CpuSet, CpuSet] = {}
+def _usual_originals(saved: Saved) -> dict[CpuSet, CpuSet]:
+    """Map each current mask to its most common original, for threads created after the snapshot."""
+    originals: dict[CpuSet, CpuSet] = {}
     for (since, before), _ in Counter((thread.since, thread.before) for thread in saved.threads).most_common():
-        found.setdefault(since, before)
-    return found
+        originals.setdefault(since, before)
+    return originals
+
+
+def _names_of(bound: Counter[str]) -> tuple[str, ...]:
+    """Names of threads with their counts, the first MOST_NAMES of them."""
+    names = [f"{name} ({count})" if count > 1 else name for name, count in sorted(bound.items())]
+    more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+    return (*names[:MOST_NAMES], *more)

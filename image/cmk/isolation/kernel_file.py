@@ -1,4 +1,4 @@
-"""Files that the kernel answers for: cgroups, interrupt affinities."""
+"""Writes to files whose content is the kernel's: cgroups, interrupt affinities."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write(path: Path | str, text: str) -> None:
-    """One write(2): a buffered file would tell the kernel's answer only when it is closed, if at all. Raises OSError."""
+    """Write a line by one write(2): a buffered file would report the kernel's error only when it is closed, if at all. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, f"{text}\n".encode())

@@ -1,7 +1,8 @@
-"""Affinities of all threads over a change of cpusets: the kernel gives back more than it took.
+"""CPU masks of all threads, preserved over a change of cpusets: the kernel gives threads more CPUs back than it took.
 
-When the CPUs of a cpuset change, cgroup v2 sets the mask of each thread in it anew, and one that nobody has pinned gets CPUs that it never
-had: kswapd those of other NUMA nodes, everybody those that ``isolcpus`` isolates. One that has lost all of its CPUs gets every other.
+When the CPUs of a cpuset change, cgroup v2 sets the mask of each thread in it anew. A thread that was never pinned then gets CPUs that it
+did not have before: kswapd those of other NUMA nodes, every thread those that ``isolcpus`` isolates. A thread that has lost all of its CPUs
+gets all others.
 """
 
 from __future__ import annotations
@@ -16,32 +17,32 @@ from cmk.model.isolation_config import Thread
 
 
 @contextmanager
-def kept(procfs: Procfs, given: CpuSet) -> Iterator[list[Thread]]:
-    """Threads may gain CPUs of ``given`` meanwhile; whatever else one has gained is taken away again.
+def preserved(procfs: Procfs, allowed: CpuSet) -> Iterator[list[Thread]]:
+    """Restore threads that gain CPUs other than ``allowed`` during the block.
 
-    Yields a list that names them at the end, with what they had: the kernel gives a thread whose mask was set nothing back by itself.
-    One to which nothing of its own is left is named too, and may go on elsewhere.
+    Yields a list that names these threads at its end, with their masks before: the kernel gives a thread whose mask was set nothing back
+    by itself. A thread that has lost all of its CPUs is named too, and keeps the CPUs that the kernel gave it.
     """
     before = dict(_masks(procfs))
-    moved: list[Thread] = []
+    changed: list[Thread] = []
     try:
-        yield moved
+        yield changed
     finally:
         for tid, now in _masks(procfs):
-            had = before.get(tid, now)
-            if now - had - given:
-                keep = now & (had | given) or now
+            old = before.get(tid, now)
+            if now - old - allowed:
+                new = now & (old | allowed) or now
                 try:
-                    moved.append(Thread(tid, procfs.start_time(tid), had, keep))
+                    changed.append(Thread(tid, procfs.start_time(tid), old, new))
                 except ProcessLookupError:
                     continue
-                _set(tid, keep)
+                _set(tid, new)
 
 
-def back(procfs: Procfs, moved: Iterable[Thread], available: CpuSet) -> list[Thread]:
-    """Give threads what they had and is ``available`` again; returns those that go on waiting for some of it."""
-    waiting = []
-    for thread in moved:
+def restore(procfs: Procfs, threads: Iterable[Thread], available: CpuSet) -> list[Thread]:
+    """Give threads back the CPUs they had before, as far as these are ``available``; returns the threads that still miss some."""
+    incomplete = []
+    for thread in threads:
         try:
             if procfs.start_time(thread.tid) != thread.start:
                 continue
@@ -50,8 +51,8 @@ def back(procfs: Procfs, moved: Iterable[Thread], available: CpuSet) -> list[Thr
         if thread.before & available:
             _set(thread.tid, thread.before & available)
         if thread.before - available:
-            waiting.append(thread)
-    return waiting
+            incomplete.append(thread)
+    return incomplete
 
 
 def _masks(procfs: Procfs) -> Iterator[tuple[int, CpuSet]]:
@@ -67,4 +68,4 @@ def _set(tid: int, cpus: CpuSet) -> None:
     try:
         os.sched_setaffinity(tid, cpus)
     except OSError:
-        return  # ended, or a kernel thread of one CPU
+        return  # the thread has ended, or is a kernel thread bound to one CPU

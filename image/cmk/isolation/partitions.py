@@ -1,7 +1,7 @@
 """Containers as isolated partitions of cgroup v2: cores without load balancing and without the kernel's unbound work.
 
-The only writer of ``cpuset.cpus.exclusive`` and ``cpuset.cpus.partition``. What there is, is read from the tree: an agent that was killed
-leaves nothing that the next one would not find.
+The only writer of ``cpuset.cpus.exclusive`` and ``cpuset.cpus.partition``. Which partitions exist is read from the tree, so that an agent
+finds all that a killed one has made.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import os
 from collections.abc import Iterable, Mapping
 
 from cmk.host.procfs import Procfs
-from cmk.isolation import desired
-from cmk.isolation.cgroups import GONE, Cpusets
-from cmk.isolation.cpusets import Keepout
+from cmk.isolation import desired, masks
+from cmk.isolation.cgroups import GONE, CpusetTree
+from cmk.isolation.cpusets import PodCpusets
 from cmk.isolation.desired import NOTHING, Hold
-from cmk.isolation.masks import back, kept
 from cmk.isolation.originals import Originals
 from cmk.model import cpuset
 from cmk.model.cgroup_path import container_of, is_nested, top_down
@@ -26,98 +25,110 @@ MEMBER, ISOLATED = "member", "isolated"
 
 
 class Partitions:
-    """``alone`` are the groups that are partitions, or are being made one, with what they hold: their sets have to be just that."""
+    """The partitions of a node. ``current``: groups that are partitions, or are about to be, with the CPUs that their cpusets must have."""
 
-    def __init__(self, cpusets: Cpusets, procfs: Procfs, topology: Topology, originals: Originals) -> None:
-        self._cpusets = cpusets
+    def __init__(self, tree: CpusetTree, procfs: Procfs, topology: Topology, originals: Originals) -> None:
+        self._tree = tree
         self._procfs = procfs
         self._topology = topology
         self._originals = originals
-        self.alone: dict[str, CpuSet] = {}
+        self.current: dict[str, CpuSet] = {}
         self._refused: dict[str, str] = {}
 
-    def why_not(self) -> str:
-        """Why there can be none on this node; empty when there can."""
-        if self._cpusets.strict:
+    def why_impossible(self) -> str:
+        """Why this node cannot have partitions; empty when it can."""
+        if self._tree.strict:
             return "cgroup v1 has no partitions"
-        if not (self._cpusets.top / EXCLUSIVE).exists():
+        if not (self._tree.top / EXCLUSIVE).exists():
             return f"this kernel has no {EXCLUSIVE}: 6.7 and later have"
         return ""
 
-    def let_go(self, groups: Iterable[str], holds: Iterable[Hold], exclusive: CpuSet) -> list[str]:
-        """End what nobody holds any more, before its set changes; returns what went wrong. What an earlier agent made is taken over."""
-        have = self.now(groups)
-        fit = desired.candidates(groups, holds, exclusive)
-        self.alone = {path: cpus for path, cpus in fit.items() if have.get(path) == cpus and self._is_one(path)}
-        return self.end(have, self.alone)
+    def end_unheld(self, groups: Iterable[str], holds: Iterable[Hold], exclusive: CpuSet) -> list[str]:
+        """End the partitions whose CPUs no task holds any more, before their cpusets change; returns error messages.
 
-    def take(self, keepout: Keepout, holds: Iterable[Hold], exclusive: CpuSet) -> list[str]:
-        """Make partitions of the containers that fit; returns what could not be done, and why."""
+        A partition that an earlier agent made and that fits goes on.
+        """
+        existing = self.existing(groups)
+        candidates = desired.partition_candidates(groups, holds, exclusive)
+        self.current = {path: cpus for path, cpus in candidates.items() if existing.get(path) == cpus and self._is_isolated(path)}
+        return self.end(existing, self.current)
+
+    def make(self, cpusets: PodCpusets, holds: Iterable[Hold], exclusive: CpuSet) -> list[str]:
+        """Make partitions of the containers that can be; returns error messages, and why each other container with a task is none."""
         holds = list(holds)
-        left = self.let_go(keepout.groups, holds, exclusive)
-        fit = desired.candidates(keepout.groups, holds, exclusive)
-        # What the kernel has refused once is not tried again: it would shake everybody's masks each time.
-        self._refused = {path: why for path, why in self._refused.items() if path in fit}
-        for path, cpus in fit.items():
-            if path in self.alone:
+        problems = self.end_unheld(cpusets.groups, holds, exclusive)
+        candidates = desired.partition_candidates(cpusets.groups, holds, exclusive)
+        # A refusal of the kernel is not asked for again: each attempt sets the masks of all threads anew.
+        self._refused = {path: why for path, why in self._refused.items() if path in candidates}
+        for path, cpus in candidates.items():
+            if path in self.current:
                 continue
-            # Where isolcpus has been there is nothing to gain, and a partition that ends leaves cpuset.cpus.isolated without them.
-            why = "isolcpus isolates its CPUs already" if cpus & self._topology.unbalanced else self._refused.get(path, "")
-            why = why or self._strangers(keepout.pids_in(container_of(path)), cpus)
-            if not why:
-                before, self.alone = self.alone, {**self.alone, path: cpus}
-                keepout.settle()
-                why = self.begin(path, self.now(keepout.groups), self.alone)
-                if why:
-                    self.alone, self._refused[path] = before, why
-                    left += self.end(self.now(keepout.groups), before)
-                    keepout.settle()
-            if why:
-                place = container_of(path)
-                left.append(f"container {place.container[:12]} of pod {place.pod}: {why}")
-        return left
+            if why := self._obstacle(path, cpus, cpusets) or self._try(path, cpus, cpusets, problems):
+                container = container_of(path)
+                problems.append(f"container {container.container[:12]} of pod {container.pod}: {why}")
+        return problems
 
-    def now(self, groups: Iterable[str]) -> dict[str, CpuSet]:
-        """Groups with CPUs exclusive to them, and which."""
-        found = {path: self._exclusive(path) for path in groups if not is_nested(path)}
-        return {path: cpus for path, cpus in found.items() if cpus}
+    def existing(self, groups: Iterable[str]) -> dict[str, CpuSet]:
+        """The groups that have exclusive CPUs, with these CPUs."""
+        exclusive = {path: self._exclusive(path) for path in groups if not is_nested(path)}
+        return {path: cpus for path, cpus in exclusive.items() if cpus}
 
-    def end(self, have: Mapping[str, CpuSet], keep: Mapping[str, CpuSet]) -> list[str]:
-        """Of what there is, leave these partitions alone, and what they need above them; returns what went wrong."""
-        wanted = desired.chain(keep)
-        going = {path: cpus & wanted.get(path, NOTHING) for path, cpus in have.items() if cpus - wanted.get(path, NOTHING)}
-        if not going:
+    def end(self, existing: Mapping[str, CpuSet], keep: Mapping[str, CpuSet]) -> list[str]:
+        """End every partition except those in ``keep``, and take exclusive CPUs from groups above them; returns error messages."""
+        kept = desired.exclusive_cpus(keep)
+        remains = {path: cpus & kept.get(path, NOTHING) for path, cpus in existing.items() if cpus - kept.get(path, NOTHING)}
+        if not remains:
             return []
         problems = []
-        freed = NOTHING.union(*(have[path] - cpus for path, cpus in going.items()))
-        with kept(self._procfs, freed):
-            for path in reversed(top_down(going)):
-                if self._text(path, PARTITION) not in (MEMBER, ""):
+        freed = NOTHING.union(*(existing[path] - cpus for path, cpus in remains.items()))
+        with masks.preserved(self._procfs, freed):
+            for path in reversed(top_down(remains)):
+                if self._read(path, PARTITION) not in (MEMBER, ""):
                     problems.append(self._write(path, PARTITION, MEMBER))
-                problems.append(self._write(path, EXCLUSIVE, cpuset.kernel_list(going[path])))
+                problems.append(self._write(path, EXCLUSIVE, cpuset.kernel_list(remains[path])))
         available = self._topology.cpus - NOTHING.union(*keep.values())
-        self._originals.save_moved(back(self._procfs, self._originals.saved.moved, available))
+        self._originals.save_moved(masks.restore(self._procfs, self._originals.saved.moved, available))
         return list(filter(None, problems))
 
-    def begin(self, path: str, have: Mapping[str, CpuSet], keep: Mapping[str, CpuSet]) -> str:
-        """Make a group that has all it needs but this, one of ``keep``, a partition; returns why it is none."""
-        wanted = desired.chain(keep)
-        with kept(self._procfs, NOTHING) as moved:
-            for group in [*desired.above(path), path]:
-                if have.get(group, NOTHING) != wanted[group]:
-                    problem = self._write(group, EXCLUSIVE, cpuset.kernel_list(wanted[group]))
+    def _obstacle(self, path: str, cpus: CpuSet, cpusets: PodCpusets) -> str:
+        """Why a container is not to become a partition; empty when it is."""
+        # A partition adds nothing to isolcpus, and one that ends takes its CPUs out of cpuset.cpus.isolated.
+        if cpus & self._topology.unbalanced:
+            return "isolcpus isolates its CPUs already"
+        return self._refused.get(path, "") or self._runs_elsewhere(cpusets.pids_in(container_of(path)), cpus)
+
+    def _try(self, path: str, cpus: CpuSet, cpusets: PodCpusets, problems: list[str]) -> str:
+        """Make one container a partition; returns the reason if the kernel refuses, else ``""``. What cannot be undone then is added to
+        ``problems``.
+        """
+        before, self.current = self.current, {**self.current, path: cpus}
+        cpusets.enforce()
+        why = self._begin(path, self.existing(cpusets.groups))
+        if why:
+            self.current, self._refused[path] = before, why
+            problems += self.end(self.existing(cpusets.groups), before)
+            cpusets.enforce()
+        return why
+
+    def _begin(self, path: str, existing: Mapping[str, CpuSet]) -> str:
+        """Turn a group with the right cpuset into a partition; returns the reason if the kernel refuses, else ``""``."""
+        exclusive = desired.exclusive_cpus(self.current)
+        with masks.preserved(self._procfs, NOTHING) as changed:
+            for group in [*desired.ancestors(path), path]:
+                if existing.get(group, NOTHING) != exclusive[group]:
+                    problem = self._write(group, EXCLUSIVE, cpuset.kernel_list(exclusive[group]))
                     if problem:
                         return problem
             problem = self._write(path, PARTITION, ISOLATED)
         known = {(thread.tid, thread.start) for thread in self._originals.saved.moved}
-        if news := [thread for thread in moved if (thread.tid, thread.start) not in known]:
-            self._originals.save_moved([*self._originals.saved.moved, *news])
-        # A partition that the kernel does not like is written without an error and says why when it is read.
-        state = self._text(path, PARTITION)
+        if added := [thread for thread in changed if (thread.tid, thread.start) not in known]:
+            self._originals.save_moved([*self._originals.saved.moved, *added])
+        # The kernel accepts the write for a partition that it refuses, and gives the reason when the file is read.
+        state = self._read(path, PARTITION)
         return problem or ("" if state == ISOLATED else state or "it is gone")
 
-    def _strangers(self, pids: Iterable[int], cpus: CpuSet) -> str:
-        """A process that may run elsewhere than on ``cpus``, in words; empty when there is none."""
+    def _runs_elsewhere(self, pids: Iterable[int], cpus: CpuSet) -> str:
+        """The first process that may run on other CPUs than ``cpus``, as a reason; empty when there is none."""
         for pid in pids:
             try:
                 for tid in self._procfs.threads(pid):
@@ -127,15 +138,15 @@ class Partitions:
                 continue
         return ""
 
-    def _is_one(self, path: str) -> bool:
-        return self._text(path, PARTITION) == ISOLATED
+    def _is_isolated(self, path: str) -> bool:
+        return self._read(path, PARTITION) == ISOLATED
 
     def _exclusive(self, path: str) -> CpuSet:
-        return cpuset.parse(self._text(path, EXCLUSIVE))
+        return cpuset.parse(self._read(path, EXCLUSIVE))
 
-    def _text(self, path: str, name: str) -> str:
+    def _read(self, path: str, name: str) -> str:
         try:
-            return self._cpusets.text(path, name)
+            return self._tree.read_file(path, name)
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -143,7 +154,7 @@ class Partitions:
 
     def _write(self, path: str, name: str, text: str) -> str:
         try:
-            self._cpusets.write_text(path, name, text)
+            self._tree.write_file(path, name, text)
         except OSError as error:
-            return "" if error.errno in GONE else f"{self._cpusets.directory(path)}/{name}: {text!r} refused: {error.strerror}"
+            return "" if error.errno in GONE else f"{self._tree.directory(path)}/{name}: {text!r} refused: {error.strerror}"
         return ""

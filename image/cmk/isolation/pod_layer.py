@@ -1,4 +1,4 @@
-"""Pods off exclusive cores: the layers that work by cpusets below kubepods, switched as configured and undone from what was saved."""
+"""The layers that work by cpusets below kubepods (``pods``, ``ownPod``, ``idle``, ``partition``), as configured or undone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 
 from cmk.host.members import processes_beside
 from cmk.host.procfs import Procfs
-from cmk.isolation import desired
-from cmk.isolation.cgroups import CgroupError, Cpusets
-from cmk.isolation.cpusets import Keepout
-from cmk.isolation.desired import Hold, Rules
-from cmk.isolation.masks import kept
+from cmk.isolation import desired, masks
+from cmk.isolation.cgroups import CgroupError, CpusetTree
+from cmk.isolation.cpusets import PodCpusets
+from cmk.isolation.desired import CpusetRules, Groups, Hold
 from cmk.isolation.originals import Originals
-from cmk.isolation.partitions import Partitions
+from cmk.isolation.partitions import EXCLUSIVE, Partitions
 from cmk.model import cpuset
 from cmk.model.cgroup_path import PodContainer, parse_path
 from cmk.model.cpuset import CpuSet
@@ -30,9 +29,9 @@ NEEDS_PODS = "needs isolation.pods, which is not on"
 
 
 class PodLayer:
-    """``changed`` is called when there is something new to report.
+    """Keeps other pods off exclusive cores. ``cgroups`` None: this agent has no access to cgroups.
 
-    ``cgroups`` None: this agent has no access to them.
+    ``report_changed`` is called when a layer's state or the drift has changed.
     """
 
     def __init__(
@@ -42,196 +41,209 @@ class PodLayer:
         ledger: Ledger,
         topology: Topology,
         originals: Originals,
-        changed: Callable[[], None],
-        open_cpusets: Callable[[Path], Cpusets],
+        report_changed: Callable[[], None],
+        open_tree: Callable[[Path], CpusetTree],
     ) -> None:
         self._cgroups = cgroups
-        self._open_cpusets = open_cpusets
+        self._open_tree = open_tree
         self._procfs = procfs
         self._ledger = ledger
         self._topology = topology
         self._originals = originals
-        self._changed = changed
-        self._keepout: Keepout | None = None
+        self._report_changed = report_changed
+        self._cpusets: PodCpusets | None = None
         self._partitions: Partitions | None = None
-        self._growing: asyncio.Handle | None = None
+        self._making_partitions: asyncio.Handle | None = None
         self._strict = False
         self._pods = self._partition = LayerState(OFF)
 
-    def switch(self, conflict: str) -> None:
-        """Make it as the saved settings say. Raises StateError."""
+    def apply(self, conflict: str) -> None:
+        """Bring the layers to their saved settings; ``conflict`` names another manager of CPUs, if there is one. Raises StateError."""
         saved = self._originals.saved
         wanted = saved.settings.pods
         if self._cgroups is None:
             self._pods = LayerState(IMPOSSIBLE, NO_CGROUPS) if wanted else LayerState(OFF)
-            if saved.groups:  # no agent was there to undo it when the value changed
+            if saved.groups:  # the value changed while no agent ran that could have undone the layer
                 self._pods = LayerState(
                     IMPOSSIBLE, f"cpusets are still narrowed, but {NO_CGROUPS}: switch isolation.pods on, then off"
                 )
             return
         try:
-            cpusets = self._open_cpusets(self._cgroups)
+            tree = self._open_tree(self._cgroups)
         except CgroupError as error:
             self._pods = LayerState(IMPOSSIBLE, str(error)) if wanted else LayerState(OFF)
             return
-        self._strict = cpusets.strict
+        self._strict = tree.strict
         wants_partition = saved.settings.partition == "auto"
         if saved.partitioned and not (wanted and wants_partition and not conflict):
-            self._end_partitions(cpusets)
+            self._switch_partitions_off(tree)
         if wanted and not conflict:
-            self._close(cpusets, partition=wants_partition)
+            if wants_partition and self._partitions is None:
+                self._switch_partitions_on(tree)
+            self._switch_on(tree)
         else:
-            self._open(cpusets)
+            self._switch_off(tree)
             self._pods = LayerState(CONFLICT, conflict) if wanted else LayerState(OFF)
-        self._grow()
+        self._make_partitions()
 
-    def settle(self) -> None:
-        """Nobody but holders is on cores that are held when this returns."""
-        if self._keepout is None:
+    def enforce(self) -> None:
+        """On return only their holders can use held cores."""
+        if self._cpusets is None:
             return
         if self._partitions is not None:
-            self._partitions.let_go(self._keepout.groups, self._holds(), self.exclusive)
-            # Whoever holds a core since is pinned only after this, and does not wait for more than he must.
-            if self._growing is None:
-                self._growing = asyncio.get_running_loop().call_soon(self._grow)
-        self._keepout.settle()
+            self._partitions.end_unheld(self._cpusets.groups, self._holds(), self.exclusive)
+            # The requesting task is pinned when this returns: create partitions later, so that it does not wait for them.
+            if self._making_partitions is None:
+                self._making_partitions = asyncio.get_running_loop().call_soon(self._make_partitions)
+        self._cpusets.enforce()
 
     def stop(self) -> None:
-        """Leave everything as it is: cores stay closed while no agent looks."""
-        if self._growing is not None:
-            self._growing.cancel()
-        if self._keepout is not None:
-            self._keepout.stop()
+        """Stop enforcing, and leave everything as it is: cores stay closed while no agent runs."""
+        if self._making_partitions is not None:
+            self._making_partitions.cancel()
+        if self._cpusets is not None:
+            self._cpusets.stop()
 
     def states(self, doubt: str) -> dict[str, LayerState]:
-        """How each layer is doing; ``doubt`` is what there is to say about a layer that does well."""
+        """The state of each layer; ``doubt`` is the reason shown for ``pods`` when it has no problem."""
         pods = self._pods
-        if self._keepout is not None:
-            problem = self._keepout.problem or self._keepout.blind or doubt
-            pods = LayerState(IMPOSSIBLE if self._keepout.problem else ON, problem)
+        if self._cpusets is not None:
+            reason = self._cpusets.problem or self._cpusets.unwatched or doubt
+            pods = LayerState(IMPOSSIBLE if self._cpusets.problem else ON, reason)
         settings = self._originals.saved.settings
-        found = {"pods": pods}
-        rests = {"ownPod": settings.own_pod, "idle": settings.idle == "reserved", "partition": settings.partition == "auto"}
-        for layer, wanted in rests.items():
-            found[layer] = LayerState(OFF)
+        states = {"pods": pods}
+        dependent = {"ownPod": settings.own_pod, "idle": settings.idle == "reserved", "partition": settings.partition == "auto"}
+        for layer, wanted in dependent.items():
+            states[layer] = LayerState(OFF)
             if wanted:
-                found[layer] = LayerState(ON) if pods.state == ON else LayerState(OFF, NEEDS_PODS)
-        if found["partition"].state == ON:
-            found["partition"] = self._partition
-        return found
+                states[layer] = LayerState(ON) if pods.state == ON else LayerState(OFF, NEEDS_PODS)
+        if states["partition"].state == ON:
+            states["partition"] = self._partition
+        return states
 
-    def beside(self) -> list[dict[str, object]]:
-        """Processes that may use an exclusive core beside its owner, because they are in the owner's container."""
-        if self._keepout is None:
+    def beside_tasks(self) -> list[dict[str, object]]:
+        """Processes that may use an exclusive core beside its owner because they run in the owner's container."""
+        if self._cpusets is None:
             return []
         exclusive = self.exclusive
-        found = []
+        processes = []
         for task in self._ledger.tasks.values():
             cpus = self._ledger.cpus_of(task)
             if cpus <= exclusive and task.container:
-                pids = self._keepout.pids_in(PodContainer(task.pod, task.container))
-                for process, name in processes_beside(self._procfs, pids, task.process.pid, cpus):
-                    found.append({"pid": process, "name": name, "pod": task.pod, "cpus": cpuset.kernel_list(cpus)})
-        return found
+                pids = self._cpusets.pids_in(PodContainer(task.pod, task.container))
+                for pid, name in processes_beside(self._procfs, pids, task.process.pid, cpus):
+                    processes.append({"pid": pid, "name": name, "pod": task.pod, "cpus": cpuset.kernel_list(cpus)})
+        return processes
 
     @property
     def drift(self) -> int:
-        """Sets that somebody changed and we put right, since this agent started."""
-        return self._keepout.drift if self._keepout else 0
+        """How many cpusets somebody else changed that this agent has put right."""
+        return self._cpusets.drift if self._cpusets else 0
 
     @property
     def exclusive(self) -> CpuSet:
-        """CPUs of exclusive pools; in a change of pools those before and after."""
+        """CPUs of exclusive pools; during a change of pools those before and after."""
         return self._ledger.exclusive
 
-    def _close(self, cpusets: Cpusets, *, partition: bool) -> None:
-        if self._partitions is None and partition:
-            self._begin_partitions(Partitions(cpusets, self._procfs, self._topology, self._originals), cpusets)
-        if self._keepout is not None:
-            self._keepout.settle()
+    def _switch_on(self, tree: CpusetTree) -> None:
+        if self._cpusets is not None:
+            self._cpusets.enforce()
             self._pods = LayerState(ON)
             return
-        again = bool(self._originals.saved.groups)
-        if not again:
-            groups = dict(cpusets.walk())
-            universe = groups[""] or cpusets.effective()
-            if others := desired.foreign(groups, universe):
-                text = f"cpusets of {len(others)} pods or containers have an owner already, {others[0]} among them: remove what sets them"
-                self._pods = LayerState(CONFLICT, text)
+        resumed = bool(self._originals.saved.groups)
+        if not resumed:
+            groups = dict(tree.walk())
+            universe = groups[""] or tree.effective()
+            if conflict := _conflict_in(tree, groups, universe):
+                self._pods = LayerState(CONFLICT, conflict)
                 return
-            if budgets := cpusets.with_realtime():
-                text = (
-                    f"{budgets[0]} has a budget for realtime, which fewer CPUs would cut: set its cpu.rt_runtime_us to 0, or "
-                    "isolation.pods=false"
-                )
-                self._pods = LayerState(CONFLICT, text)
-                return
+            # Saved durably before the first write: the next agent can tell narrowed cpusets from original ones only by this.
             own = {path: cpus for path, cpus in groups.items() if not parse_path(path).pod}
-            # Durable before the first write: whoever finds the sets changed must be able to tell what they had been.
             self._originals.save_groups(universe, own)
-        self._keepout = Keepout(cpusets, self._rules, self._holds, self._changed)
-        self._keepout.start(again=again)
+        self._cpusets = PodCpusets(tree, self._wanted_for, self._report_changed)
+        self._cpusets.start(resumed=resumed)
         self._pods = LayerState(ON)
-        log.info(
-            "isolation.pods is on: other pods are kept off %s", cpuset.kernel_list(self._rules().closed) or "no core at present"
-        )
+        closed = cpuset.kernel_list(self._rules().closed) or "no core at present"
+        log.info("isolation.pods is on: other pods are kept off %s", closed)
 
-    def _open(self, cpusets: Cpusets) -> None:
+    def _switch_off(self, tree: CpusetTree) -> None:
         saved = self._originals.saved
         if saved.groups:
-            keeper = self._keepout or Keepout(cpusets, self._rules, self._holds, self._changed)
-            # A pod of cgroup v2 that has no cpuset does not run on what isolcpus isolates; with one given back it would.
-            with nullcontext() if self._strict else kept(self._procfs, saved.universe - self._topology.unbalanced):
-                keeper.undo(saved.groups, saved.universe)
+            cpusets = self._cpusets or PodCpusets(tree, self._wanted_for, self._report_changed)
+            # On cgroup v2 a pod without its own cpuset never ran on isolcpus CPUs; restoring the parent's set would let it.
+            with nullcontext() if self._strict else masks.preserved(self._procfs, saved.universe - self._topology.unbalanced):
+                cpusets.restore(saved.groups, saved.universe)
             self._originals.save_groups(frozenset(), {})
             log.info("isolation.pods is off: cpusets of pods are as they were")
-        self._keepout = None
+        self._cpusets = None
 
-    def _begin_partitions(self, made: Partitions, cpusets: Cpusets) -> None:
-        groups = dict(cpusets.walk())
-        if why := made.why_not():
+    def _switch_partitions_on(self, tree: CpusetTree) -> None:
+        partitions = Partitions(tree, self._procfs, self._topology, self._originals)
+        groups = dict(tree.walk())
+        if why := partitions.why_impossible():
             self._partition = LayerState(IMPOSSIBLE, why)
-        elif not self._originals.saved.partitioned and (others := made.now(groups)):
-            text = f"{next(iter(others)) or 'kubepods'} has exclusive CPUs that somebody else gave it: take them away first"
+        elif not self._originals.saved.partitioned and (others := partitions.existing(groups)):
+            group = next(iter(others)) or "kubepods"
+            text = (
+                f"{group} has exclusive CPUs that another program gave it: empty its {EXCLUSIVE}, or set isolation.partition=off"
+            )
             self._partition = LayerState(CONFLICT, text)
         else:
-            # What an earlier agent made goes on, and keeps its set.
-            made.let_go(groups, self._holds(), self.exclusive)
+            # Before the first enforcement, so that partitions of an earlier agent keep their cpusets.
+            partitions.end_unheld(groups, self._holds(), self.exclusive)
             self._partition = LayerState(ON)
-            self._partitions = made
+            self._partitions = partitions
 
-    def _grow(self) -> None:
-        """Partitions for who holds cores and has none; the rest of what there was goes."""
-        self._growing = None
-        if self._keepout is None or self._partitions is None:
+    def _make_partitions(self) -> None:
+        """Make partitions of all containers that can be, and end those that can no longer."""
+        self._making_partitions = None
+        if self._cpusets is None or self._partitions is None:
             return
         if not self._originals.saved.partitioned:
             self._originals.save_partitioned(partitioned=True)
-        left = self._partitions.take(self._keepout, self._holds(), self.exclusive)
-        before, self._partition = self._partition, LayerState(ON, "", tuple(left))
+        problems = self._partitions.make(self._cpusets, self._holds(), self.exclusive)
+        before, self._partition = self._partition, LayerState(ON, "", tuple(problems))
         if before != self._partition:
-            self._changed()
+            self._report_changed()
 
-    def _end_partitions(self, cpusets: Cpusets) -> None:
-        made = self._partitions or Partitions(cpusets, self._procfs, self._topology, self._originals)
-        problems = made.end(made.now(dict(cpusets.walk())), {})
+    def _switch_partitions_off(self, tree: CpusetTree) -> None:
+        partitions = self._partitions or Partitions(tree, self._procfs, self._topology, self._originals)
+        problems = partitions.end(partitions.existing(dict(tree.walk())), {})
         for problem in problems:
-            log.error("isolation.partition, undone: %s", problem)
+            log.error("isolation.partition is not undone: %s", problem)
         self._partitions = None
         if not problems:
             self._originals.save_partitioned(partitioned=False)
 
-    def _rules(self) -> Rules:
+    def _wanted_for(self, groups: Groups) -> dict[str, CpuSet]:
+        return desired.desired_cpusets(groups, self._rules(), self._holds())
+
+    def _rules(self) -> CpusetRules:
         saved = self._originals.saved
         settings = saved.settings
         closed = self.exclusive if settings.idle == "reserved" else self._held()
         own = {path: cpus for path, cpus in saved.groups.items() if cpus}
-        alone = frozenset(self._partitions.alone) if self._partitions else frozenset()
-        # Nobody gets CPUs that the kernel isolates by a cpuset of ours which he did not have before: nothing would move him off again.
-        return Rules(saved.universe, closed | self._topology.unbalanced, own, settings.own_pod, self._strict, alone)
+        partitions = frozenset(self._partitions.current) if self._partitions else frozenset()
+        # Never add isolcpus CPUs to a cpuset: the scheduler would not move tasks off them again.
+        return CpusetRules(saved.universe, closed | self._topology.unbalanced, own, settings.own_pod, self._strict, partitions)
 
     def _held(self) -> CpuSet:
         return self.exclusive & frozenset().union(*(hold.cpus for hold in self._holds()))
 
     def _holds(self) -> list[Hold]:
         return [Hold(PodContainer(task.pod, task.container), self._ledger.open_to(task)) for task in self._ledger.tasks.values()]
+
+
+def _conflict_in(tree: CpusetTree, groups: Groups, universe: CpuSet) -> str:
+    """Why cpusets of pods must not be narrowed, before cmk has changed any; empty when they may."""
+    if others := desired.managed_by_others(groups, universe):
+        return (
+            f"another program manages the cpusets of {len(others)} pods or containers, {others[0]} among them: remove it from the node, "
+            "or set isolation.pods=false"
+        )
+    if budgets := tree.with_realtime_budget():
+        return (
+            f"{budgets[0]} has a realtime budget, which a cpuset with fewer CPUs would cut: set its cpu.rt_runtime_us to 0, or set "
+            "isolation.pods=false"
+        )
+    return ""

@@ -440,7 +440,7 @@ def test_everybody_else_is_kept_out_before_and_after(tmp_path: Path, monkeypatch
     async def scenario(agent: Agent) -> None:
         service, seen = agent.node.service, []
         monkeypatch.setattr(
-            type(service.layers), "renew", lambda _: seen.append((service.ledger.exclusive, os.sched_getaffinity(client.pid)))
+            type(service.layers), "refit", lambda _: seen.append((service.ledger.exclusive, os.sched_getaffinity(client.pid)))
         )
         async with await agent.node.ask() as client:
             await client.answer()
@@ -457,14 +457,14 @@ def test_who_goes_elsewhere_by_himself_meanwhile_is_left_there(tmp_path: Path, m
         service = agent.node.service
         async with await agent.node.ask() as client:
             await client.answer()
-            renewed: list[bool] = []
+            refits: list[bool] = []
 
-            def renew(_: object) -> None:
-                renewed.append(True)
-                if len(renewed) == 2:  # the change has been made
+            def refit(_: object) -> None:
+                refits.append(True)
+                if len(refits) == 2:  # the change has been made
                     os.sched_setaffinity(client.pid, EXCLUSIVE)
 
-            monkeypatch.setattr(type(service.layers), "renew", renew)
+            monkeypatch.setattr(type(service.layers), "refit", refit)
             agent.want(ON_FIRST)
             await agent.until(lambda: agent.hash == "first")
             assert os.sched_getaffinity(client.pid) == EXCLUSIVE
@@ -477,7 +477,7 @@ def test_kernels_that_widen_masks_with_their_cpuset_are_corrected(tmp_path: Path
         service = agent.node.service
         async with await agent.node.ask() as client:
             await client.answer()
-            monkeypatch.setattr(type(service.layers), "renew", lambda _: os.sched_setaffinity(client.pid, CPUS))
+            monkeypatch.setattr(type(service.layers), "refit", lambda _: os.sched_setaffinity(client.pid, CPUS))
             agent.want(ON_FIRST)
             await agent.until(lambda: agent.hash == "first")
             assert os.sched_getaffinity(client.pid) == FIRST

@@ -6,8 +6,8 @@ import errno
 import os
 from pathlib import Path
 
-from cmk.isolation.cgroups import FILE, Cpusets
-from cmk.isolation.desired import above
+from cmk.isolation.cgroups import FILE, CpusetTree
+from cmk.isolation.desired import ancestors
 from cmk.isolation.partitions import EXCLUSIVE, ISOLATED, MEMBER, PARTITION
 from cmk.model import cpuset
 from cmk.model.cgroup_path import parent_of
@@ -31,7 +31,7 @@ def container(letter: str, *, systemd: bool = False) -> str:
     return f"cri-containerd-{letter * 64}.scope" if systemd else letter * 64
 
 
-class Kernel(Cpusets):
+class Kernel(CpusetTree):
     """A tree of plain files; writes are refused or changed as the kernel would. ``writes`` lists what was asked for.
 
     Tasks are in every group that has none below it. ``die_at``: the write with this number is the last of its process.
@@ -42,7 +42,7 @@ class Kernel(Cpusets):
         self.writes: list[tuple[str, str, str]] = []
         self.die_at = -1
 
-    def write_text(self, path: str, name: str, text: str) -> None:
+    def write_file(self, path: str, name: str, text: str) -> None:
         if len(self.writes) == self.die_at:
             raise Killed
         self.writes.append((path, name, text))
@@ -59,14 +59,14 @@ class Kernel(Cpusets):
         """Effective sets follow what is configured."""
         beside = [f"../{entry.name}" for entry in self.top.parent.iterdir() if entry.is_dir() and entry != self.top]
         for path, own in [*((path, self.read(path)) for path in beside), *self.walk()]:
-            above = cpuset.parse(self.text(".." if not path else parent_of(path), self._effective))
+            above = cpuset.parse(self.read_file(".." if not path else parent_of(path), self._effective))
             now = own if self.strict and own is not None else ((own or above) & above) or above
             file, text = self.directory(path) / self._effective, f"{cpuset.kernel_list(now)}\n"
             if not file.exists() or file.read_text() != text:
                 file.write_text(text)
 
     def _check(self, path: str, cpus: CpuSet) -> None:
-        above = cpuset.parse(self.text(".." if not path else parent_of(path), FILE))
+        above = cpuset.parse(self.read_file(".." if not path else parent_of(path), FILE))
         below = [own or frozenset() for name, own in self.walk(path) if name != path and parent_of(name) == path]
         code = 0
         if not cpus:
@@ -75,14 +75,14 @@ class Kernel(Cpusets):
             code = errno.EACCES
         elif self.strict and not all(own <= cpus for own in below):
             code = errno.EBUSY
-        elif not cpus <= cpuset.parse(self.text("..", self._effective)):
+        elif not cpus <= cpuset.parse(self.read_file("..", self._effective)):
             code = errno.EINVAL
         if code:
             raise OSError(code, os.strerror(code))
 
     def _partition(self, path: str) -> str:
         """What the kernel makes of the wish to be one: its CPUs have to be exclusive to all groups down to it."""
-        sets = [cpuset.parse(self.text(group, EXCLUSIVE)) for group in [*above(path), path]]
+        sets = [cpuset.parse(self.read_file(group, EXCLUSIVE)) for group in [*ancestors(path), path]]
         exclusive = sets[0].intersection(*sets) & (self.read(path) or frozenset())
         return ISOLATED if exclusive else f"{ISOLATED} invalid (Invalid cpu list in {EXCLUSIVE})"
 

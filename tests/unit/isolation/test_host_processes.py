@@ -12,7 +12,7 @@ import pytest
 
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
-from cmk.isolation.host_processes import HostProcesses
+from cmk.isolation.host_processes import ProcessLayer
 from cmk.isolation.originals import Originals
 from cmk.model.isolation_config import Thread
 
@@ -43,13 +43,13 @@ def originals(tmp_path: Path) -> Originals:
 def test_a_process_leaves_and_comes_back(child: subprocess.Popen[bytes], originals: Originals) -> None:
     everywhere = os.sched_getaffinity(child.pid)
     closed = frozenset({min(everywhere)})
-    layer = HostProcesses(Few(child.pid), originals)
-    assert layer.on(closed).state == "on"
+    layer = ProcessLayer(Few(child.pid), originals)
+    assert layer.isolate(closed).state == "on"
     assert os.sched_getaffinity(child.pid) == everywhere - closed
     saved = originals.saved
-    layer.on(closed)
+    layer.isolate(closed)
     assert originals.saved is saved, "nothing is left to move"
-    layer.off()
+    layer.restore()
     assert os.sched_getaffinity(child.pid) == everywhere
     assert originals.saved.threads == []
 
@@ -62,7 +62,7 @@ def test_a_mask_is_saved_before_it_is_changed(child: subprocess.Popen[bytes], tm
             raise StateError(f"{len(threads)} threads")
 
     with pytest.raises(StateError):
-        HostProcesses(Few(child.pid), Unwritable(tmp_path / "isolation.json", "boot")).on(frozenset({min(everywhere)}))
+        ProcessLayer(Few(child.pid), Unwritable(tmp_path / "isolation.json", "boot")).isolate(frozenset({min(everywhere)}))
     assert os.sched_getaffinity(child.pid) == everywhere
 
 
@@ -71,14 +71,14 @@ def test_a_child_born_after_the_move_comes_back_too(child: subprocess.Popen[byte
     since = everywhere - {min(everywhere)}
     os.sched_setaffinity(child.pid, since)
     originals.save_threads([Thread(1, 0, everywhere, since)])
-    HostProcesses(Few(child.pid), originals).off()
+    ProcessLayer(Few(child.pid), originals).restore()
     assert os.sched_getaffinity(child.pid) == everywhere
 
 
 def test_what_has_no_other_cpu_is_named(child: subprocess.Popen[bytes], originals: Originals) -> None:
     closed = frozenset({min(os.sched_getaffinity(child.pid))})
     os.sched_setaffinity(child.pid, closed)
-    state = HostProcesses(Few(child.pid), originals).on(closed)
+    state = ProcessLayer(Few(child.pid), originals).isolate(closed)
     assert state.left == (Path(f"/proc/{child.pid}/comm").read_text().strip(),)
     assert os.sched_getaffinity(child.pid) == closed
 
@@ -86,13 +86,13 @@ def test_what_has_no_other_cpu_is_named(child: subprocess.Popen[bytes], original
 def test_pools_that_move_give_back_what_they_leave(child: subprocess.Popen[bytes], originals: Originals) -> None:
     everywhere = frozenset(os.sched_getaffinity(child.pid))
     first, second = (frozenset({cpu}) for cpu in sorted(everywhere)[:2])
-    layer = HostProcesses(Few(child.pid), originals)
+    layer = ProcessLayer(Few(child.pid), originals)
     for closed in (first, second, first, frozenset()):
-        layer.on(closed)
+        layer.isolate(closed)
         assert os.sched_getaffinity(child.pid) == everywhere - closed
         assert [(thread.before, thread.since) for thread in originals.saved.threads] == [(everywhere, everywhere - closed)]
-    layer.on(second)
-    layer.off()
+    layer.isolate(second)
+    layer.restore()
     assert os.sched_getaffinity(child.pid) == everywhere
 
 
@@ -101,5 +101,5 @@ def test_a_child_of_one_that_was_moved_goes_where_its_parent_goes(child: subproc
     first, second = (frozenset({cpu}) for cpu in sorted(everywhere)[:2])
     os.sched_setaffinity(child.pid, everywhere - first)
     originals.save_threads([Thread(1, 0, everywhere, everywhere - first)])
-    HostProcesses(Few(child.pid), originals).on(second)
+    ProcessLayer(Few(child.pid), originals).isolate(second)
     assert os.sched_getaffinity(child.pid) == everywhere - second

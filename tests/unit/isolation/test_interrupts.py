@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from cmk.host.procfs import Procfs
-from cmk.isolation.interrupts import IrqLayer, Irqs
+from cmk.isolation.interrupts import InterruptLayer, ProcIrq
 from cmk.isolation.originals import Originals
 from cmk.model.cpuset import CpuSet
 
 CLOSED, OTHERS = frozenset({1, 2}), frozenset({0, 3})
 
 
-class Table(Irqs):
+class Table(ProcIrq):
     """Number 9 is managed by the kernel."""
 
     def set_affinity(self, number: int, cpus: CpuSet) -> None:
@@ -53,17 +53,17 @@ def affinities(root: Path) -> dict[str, str]:
 
 
 def test_interrupts_leave_and_come_back(irq: Path, procfs: Procfs, originals: Originals) -> None:
-    layer = IrqLayer(Table(irq), procfs, originals)
+    layer = InterruptLayer(Table(irq), procfs, originals)
     before = affinities(irq)
-    state = layer.on(CLOSED, OTHERS)
+    state = layer.isolate(CLOSED, OTHERS)
     assert affinities(irq) == {"7": "0,3", "8": "0,3", "9": "2-3", "10": "0"}
     assert state.left == ("9 (virtio0-req.0): Input/output error",)
     assert (irq / "default_smp_affinity").read_text() == "00000001,00000009\n"
     assert originals.saved.irqs == {7: frozenset({0, 1, 2, 3}), 8: frozenset({1}), 9: frozenset({2, 3})}
     saved = originals.saved
-    layer.on(CLOSED, OTHERS)
+    layer.isolate(CLOSED, OTHERS)
     assert originals.saved is saved, "originals are saved once"
-    layer.off(CLOSED, OTHERS)
+    layer.restore(CLOSED, OTHERS)
     assert affinities(irq) == before
     assert (irq / "default_smp_affinity").read_text() == "00000001,0000000f\n"
     assert originals.saved.irqs == {}
@@ -72,27 +72,27 @@ def test_interrupts_leave_and_come_back(irq: Path, procfs: Procfs, originals: Or
 def test_what_somebody_moved_since_is_his(irq: Path, procfs: Procfs, originals: Originals) -> None:
     originals.save_irqs({7: frozenset({0, 1, 2, 3})}, frozenset())
     (irq / "7/smp_affinity_list").write_text("3\n")
-    IrqLayer(Table(irq), procfs, originals).off(CLOSED, OTHERS)
+    InterruptLayer(Table(irq), procfs, originals).restore(CLOSED, OTHERS)
     assert affinities(irq)["7"] == "3"
 
 
 def test_irqbalance_is_warned_of(irq: Path, procfs: Procfs, originals: Originals) -> None:
     (procfs.root / "77").mkdir()
     (procfs.root / "77/comm").write_text("irqbalance\n")
-    state = IrqLayer(Table(irq), procfs, originals).on(CLOSED, OTHERS)
+    state = InterruptLayer(Table(irq), procfs, originals).isolate(CLOSED, OTHERS)
     assert "process 77" in state.reason
     assert "IRQBALANCE_BANNED_CPULIST=1-2" in state.reason
 
 
 def test_pools_that_move_give_back_what_they_leave(irq: Path, procfs: Procfs, originals: Originals) -> None:
-    layer = IrqLayer(Table(irq), procfs, originals)
-    layer.on(CLOSED, OTHERS)
+    layer = InterruptLayer(Table(irq), procfs, originals)
+    layer.isolate(CLOSED, OTHERS)
     originals.save_closed(CLOSED)
     (irq / "10/smp_affinity_list").write_text("3\n")  # somebody's own doing
     other = frozenset({0})
-    layer.on(other, frozenset({1, 2, 3}))
+    layer.isolate(other, frozenset({1, 2, 3}))
     assert affinities(irq) == {"7": "1-3", "8": "1", "9": "2-3", "10": "3"}
     assert (irq / "default_smp_affinity").read_text() == "00000001,0000000e\n"
     originals.save_closed(other)
-    layer.off(other, frozenset({1, 2, 3}))
+    layer.restore(other, frozenset({1, 2, 3}))
     assert affinities(irq) == {"7": "0-3", "8": "1", "9": "2-3", "10": "3"}

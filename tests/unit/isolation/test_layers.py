@@ -60,16 +60,16 @@ class Host:
         self.ledger = Ledger(layout)
 
     def layers(self, *, die_at: int = -1, cgroups: bool = True) -> Layers:
-        def open_cpusets(path: Path) -> Kernel:
+        def open_tree(path: Path) -> Kernel:
             self.kernel = Kernel(path)
             self.kernel.die_at = die_at
             return self.kernel
 
         paths = HostPaths(self.root / "state/isolation.json", self.cgroups if cgroups else None)
-        return Layers(paths, self.procfs, self.ledger, self.topology, lambda: None, open_cpusets)
+        return Layers(paths, self.procfs, self.ledger, self.topology, lambda: None, open_tree)
 
     def may_use(self, path: str) -> str:
-        return self.kernel.text(path, "cpuset.effective_cpus" if self.strict else "cpuset.cpus.effective")
+        return self.kernel.read_file(path, "cpuset.effective_cpus" if self.strict else "cpuset.cpus.effective")
 
 
 def undo_killed_at_each_write(host: Host) -> None:
@@ -103,12 +103,12 @@ def test_an_owner_has_its_core_alone_in_its_own_container_alone(host: Host) -> N
         layers.apply(Isolation(), "")
         assert not FIRST.cpus & host.kernel.effective(GROUPS[4])
         assert host.ledger.restore(TASK)
-        layers.settle()
+        layers.enforce()
         assert host.kernel.effective(GROUPS[4]) >= FIRST.cpus
         assert not FIRST.cpus & host.kernel.effective(GROUPS[5])
         assert not FIRST.cpus & host.kernel.effective(GROUPS[7])
         host.ledger.release(TASK.process)
-        layers.settle()
+        layers.enforce()
         assert not FIRST.cpus & host.kernel.effective(GROUPS[4])
         layers.stop()
 
@@ -153,13 +153,13 @@ def test_a_group_that_comes_later_is_closed_at_once(host: Host) -> None:
         add(host.kernel.directory(late), ALL if host.strict else "", strict=host.strict)
         host.kernel.refresh()
         async with asyncio.timeout(20):
-            while host.kernel.text(late, FILE) in ("", ALL):
+            while host.kernel.read_file(late, FILE) in ("", ALL):
                 await asyncio.sleep(0)
         assert not FIRST.cpus & host.kernel.effective(late)
         host.kernel.directory(late).joinpath("cpuset.cpus").write_text(f"{ALL}\n")
         host.kernel.refresh()
         async with asyncio.timeout(20):
-            while host.kernel.text(late, FILE) == ALL:
+            while host.kernel.read_file(late, FILE) == ALL:
                 await asyncio.sleep(0)
         assert layers.drift == 1
         layers.stop()
@@ -305,15 +305,15 @@ def test_others_have_left_a_core_before_its_new_owner_comes_and_get_the_old_one_
         layers = host.layers()
         layers.apply(Isolation(host="slices"), "")
         assert host.ledger.restore(AT_LAST)
-        layers.settle()
+        layers.enforce()
         assert host.kernel.effective(GROUPS[7]) == {0, 1, 2}
         host.ledger.begin(four(BEFORE), {TASK.process: BEFORE.cpus})
-        layers.renew()
+        layers.refit()
         assert host.kernel.effective(GROUPS[4]) >= {2, 3}, "the owner may go there"
         assert host.kernel.effective(GROUPS[7]) == {0, 1}, "nobody else may"
         assert strict or host.kernel.effective("../system.slice") == {0, 1}
         host.ledger.end(four(BEFORE), [AT_BEFORE])
-        layers.renew()
+        layers.refit()
         assert host.kernel.effective(GROUPS[4]) >= BEFORE.cpus
         assert host.kernel.effective(GROUPS[7]) == {0, 1, 3}, "what was exclusive is anybody's"
         assert strict or host.kernel.effective("../system.slice") == {0, 1, 3}

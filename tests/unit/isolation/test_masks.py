@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from cmk.host.procfs import Procfs
-from cmk.isolation.masks import back, kept
+from cmk.isolation.masks import preserved, restore
 from cmk.model.isolation_config import Thread
 
 CPUS = sorted(os.sched_getaffinity(0))
@@ -39,7 +39,7 @@ def procfs(child: int, tmp_path: Path) -> Procfs:
     ("given", "becomes"), [(NONE, ONE), (OTHER, ONE | OTHER)], ids=["what nobody gave is taken away", "what is given is kept"]
 )
 def test_threads_gain_what_they_are_given(child: int, procfs: Procfs, given: frozenset[int], becomes: frozenset[int]) -> None:
-    with kept(procfs, given) as moved:
+    with preserved(procfs, given) as moved:
         os.sched_setaffinity(child, ONE | OTHER)
     assert os.sched_getaffinity(child) == becomes
     assert [(thread.tid, thread.before) for thread in moved] == ([] if given else [(child, ONE)])
@@ -47,43 +47,43 @@ def test_threads_gain_what_they_are_given(child: int, procfs: Procfs, given: fro
 
 def test_who_loses_cpus_is_left_alone(child: int, procfs: Procfs) -> None:
     os.sched_setaffinity(child, ONE | OTHER)
-    with kept(procfs, NONE) as moved:
+    with preserved(procfs, NONE) as moved:
         os.sched_setaffinity(child, OTHER)
     assert os.sched_getaffinity(child) == OTHER
     assert moved == []
 
 
 def test_who_has_lost_everything_goes_back_when_it_is_there_again(child: int, procfs: Procfs) -> None:
-    with kept(procfs, NONE) as moved:
+    with preserved(procfs, NONE) as moved:
         os.sched_setaffinity(child, OTHER)
     (thread,) = moved
     assert (thread.tid, thread.before, thread.since) == (child, ONE, OTHER)
-    assert back(procfs, moved, OTHER) == moved
+    assert restore(procfs, moved, OTHER) == moved
     assert os.sched_getaffinity(child) == OTHER
-    assert back(procfs, moved, ONE | OTHER) == []
+    assert restore(procfs, moved, ONE | OTHER) == []
     assert os.sched_getaffinity(child) == ONE
 
 
 def test_who_gets_some_of_it_back_waits_for_the_rest(child: int, procfs: Procfs) -> None:
     thread = Thread(child, procfs.start_time(child), ONE | OTHER, ONE)
     os.sched_setaffinity(child, ONE)
-    assert back(procfs, [thread], ONE) == [thread]
+    assert restore(procfs, [thread], ONE) == [thread]
     assert os.sched_getaffinity(child) == ONE
-    assert back(procfs, [thread], ONE | OTHER) == []
+    assert restore(procfs, [thread], ONE | OTHER) == []
     assert os.sched_getaffinity(child) == ONE | OTHER
 
 
 def test_another_process_of_that_number_is_not_touched(child: int, procfs: Procfs) -> None:
-    with kept(procfs, NONE) as moved:
+    with preserved(procfs, NONE) as moved:
         os.sched_setaffinity(child, OTHER)
     strangers = [msgspec.structs.replace(thread, start=1) for thread in moved]
-    assert back(procfs, strangers, ONE | OTHER) == []
+    assert restore(procfs, strangers, ONE | OTHER) == []
     assert os.sched_getaffinity(child) == OTHER
 
 
 def test_a_change_that_fails_keeps_masks_too(child: int, procfs: Procfs) -> None:
     def change() -> None:
-        with kept(procfs, NONE):
+        with preserved(procfs, NONE):
             os.sched_setaffinity(child, ONE | OTHER)
             raise RuntimeError
 

@@ -42,12 +42,12 @@ def host(tmp_path: Path) -> Host:
 
 
 def exclusive(host: Host) -> dict[str, frozenset[int]]:
-    found = {path: cpuset.parse(host.kernel.text(path, EXCLUSIVE)) for path in GROUPS}
+    found = {path: cpuset.parse(host.kernel.read_file(path, EXCLUSIVE)) for path in GROUPS}
     return {path: cpus for path, cpus in found.items() if cpus}
 
 
 def partitions(host: Host) -> set[str]:
-    return {path for path in GROUPS if host.kernel.text(path, PARTITION) != MEMBER}
+    return {path for path in GROUPS if host.kernel.read_file(path, PARTITION) != MEMBER}
 
 
 def test_a_container_that_is_on_its_core_alone_becomes_one_and_ends_with_its_task(host: Host) -> None:
@@ -58,7 +58,7 @@ def test_a_container_that_is_on_its_core_alone_becomes_one_and_ends_with_its_tas
         assert (partitions(host), exclusive(host)) == ({MINE}, CHAIN)
         assert host.kernel.read(MINE) == FIRST.cpus
         host.ledger.release(TASK.process)
-        layers.settle()
+        layers.enforce()
         assert (partitions(host), exclusive(host)) == (set(), {})
         assert not FIRST.cpus & host.kernel.effective(MINE)
         layers.stop()
@@ -88,7 +88,7 @@ def test_who_comes_later_becomes_one_after_he_was_pinned(host: Host) -> None:
         layers = host.layers()
         layers.apply(ASKED, "")
         assert host.ledger.restore(TASK)
-        layers.settle()
+        layers.enforce()
         assert partitions(host) == set()
         await asyncio.sleep(0)
         assert partitions(host) == {MINE}
@@ -134,8 +134,8 @@ def test_what_the_kernel_has_refused_is_not_tried_again(host: Host, monkeypatch:
         monkeypatch.setattr(type(kernel), "_partition", lambda *_: f"{ISOLATED} invalid")
         layers.apply(ASKED, "")
         told, count = layers.states()["partition"], len(host.kernel.writes)
-        layers.settle()
-        layers._pods._grow()
+        layers.enforce()
+        layers._pods._make_partitions()
         assert layers.states()["partition"] == told
         assert len(host.kernel.writes) == count
         layers.stop()
@@ -241,11 +241,11 @@ def test_it_ends_before_its_task_moves_and_is_made_anew_where_that_is(tmp_path: 
         layers.apply(ASKED, "")
         assert partitions(host) == {MINE}
         host.ledger.begin(four(BEFORE), {TASK.process: BEFORE.cpus})
-        layers.renew()
+        layers.refit()
         assert (partitions(host), exclusive(host)) == (set(), {}), "it is no partition while it has both"
         assert host.kernel.effective(MINE) >= {2, 3}
         host.ledger.end(four(BEFORE), [AT_BEFORE])
-        layers.renew()
+        layers.refit()
         await asyncio.sleep(0)
         assert partitions(host) == {MINE}
         assert (host.kernel.read(MINE), exclusive(host)[MINE]) == ({2}, {2})

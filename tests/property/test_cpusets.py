@@ -1,4 +1,4 @@
-"""The keep-out engine on random cgroup trees that answer like the kernel: it converges, in an order the kernel accepts, and goes back."""
+"""Cpusets of pods on random cgroup trees that answer like the kernel: enforced in an order that the kernel accepts, and restored."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from cmk.isolation.cpusets import Keepout
-from cmk.isolation.desired import Hold, Rules
+from cmk.isolation.cpusets import PodCpusets
+from cmk.isolation.desired import CpusetRules, Hold, desired_cpusets
 from cmk.model import cgroup_path, cpuset
 from cmk.model.cgroup_path import PodContainer
 from tests.unit.isolation.cgrouptree import UID, Kernel, container, make, pod_directory, snapshot
@@ -43,17 +43,17 @@ def trees(draw: st.DrawFn) -> tuple[dict[str, str], bool, bool]:
 @st.composite
 def holdings(draw: st.DrawFn) -> list[Hold]:
     """Tasks on some of the exclusive cores."""
-    free, found = sorted(EXCLUSIVE), []
+    free, holds = sorted(EXCLUSIVE), []
     for _ in range(draw(st.integers(0, 4))):
-        place = PodContainer(UID.format(draw(st.integers(0, 5))), draw(st.sampled_from("abc")) * 64)
-        found.append(Hold(place, frozenset({free.pop()})))
-    return found
+        container_ = PodContainer(UID.format(draw(st.integers(0, 5))), draw(st.sampled_from("abc")) * 64)
+        holds.append(Hold(container_, frozenset({free.pop()})))
+    return holds
 
 
-def engine(kernel: Kernel, own: dict[str, frozenset[int]], holds: list[Hold], *, lend: bool, own_pod: bool) -> Keepout:
+def enforcing(kernel: Kernel, own: dict[str, frozenset[int]], holds: list[Hold], *, lend: bool, own_pod: bool) -> PodCpusets:
     closed = EXCLUSIVE & frozenset().union(*(hold.cpus for hold in holds)) if lend else EXCLUSIVE
-    rules = Rules(ALL, closed, own, own_pod=own_pod, strict=kernel.strict)
-    return Keepout(kernel, lambda: rules, lambda: holds, lambda: None)
+    rules = CpusetRules(ALL, closed, own, own_pod=own_pod, strict=kernel.strict)
+    return PodCpusets(kernel, lambda groups: desired_cpusets(groups, rules, holds), lambda: None)
 
 
 def own_of(kernel: Kernel) -> dict[str, frozenset[int] | None]:
@@ -78,24 +78,24 @@ def test_nobody_but_holders_may_use_a_closed_core_and_all_goes_back(
         saved = own_of(kernel)
         own = {path: cpus for path, cpus in saved.items() if cpus}
         for holds in steps:
-            keeper = engine(kernel, own, holds, lend=lend, own_pod=own_pod)
-            keeper.look()
-            keeper.settle()
-            assert keeper.problem == ""
+            cpusets = enforcing(kernel, own, holds, lend=lend, own_pod=own_pod)
+            cpusets.scan()
+            cpusets.enforce()
+            assert cpusets.problem == ""
             count = len(kernel.writes)
-            keeper.settle()
-            assert len(kernel.writes) == count, "settled means nothing left to write"
+            cpusets.enforce()
+            assert len(kernel.writes) == count, "there is nothing left to write"
             closed = frozenset().union(*(hold.cpus for hold in holds)) if lend else EXCLUSIVE
             for path in groups:
-                place = cgroup_path.container_of(path)
-                if not place.pod:
+                owner = cgroup_path.container_of(path)
+                if not owner.pod:
                     continue
                 may = frozenset().union(
                     *(
                         hold.cpus
                         for hold in holds
-                        if hold.runs_in.pod == place.pod
-                        and (not own_pod or not cgroup_path.is_container(path) or hold.runs_in.container == place.container)
+                        if hold.runs_in.pod == owner.pod
+                        and (not own_pod or not cgroup_path.is_container(path) or hold.runs_in.container == owner.container)
                     )
                 )
                 assert not effective(kernel, path) & (closed - may), path
@@ -105,8 +105,8 @@ def test_nobody_but_holders_may_use_a_closed_core_and_all_goes_back(
         nested = {path for path in groups if cgroup_path.is_nested(path)}
         if not strict:
             assert not nested & {path for path, _, _ in kernel.writes}
-        keeper.undo(saved, ALL)
-        assert keeper.problem == ""
+        cpusets.restore(saved, ALL)
+        assert cpusets.problem == ""
         if strict:
             assert snapshot(root) == before
         else:  # a populated group cannot be emptied again: what it can use is as it was
