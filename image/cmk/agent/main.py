@@ -24,7 +24,7 @@ from cmk.agent.watches import ClusterView, see
 from cmk.host import state
 from cmk.host.procfs import Procfs
 from cmk.host.sysfs import read_topology
-from cmk.isolation.conflicts import KubeletCpus
+from cmk.isolation.conflicts import KubeletCpuManager
 from cmk.kube.client import Api, ApiError, Json
 from cmk.kube.node import labels
 from cmk.legacy import tree
@@ -48,7 +48,7 @@ class Agent:
         self._api = api
         self._lock = state.NodeLock(options.lock_file)
         self._view = ClusterView(api, options, self._on_view, self._on_pods)
-        self._kubelet = KubeletCpus(options.kubelet_socket, self._on_view)
+        self._kubelet = KubeletCpuManager(options.kubelet_socket, self._on_view)
         self._publisher = Publisher(api, options.node, self._view, self._marks, self._report)
         self._layout = NodeLayout(
             options.node,

@@ -1,8 +1,7 @@
-"""Keeps all others off exclusive cores, by cpusets of pods, the host's processes, slices, interrupts and partitions. All can be undone.
+"""The isolation layers, which keep everything but their owners off exclusive cores: other pods, host processes, slices and interrupts.
 
-
-Holds: the layers, what each found before its first write, and the cgroups, masks and interrupts that they write. Nothing else in cmk
-writes those.
-Never here: who holds which core (``cmk.model.ledger`` knows), or an API object.
+Holds: the layers behind one entry (``layers.Layers``), the originals that they are undone from, and the cgroups, masks and interrupts that
+they write. No other package of cmk writes those.
+Never here: which task holds which core (``cmk.model.ledger`` knows), or an API object.
 Imported by: ``cmk.agent``; ``cmk.legacy`` and ``cmk.fleet`` stand beside it.
 """

@@ -1,4 +1,4 @@
-"""Whether kubelet hands out CPUs on this node by itself, asked now and then: it and we would undo each other's work."""
+"""Other managers of a node's CPUs, which would write the same cpusets: kubelet's CPU manager, and programs known by their images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from cmk.kube.kubelet import KubeletError, hands_out_cpus
 
-# Last part of an image's name, without tag and digest → what it is and how to make room for us.
+# The last part of an image's name, without tag and digest → the program's name.
 _IMAGES = {
     "nri-resource-policy-balloons": "nri-plugins' balloons policy",
     "nri-resource-policy-topology-aware": "nri-plugins' topology-aware policy",
@@ -26,48 +26,49 @@ _TERMINAL = {"Succeeded", "Failed"}
 
 log = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LOOKS = 30.0
-CONFLICT = (
+SECONDS_BETWEEN_QUESTIONS = 30.0
+KUBELET_CONFLICT = (
     "kubelet's CPU manager hands out CPUs of this node: set cpuManagerPolicy: none in its configuration, remove "
     "cpu_manager_state from its directory and restart it, or set isolation.pods=false"
 )
 
 
-class KubeletCpus:
-    """``conflict`` is empty while there is none, ``doubt`` says why that is not sure; ``known`` once kubelet was asked.
+class KubeletCpuManager:
+    """Whether kubelet's CPU manager hands out CPUs of this node, asked now and then.
 
-    ``socket`` None: nobody needs to know.
+    ``conflict``: what to do about it; empty while it hands out none. ``doubt``: why that is not certain. ``known``: whether kubelet was
+    asked. ``socket`` None: no layer needs to know. ``report_changed`` is called when one of these has changed.
     """
 
-    def __init__(self, socket: Path | None, changed: Callable[[], None]) -> None:
+    def __init__(self, socket: Path | None, report_changed: Callable[[], None]) -> None:
         self._socket = socket
-        self._changed = changed
+        self._report_changed = report_changed
         self.known = socket is None
         self.conflict = self.doubt = ""
 
     async def run(self) -> None:
-        """Look until cancelled; returns at once when there is nothing to look at."""
+        """Ask until cancelled; returns immediately without a socket."""
         while self._socket is not None:
-            await self._look(self._socket)
-            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            await self.ask(self._socket)
+            await asyncio.sleep(SECONDS_BETWEEN_QUESTIONS)
 
-    async def _look(self, socket: Path) -> None:
+    async def ask(self, socket: Path) -> None:
+        """Ask once. An answer holds until the next: a kubelet that gives none may just be restarting."""
         before = (self.known, self.conflict, self.doubt)
         try:
-            self.conflict = CONFLICT if await hands_out_cpus(socket) else ""
+            self.conflict = KUBELET_CONFLICT if await hands_out_cpus(socket) else ""
             self.doubt = ""
         except KubeletError as error:
-            # What it said before holds until it says something else: it may just be restarting.
-            self.doubt = f"whether kubelet's CPU manager is at work is not known: {error}"
+            self.doubt = f"it is not known whether kubelet's CPU manager hands out CPUs: {error}"
         self.known = True
         if (self.known, self.conflict, self.doubt) != before:
             for text in filter(None, (self.conflict, self.doubt)):
                 log.warning("%s", text)
-            self._changed()
+            self._report_changed()
 
 
 def manager_of(pod: Mapping[str, Any]) -> str:
-    """Which other manager of CPUs a v1 Pod object is, with its name; empty when it is none or has ended."""
+    """The CPU manager that a v1 Pod object runs, with the pod's name; empty when it runs none or has ended."""
     if (pod.get("status") or {}).get("phase") in _TERMINAL:
         return ""
     spec, meta = pod.get("spec") or {}, pod["metadata"]
@@ -79,8 +80,8 @@ def manager_of(pod: Mapping[str, Any]) -> str:
 
 
 def conflict_of(managers: Iterable[str]) -> str:
-    """What to say about them; empty when there are none."""
-    found = sorted(set(managers) - {""})
-    if not found:
+    """The conflict with these managers and its remedy; empty strings are ignored, and without any manager there is no conflict (``""``)."""
+    names = sorted(set(managers) - {""})
+    if not names:
         return ""
-    return f"{' and '.join(found)} manages CPUs of this node too: remove it from the node, or set isolation.pods=false"
+    return f"{' and '.join(names)} manages CPUs of this node too: remove it from the node, or set isolation.pods=false"

@@ -1,4 +1,4 @@
-"""Isolation layers: what the configuration asks for, and how each of them is doing."""
+"""The settings of isolation layers, and their states."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cmk.model.cpuset import CpuSet
 class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """How exclusive cores are kept for their owners.
 
-    ``pods``: other pods' cpusets leave them out. ``own_pod``: so do the containers beside the owner's in its pod. ``host``: processes of
-    the host leave them, one by one (``affinity``) or by their systemd slices. ``irqs``: movable interrupts leave them.
-    ``partition``: containers that are on cores of their own become isolated partitions where that is possible.
-    ``idle``: whether cores without an owner are lent to everybody.
+    ``pods``: cpusets of other pods leave them out. ``own_pod``: so do those of the other containers in the owner's pod. ``host``:
+    processes of the host leave them, thread by thread (``affinity``) or by their systemd slices. ``irqs``: movable interrupts leave them.
+    ``partition``: containers that run on exclusive cores alone become isolated partitions where that is possible. ``idle``: whether cores
+    without an owner are lent to everybody.
     """
 
     pods: bool = True
@@ -38,7 +38,10 @@ ON, OFF, IMPOSSIBLE, CONFLICT = "on", "off", "impossible", "conflict"
 
 
 class LayerState(msgspec.Struct, frozen=True):
-    """How one layer is doing: ``on``, ``off``, ``impossible`` here or ``conflict``, and why; ``left`` lists what it could not move."""
+    """The state of a layer: ``on``, ``off``, ``impossible`` or ``conflict``, and the reason.
+
+    ``left``: the processes, interrupts or containers that it could not move or isolate, each with its reason where there is one.
+    """
 
     state: str
     reason: str = ""
@@ -46,7 +49,7 @@ class LayerState(msgspec.Struct, frozen=True):
 
 
 class Thread(msgspec.Struct, frozen=True):
-    """A thread of the host that was moved: where it might run before, and since."""
+    """A thread whose CPU mask was changed: its tid, its start time (which tells it from a later thread with that tid), and both masks."""
 
     tid: int
     start: int

@@ -1,6 +1,14 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
 import pytest
 
-from cmk.isolation.conflicts import conflict_of, manager_of
+from cmk.isolation.conflicts import KUBELET_CONFLICT, KubeletCpuManager, conflict_of, manager_of
+from tests.unit.kube.test_kubelet import listening
+
+CPU_1, NO_CPU = b"\x12\x01\x01", b""
 
 
 @pytest.mark.parametrize(
@@ -27,3 +35,28 @@ def test_a_conflict_names_them_and_the_remedy() -> None:
     text = conflict_of(["a (pod x/y)", "", "a (pod x/y)"])
     assert text.startswith("a (pod x/y) manages")
     assert "isolation.pods=false" in text
+
+
+def test_the_answer_of_kubelet_holds_while_it_restarts(tmp_path: Path) -> None:
+    socket = tmp_path / "s"
+
+    async def run() -> None:
+        reports: list[tuple[str, bool]] = []
+        manager = KubeletCpuManager(socket, lambda: reports.append((manager.conflict, bool(manager.doubt))))
+        await manager.ask(socket)
+        assert manager.known
+        async with listening(socket, CPU_1):
+            await manager.ask(socket)
+            await manager.ask(socket)
+        await manager.ask(socket)
+        async with listening(socket, NO_CPU):
+            await manager.ask(socket)
+        assert reports == [("", True), (KUBELET_CONFLICT, False), (KUBELET_CONFLICT, True), ("", False)]
+
+    asyncio.run(run())
+
+
+def test_kubelet_is_not_asked_when_no_layer_needs_to_know() -> None:
+    manager = KubeletCpuManager(None, lambda: None)
+    asyncio.run(manager.run())
+    assert (manager.known, manager.conflict, manager.doubt) == (True, "", "")

@@ -10,7 +10,6 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Server, Stream
 
-from cmk.isolation.conflicts import CONFLICT, KubeletCpus
 from cmk.kube import kubelet
 from cmk.kube.kubelet import KubeletError, hands_out_cpus
 
@@ -89,27 +88,3 @@ def test_who_does_not_answer_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with pytest.raises(KubeletError, match=r"Deadline|Timeout"):
         ask(tmp_path, None)
-
-
-def test_what_kubelet_says_holds_while_it_restarts(tmp_path: Path) -> None:
-    async def run() -> None:
-        told: list[tuple[str, bool]] = []
-        cpus = KubeletCpus(tmp_path / "s", lambda: told.append((cpus.conflict, bool(cpus.doubt))))
-        await cpus._look(tmp_path / "s")
-        assert cpus.known
-        async with listening(tmp_path / "s", b"\x12\x01\x00") as it:
-            await cpus._look(tmp_path / "s")
-            await cpus._look(tmp_path / "s")
-        await cpus._look(tmp_path / "s")
-        async with listening(tmp_path / "s", b"") as it:
-            await cpus._look(tmp_path / "s")
-            assert it.answer == b""
-        assert told == [("", True), (CONFLICT, False), (CONFLICT, True), ("", False)]
-
-    asyncio.run(run())
-
-
-def test_nobody_asks_when_nobody_needs_to_know() -> None:
-    cpus = KubeletCpus(None, lambda: None)
-    asyncio.run(cpus.run())
-    assert (cpus.known, cpus.conflict, cpus.doubt) == (True, "", "")
