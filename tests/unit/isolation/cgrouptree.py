@@ -32,9 +32,9 @@ def container(letter: str, *, systemd: bool = False) -> str:
 
 
 class Kernel(CpusetTree):
-    """A tree of plain files; writes are refused or changed as the kernel would. ``writes`` lists what was asked for.
+    """A tree of plain files that refuses or changes writes as the kernel would. ``writes`` lists all that were tried.
 
-    Tasks are in every group that has none below it. ``die_at``: the write with this number is the last of its process.
+    Every group counts as populated: none can be emptied. ``die_at``: the number of writes after which the process is killed at the next.
     """
 
     def __init__(self, root: Path) -> None:
@@ -56,7 +56,7 @@ class Kernel(CpusetTree):
         self.refresh()
 
     def refresh(self) -> None:
-        """Effective sets follow what is configured."""
+        """Compute the effective CPUs of all groups from the configured ones."""
         beside = [f"../{entry.name}" for entry in self.top.parent.iterdir() if entry.is_dir() and entry != self.top]
         for path, own in [*((path, self.read(path)) for path in beside), *self.walk()]:
             above = cpuset.parse(self.read_file(".." if not path else parent_of(path), self._effective))
@@ -81,7 +81,7 @@ class Kernel(CpusetTree):
             raise OSError(code, os.strerror(code))
 
     def _partition(self, path: str) -> str:
-        """What the kernel makes of the wish to be one: its CPUs have to be exclusive to all groups down to it."""
+        """The content of the file after a group asked to be a partition: its CPUs must be exclusive to all groups down to it."""
         sets = [cpuset.parse(self.read_file(group, EXCLUSIVE)) for group in [*ancestors(path), path]]
         exclusive = sets[0].intersection(*sets) & (self.read(path) or frozenset())
         return ISOLATED if exclusive else f"{ISOLATED} invalid (Invalid cpu list in {EXCLUSIVE})"
@@ -92,7 +92,7 @@ class Kernel(CpusetTree):
 
 
 class Killed(BaseException):
-    """kill -9, as seen from inside."""
+    """The process was killed at a write."""
 
 
 def set_text(directory: Path, name: str, text: str) -> None:
@@ -101,7 +101,7 @@ def set_text(directory: Path, name: str, text: str) -> None:
 
 
 def make(root: Path, groups: dict[str, str], *, strict: bool, cpus: str, top: str = "kubepods") -> Kernel:
-    """A tree with these groups below kubepods (``""``) and what is configured in each."""
+    """A tree with these groups below kubepods (``""``) and the CPUs configured for each."""
     base = root / "cpuset" if strict else root
     base.mkdir(parents=True, exist_ok=True)
     if not strict:

@@ -30,7 +30,7 @@ def test_other_managers_are_known_by_their_images(image: str, phase: str, manage
     assert manager_of(pod) == manager
 
 
-def test_a_conflict_names_them_and_the_remedy() -> None:
+def test_a_conflict_names_the_managers_and_the_remedy() -> None:
     assert conflict_of(["", ""]) == ""
     text = conflict_of(["a (pod x/y)", "", "a (pod x/y)"])
     assert text.startswith("a (pod x/y) manages")

@@ -1,4 +1,4 @@
-"""Real processes of this machine: moved off a CPU one by one, and given back."""
+"""Real processes of this machine, moved off a CPU and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cmk.model.isolation_config import Thread
 
 
 class Few(Procfs):
-    """Only these processes are there."""
+    """A host with only these processes."""
 
     def __init__(self, *pids: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def test_a_child_born_after_the_move_comes_back_too(child: subprocess.Popen[byte
     assert os.sched_getaffinity(child.pid) == everywhere
 
 
-def test_what_has_no_other_cpu_is_named(child: subprocess.Popen[bytes], originals: Originals) -> None:
+def test_a_thread_without_another_cpu_is_named(child: subprocess.Popen[bytes], originals: Originals) -> None:
     closed = frozenset({min(os.sched_getaffinity(child.pid))})
     os.sched_setaffinity(child.pid, closed)
     state = ProcessLayer(Few(child.pid), originals).isolate(closed)
@@ -83,7 +83,7 @@ def test_what_has_no_other_cpu_is_named(child: subprocess.Popen[bytes], original
     assert os.sched_getaffinity(child.pid) == closed
 
 
-def test_pools_that_move_give_back_what_they_leave(child: subprocess.Popen[bytes], originals: Originals) -> None:
+def test_a_change_of_pools_gives_back_the_cpus_that_they_leave(child: subprocess.Popen[bytes], originals: Originals) -> None:
     everywhere = frozenset(os.sched_getaffinity(child.pid))
     first, second = (frozenset({cpu}) for cpu in sorted(everywhere)[:2])
     layer = ProcessLayer(Few(child.pid), originals)
@@ -96,7 +96,7 @@ def test_pools_that_move_give_back_what_they_leave(child: subprocess.Popen[bytes
     assert os.sched_getaffinity(child.pid) == everywhere
 
 
-def test_a_child_of_one_that_was_moved_goes_where_its_parent_goes(child: subprocess.Popen[bytes], originals: Originals) -> None:
+def test_a_child_born_after_the_move_follows_the_next_one(child: subprocess.Popen[bytes], originals: Originals) -> None:
     everywhere = frozenset(os.sched_getaffinity(child.pid))
     first, second = (frozenset({cpu}) for cpu in sorted(everywhere)[:2])
     os.sched_setaffinity(child.pid, everywhere - first)

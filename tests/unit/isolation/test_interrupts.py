@@ -22,7 +22,9 @@ class Table(ProcIrq):
     def set_affinity(self, number: int, cpus: CpuSet) -> None:
         if number == 9:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        (self._root / str(number) / "smp_affinity_list").write_text("")  # a plain file keeps what is not overwritten
+        (self._root / str(number) / "smp_affinity_list").write_text(
+            ""
+        )  # unlike the kernel's, a plain file keeps the rest of a longer text
         super().set_affinity(number, cpus)
 
 
@@ -69,7 +71,7 @@ def test_interrupts_leave_and_come_back(irq: Path, procfs: Procfs, originals: Or
     assert originals.saved.irqs == {}
 
 
-def test_what_somebody_moved_since_is_his(irq: Path, procfs: Procfs, originals: Originals) -> None:
+def test_an_interrupt_that_somebody_moved_since_stays_there(irq: Path, procfs: Procfs, originals: Originals) -> None:
     originals.save_irqs({7: frozenset({0, 1, 2, 3})}, frozenset())
     (irq / "7/smp_affinity_list").write_text("3\n")
     InterruptLayer(Table(irq), procfs, originals).restore(CLOSED, OTHERS)
@@ -84,11 +86,11 @@ def test_irqbalance_is_warned_of(irq: Path, procfs: Procfs, originals: Originals
     assert "IRQBALANCE_BANNED_CPULIST=1-2" in state.reason
 
 
-def test_pools_that_move_give_back_what_they_leave(irq: Path, procfs: Procfs, originals: Originals) -> None:
+def test_a_change_of_pools_gives_back_the_cpus_that_they_leave(irq: Path, procfs: Procfs, originals: Originals) -> None:
     layer = InterruptLayer(Table(irq), procfs, originals)
     layer.isolate(CLOSED, OTHERS)
     originals.save_closed(CLOSED)
-    (irq / "10/smp_affinity_list").write_text("3\n")  # somebody's own doing
+    (irq / "10/smp_affinity_list").write_text("3\n")  # not by cmk
     other = frozenset({0})
     layer.isolate(other, frozenset({1, 2, 3}))
     assert affinities(irq) == {"7": "1-3", "8": "1", "9": "2-3", "10": "3"}

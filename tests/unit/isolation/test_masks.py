@@ -1,4 +1,4 @@
-"""The kernel's part, changing masks behind one's back, is played by this test; it takes a machine with two CPUs."""
+"""Masks of a real process; the tests change them in place of the kernel. They take a machine with two CPUs."""
 
 from __future__ import annotations
 
@@ -30,41 +30,41 @@ def child() -> Iterator[int]:
 
 @pytest.fixture
 def procfs(child: int, tmp_path: Path) -> Procfs:
-    """Nobody but that process: no test looks at others, or moves them."""
+    """Only that process, so that no test reads others, or moves them."""
     (tmp_path / str(child)).symlink_to(f"/proc/{child}")
     return Procfs(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("given", "becomes"), [(NONE, ONE), (OTHER, ONE | OTHER)], ids=["what nobody gave is taken away", "what is given is kept"]
-)
-def test_threads_gain_what_they_are_given(child: int, procfs: Procfs, given: frozenset[int], becomes: frozenset[int]) -> None:
-    with preserved(procfs, given) as moved:
+@pytest.mark.parametrize(("allowed", "becomes"), [(NONE, ONE), (OTHER, ONE | OTHER)], ids=["not allowed", "allowed"])
+def test_a_thread_gains_only_cpus_that_are_allowed(
+    child: int, procfs: Procfs, allowed: frozenset[int], becomes: frozenset[int]
+) -> None:
+    with preserved(procfs, allowed) as changed:
         os.sched_setaffinity(child, ONE | OTHER)
     assert os.sched_getaffinity(child) == becomes
-    assert [(thread.tid, thread.before) for thread in moved] == ([] if given else [(child, ONE)])
+    assert [(thread.tid, thread.before) for thread in changed] == ([] if allowed else [(child, ONE)])
 
 
-def test_who_loses_cpus_is_left_alone(child: int, procfs: Procfs) -> None:
+def test_a_thread_that_loses_cpus_is_left_alone(child: int, procfs: Procfs) -> None:
     os.sched_setaffinity(child, ONE | OTHER)
-    with preserved(procfs, NONE) as moved:
+    with preserved(procfs, NONE) as changed:
         os.sched_setaffinity(child, OTHER)
     assert os.sched_getaffinity(child) == OTHER
-    assert moved == []
+    assert changed == []
 
 
-def test_who_has_lost_everything_goes_back_when_it_is_there_again(child: int, procfs: Procfs) -> None:
-    with preserved(procfs, NONE) as moved:
+def test_a_thread_that_lost_all_cpus_gets_them_back_when_they_are_available(child: int, procfs: Procfs) -> None:
+    with preserved(procfs, NONE) as changed:
         os.sched_setaffinity(child, OTHER)
-    (thread,) = moved
+    (thread,) = changed
     assert (thread.tid, thread.before, thread.since) == (child, ONE, OTHER)
-    assert restore(procfs, moved, OTHER) == moved
+    assert restore(procfs, changed, OTHER) == changed
     assert os.sched_getaffinity(child) == OTHER
-    assert restore(procfs, moved, ONE | OTHER) == []
+    assert restore(procfs, changed, ONE | OTHER) == []
     assert os.sched_getaffinity(child) == ONE
 
 
-def test_who_gets_some_of_it_back_waits_for_the_rest(child: int, procfs: Procfs) -> None:
+def test_a_thread_that_gets_some_cpus_back_waits_for_the_rest(child: int, procfs: Procfs) -> None:
     thread = Thread(child, procfs.start_time(child), ONE | OTHER, ONE)
     os.sched_setaffinity(child, ONE)
     assert restore(procfs, [thread], ONE) == [thread]
@@ -73,15 +73,15 @@ def test_who_gets_some_of_it_back_waits_for_the_rest(child: int, procfs: Procfs)
     assert os.sched_getaffinity(child) == ONE | OTHER
 
 
-def test_another_process_of_that_number_is_not_touched(child: int, procfs: Procfs) -> None:
-    with preserved(procfs, NONE) as moved:
+def test_another_process_with_that_pid_is_left_alone(child: int, procfs: Procfs) -> None:
+    with preserved(procfs, NONE) as changed:
         os.sched_setaffinity(child, OTHER)
-    strangers = [msgspec.structs.replace(thread, start=1) for thread in moved]
+    strangers = [msgspec.structs.replace(thread, start=1) for thread in changed]
     assert restore(procfs, strangers, ONE | OTHER) == []
     assert os.sched_getaffinity(child) == OTHER
 
 
-def test_a_change_that_fails_keeps_masks_too(child: int, procfs: Procfs) -> None:
+def test_a_change_that_fails_preserves_masks_too(child: int, procfs: Procfs) -> None:
     def change() -> None:
         with preserved(procfs, NONE):
             os.sched_setaffinity(child, ONE | OTHER)

@@ -1,4 +1,4 @@
-"""Isolated partitions on fabricated trees: who becomes one, who does not and why, and that nothing stays behind."""
+"""Isolated partitions on fabricated trees: which containers become one, which do not and why, and that each ends without a trace."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from cmk.isolation.layers import Layers
 from cmk.isolation.partitions import EXCLUSIVE, ISOLATED, MEMBER, PARTITION
 from cmk.model import cpuset
 from cmk.model.isolation_config import Isolation
-from tests.unit.isolation.cgrouptree import Killed, set_text, snapshot
-from tests.unit.isolation.test_layers import (
+from tests.unit.isolation.cgrouptree import set_text, snapshot
+from tests.unit.isolation.hosts import (
     AT_BEFORE,
     AT_LAST,
     BEFORE,
-    FIRST,
+    CORE,
     FOUR,
     GROUPS,
     LAST,
     OWNER,
+    OWNER_POD,
     TASK,
     Host,
     four,
     in_loop,
+    killed_at_each_write,
     undo_killed_at_each_write,
 )
 
-MINE = GROUPS[4]
 ASKED = Isolation(partition="auto")
-CHAIN = {"": FIRST.cpus, "besteffort": FIRST.cpus, OWNER: FIRST.cpus, MINE: FIRST.cpus}
+EXCLUSIVE_TO = dict.fromkeys(("", "besteffort", OWNER_POD, OWNER), CORE.cpus)
 
 
 @pytest.fixture
@@ -42,8 +43,8 @@ def host(tmp_path: Path) -> Host:
 
 
 def exclusive(host: Host) -> dict[str, frozenset[int]]:
-    found = {path: cpuset.parse(host.kernel.read_file(path, EXCLUSIVE)) for path in GROUPS}
-    return {path: cpus for path, cpus in found.items() if cpus}
+    cpus = {path: cpuset.parse(host.kernel.read_file(path, EXCLUSIVE)) for path in GROUPS}
+    return {path: cpus[path] for path in GROUPS if cpus[path]}
 
 
 def partitions(host: Host) -> set[str]:
@@ -55,12 +56,12 @@ def test_a_container_that_is_on_its_core_alone_becomes_one_and_ends_with_its_tas
         layers = host.layers()
         layers.apply(ASKED, "")
         assert layers.states()["partition"].state == "on"
-        assert (partitions(host), exclusive(host)) == ({MINE}, CHAIN)
-        assert host.kernel.read(MINE) == FIRST.cpus
+        assert (partitions(host), exclusive(host)) == ({OWNER}, EXCLUSIVE_TO)
+        assert host.kernel.read(OWNER) == CORE.cpus
         host.ledger.release(TASK.process)
         layers.enforce()
         assert (partitions(host), exclusive(host)) == (set(), {})
-        assert not FIRST.cpus & host.kernel.effective(MINE)
+        assert not CORE.cpus & host.kernel.effective(OWNER)
         layers.stop()
 
     in_loop(scenario)
@@ -82,7 +83,7 @@ def test_the_next_agent_has_nothing_to_do(host: Host) -> None:
     in_loop(scenario)
 
 
-def test_who_comes_later_becomes_one_after_he_was_pinned(host: Host) -> None:
+def test_the_container_of_a_later_task_becomes_one_after_the_task_was_pinned(host: Host) -> None:
     async def run() -> None:
         host.ledger.release(TASK.process)
         layers = host.layers()
@@ -91,15 +92,15 @@ def test_who_comes_later_becomes_one_after_he_was_pinned(host: Host) -> None:
         layers.enforce()
         assert partitions(host) == set()
         await asyncio.sleep(0)
-        assert partitions(host) == {MINE}
+        assert partitions(host) == {OWNER}
         layers.stop()
 
     asyncio.run(run())
 
 
-def test_a_container_with_somebody_elsewhere_is_none_and_told(host: Host) -> None:
+def test_a_container_with_a_process_that_runs_elsewhere_is_none_and_reported(host: Host) -> None:
     def scenario() -> None:
-        set_text(host.cgroups / "kubepods" / MINE, "cgroup.procs", str(os.getpid()))
+        set_text(host.cgroups / "kubepods" / OWNER, "cgroup.procs", str(os.getpid()))
         agent = host.layers()
         agent.apply(ASKED, "")
         (left,) = agent.states()["partition"].left
@@ -111,7 +112,7 @@ def test_a_container_with_somebody_elsewhere_is_none_and_told(host: Host) -> Non
     in_loop(scenario)
 
 
-def test_what_the_kernel_does_not_take_is_undone_and_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partition_that_the_kernel_refuses_is_undone_and_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def scenario() -> None:
         layers = host.layers()
         layers.apply(Isolation(), "")
@@ -120,30 +121,30 @@ def test_what_the_kernel_does_not_take_is_undone_and_told(host: Host, monkeypatc
         (left,) = layers.states()["partition"].left
         assert left.endswith(f"{ISOLATED} invalid (no privilege)")
         assert (partitions(host), exclusive(host)) == (set(), {})
-        assert host.kernel.effective(MINE) > FIRST.cpus
+        assert host.kernel.effective(OWNER) > CORE.cpus
         layers.stop()
 
     in_loop(scenario)
 
 
-def test_what_the_kernel_has_refused_is_not_tried_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    def scenario() -> None:
+def test_a_partition_that_the_kernel_refused_is_not_tried_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
         layers = host.layers()
         layers.apply(Isolation(), "")
         kernel = host.kernel
         monkeypatch.setattr(type(kernel), "_partition", lambda *_: f"{ISOLATED} invalid")
         layers.apply(ASKED, "")
-        told, count = layers.states()["partition"], len(host.kernel.writes)
+        state, count = layers.states()["partition"], len(kernel.writes)
         layers.enforce()
-        layers._pods._make_partitions()
-        assert layers.states()["partition"] == told
-        assert len(host.kernel.writes) == count
+        await asyncio.sleep(0)
+        assert layers.states()["partition"] == state
+        assert len(kernel.writes) == count
         layers.stop()
 
-    in_loop(scenario)
+    asyncio.run(run())
 
 
-def test_exclusive_cpus_that_somebody_else_gave_are_left_alone(host: Host) -> None:
+def test_exclusive_cpus_that_another_program_gave_are_left_alone(host: Host) -> None:
     set_text(host.cgroups / "kubepods/burstable", EXCLUSIVE, "0")
 
     def scenario() -> None:
@@ -158,7 +159,7 @@ def test_exclusive_cpus_that_somebody_else_gave_are_left_alone(host: Host) -> No
 
 
 @pytest.mark.parametrize("how", ["partition off", "pods off", "conflict", "undo"])
-def test_it_goes_with_what_it_needs(host: Host, how: str) -> None:
+def test_it_ends_with_the_layer_that_it_needs(host: Host, how: str) -> None:
     may_use = {}
 
     def scenario() -> None:
@@ -166,7 +167,7 @@ def test_it_goes_with_what_it_needs(host: Host, how: str) -> None:
         layers.apply(Isolation(), "")
         may_use.update({path: host.may_use(path) for path in GROUPS})
         layers.apply(ASKED, "")
-        assert partitions(host) == {MINE}
+        assert partitions(host) == {OWNER}
         off(layers, how)
         assert (partitions(host), exclusive(host)) == (set(), {})
         if how == "partition off":
@@ -189,32 +190,22 @@ def off(layers: Layers, how: str) -> None:
             layers.undo()
 
 
-@pytest.mark.parametrize("die_at", range(13))
-def test_killed_at_any_write_the_next_agent_completes_and_undoes(host: Host, die_at: int) -> None:
-    before = {path: host.cgroups.joinpath("kubepods", path, EXCLUSIVE).read_text() for path in GROUPS}
-
+def test_killed_at_any_write_the_next_agent_completes_and_undoes(tmp_path: Path) -> None:
     def scenario() -> None:
-        first = host.layers(die_at=die_at)
-        try:
-            first.apply(ASKED, "")
-            first.stop()
-            assert len(host.kernel.writes) == 12, "every write has been the last once"
-        except Killed:
-            pass
-        layers = host.layers()
-        layers.resume()
-        layers.apply(ASKED, "")
-        assert (partitions(host), exclusive(host)) == ({MINE}, CHAIN)
-        layers.stop()
-        undo_killed_at_each_write(host)
-        assert (partitions(host), exclusive(host)) == (set(), {})
+        for host in killed_at_each_write(tmp_path, ASKED, strict=False):
+            layers = host.layers()
+            layers.resume()
+            layers.apply(ASKED, "")
+            assert (partitions(host), exclusive(host)) == ({OWNER}, EXCLUSIVE_TO)
+            layers.stop()
+            undo_killed_at_each_write(host)
+            assert (partitions(host), exclusive(host)) == (set(), {})
 
     in_loop(scenario)
-    assert {path: host.cgroups.joinpath("kubepods", path, EXCLUSIVE).read_text() for path in GROUPS} == before
 
 
 @pytest.mark.parametrize(("strict", "word"), [(True, "cgroup v1"), (False, "6.7")])
-def test_where_there_can_be_none_it_is_told(tmp_path: Path, strict: bool, word: str) -> None:
+def test_a_host_that_can_have_none_reports_why(tmp_path: Path, strict: bool, word: str) -> None:
     host = Host(tmp_path, strict=strict)
     for file in host.cgroups.rglob(EXCLUSIVE):
         file.unlink()
@@ -232,23 +223,23 @@ def test_where_there_can_be_none_it_is_told(tmp_path: Path, strict: bool, word: 
         assert snapshot(host.cgroups) == before
 
 
-def test_it_ends_before_its_task_moves_and_is_made_anew_where_that_is(tmp_path: Path) -> None:
+def test_it_ends_before_its_task_moves_and_is_made_anew_afterwards(tmp_path: Path) -> None:
     host = Host(tmp_path, strict=False, topology=FOUR, layout=four(LAST))
     assert host.ledger.restore(AT_LAST)
 
     async def run() -> None:
         layers = host.layers()
         layers.apply(ASKED, "")
-        assert partitions(host) == {MINE}
+        assert partitions(host) == {OWNER}
         host.ledger.begin(four(BEFORE), {TASK.process: BEFORE.cpus})
         layers.refit()
         assert (partitions(host), exclusive(host)) == (set(), {}), "it is no partition while it has both"
-        assert host.kernel.effective(MINE) >= {2, 3}
+        assert host.kernel.effective(OWNER) >= {2, 3}
         host.ledger.end(four(BEFORE), [AT_BEFORE])
         layers.refit()
         await asyncio.sleep(0)
-        assert partitions(host) == {MINE}
-        assert (host.kernel.read(MINE), exclusive(host)[MINE]) == ({2}, {2})
+        assert partitions(host) == {OWNER}
+        assert (host.kernel.read(OWNER), exclusive(host)[OWNER]) == ({2}, {2})
         layers.stop()
 
     asyncio.run(run())

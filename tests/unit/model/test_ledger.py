@@ -2,7 +2,7 @@ import pytest
 
 from cmk.model.choice import Refused
 from cmk.model.config import PoolConfig
-from cmk.model.layout import Layout, Pool, compute
+from cmk.model.layout import CpuList, Layout, Pool, compute
 from cmk.model.ledger import Ledger
 from cmk.model.pods import Pod, resource_of
 from cmk.model.tasks import Process, Request, Task
@@ -157,3 +157,15 @@ def test_check_books_nothing() -> None:
     ledger = new_ledger()
     ledger.check(request())
     assert not ledger.tasks
+
+
+def test_a_change_that_would_leave_no_cpu_over_closes_only_the_new_exclusive_ones() -> None:
+    old, new = (
+        Layout(
+            {"exclusive": Pool("exclusive", True, (CpuList(exclusive, 0),)), "infra": Pool("infra", False, (CpuList(rest, 0),))}
+        )
+        for exclusive, rest in ((frozenset({0}), frozenset({1})), (frozenset({1}), frozenset({0})))
+    )
+    ledger = Ledger(old)
+    ledger.begin(new, {})
+    assert ledger.exclusive == {1}
