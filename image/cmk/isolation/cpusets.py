@@ -1,4 +1,4 @@
-"""The cpusets of pods, kept as they should be whichever pod comes or goes and whoever else writes them.
+"""The cpusets of pods, enforced while pods come and go and other programs write them.
 
 The only writer of cpusets below kubepods. Events of the kernel lead; a full pass now and then catches changes without an event.
 """
@@ -27,9 +27,9 @@ SECONDS_BETWEEN_PASSES_WITHOUT_WATCHES = 1.0
 
 
 class PodCpusets:
-    """Enforces the cpusets that ``wanted_for`` asks for, given the groups there are.
+    """Enforces the cpusets that ``wanted_for`` asks for, given the existing groups.
 
-    ``drift``: how many cpusets somebody else changed that were put right. ``problem``: why some are not as they should be. ``unwatched``:
+    ``drift``: how many cpusets another program changed that were put right. ``problem``: why some are not as they should be. ``unwatched``:
     why changes are noticed late. ``report_changed`` is called when ``drift`` or ``problem`` has changed.
     """
 

@@ -28,7 +28,7 @@ class Hold(msgspec.Struct, frozen=True):
 class CpusetRules(msgspec.Struct, frozen=True):
     """The rules for all cpusets of a node.
 
-    ``universe``: CPUs that kubepods had before cmk changed anything. ``closed``: CPUs for nobody but their holders. ``own``: the original
+    ``universe``: CPUs that kubepods had before cmk changed anything. ``closed``: CPUs for their holders only. ``own``: the original
     CPUs of groups, which bound what these may get. ``own_pod``: whether closed CPUs are closed to the other containers of the holder's
     pod. ``strict``: cgroup v1, where children stay within their parents. ``partitions``: groups of containers that get the CPUs they hold
     and no others.

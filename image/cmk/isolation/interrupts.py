@@ -75,7 +75,7 @@ class InterruptLayer:
     def isolate(self, closed: CpuSet, others: CpuSet) -> LayerState:
         """Move interrupts off ``closed`` CPUs: to the rest of their own, or to ``others`` when nothing is left. Raises StateError.
 
-        CPUs that were closed before are given back, unless somebody moved the interrupt since.
+        CPUs that were closed before are given back, unless another program moved the interrupt since.
         """
         saved = self._originals.saved
         others_before = (closed | others) - saved.closed
@@ -105,7 +105,7 @@ class InterruptLayer:
         return LayerState(ON, self._irqbalance_warning(closed), tuple(left))
 
     def restore(self, closed: CpuSet, others: CpuSet) -> None:
-        """Give interrupts their original affinities back, except those that somebody moved since. Raises StateError."""
+        """Give interrupts their original affinities back, except those that another program moved since. Raises StateError."""
         saved = self._originals.saved
         current = self._irqs.affinities()
         for number, before in saved.irqs.items():

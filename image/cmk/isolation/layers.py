@@ -112,7 +112,7 @@ class Layers:
 
     @property
     def drift(self) -> int:
-        """How many cpusets somebody else changed that this agent has put right."""
+        """How many cpusets another program changed that this agent has put right."""
         return self._pods.drift
 
     def _apply_saved(self) -> None:

@@ -1,7 +1,7 @@
 """Containers as isolated partitions of cgroup v2: cores without load balancing and without the kernel's unbound work.
 
 The only writer of ``cpuset.cpus.exclusive`` and ``cpuset.cpus.partition``. Which partitions exist is read from the tree, so that an agent
-finds all that a killed one has made.
+finds those of an earlier one that was killed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Partitions:
     def why_impossible(self) -> str:
         """Why this node cannot have partitions; empty when it can."""
         if self._tree.strict:
-            return "cgroup v1 has no partitions"
+            return "cgroup v1 has no partitions: set isolation.partition=off"
         if not (self._tree.top / EXCLUSIVE).exists():
-            return f"this kernel has no {EXCLUSIVE}: 6.7 and later have"
+            return f"this kernel has no {EXCLUSIVE}: use Linux 6.7 or later, or set isolation.partition=off"
         return ""
 
     def end_unheld(self, groups: Iterable[str], holds: Iterable[Hold], exclusive: CpuSet) -> list[str]:
@@ -125,7 +125,7 @@ class Partitions:
             self._originals.save_moved([*self._originals.saved.moved, *added])
         # The kernel accepts the write for a partition that it refuses, and gives the reason when the file is read.
         state = self._read(path, PARTITION)
-        return problem or ("" if state == ISOLATED else state or "it is gone")
+        return problem or ("" if state == ISOLATED else state or "the cgroup is gone")
 
     def _runs_elsewhere(self, pids: Iterable[int], cpus: CpuSet) -> str:
         """The first process that may run on other CPUs than ``cpus``, as a reason; empty when there is none."""
@@ -133,7 +133,7 @@ class Partitions:
             try:
                 for tid in self._procfs.threads(pid):
                     if not os.sched_getaffinity(tid) <= cpus:
-                        return f"process {pid} ({self._procfs.name(pid)}) runs elsewhere too"
+                        return f"process {pid} ({self._procfs.name(pid)}) may run on other CPUs too"
             except ProcessLookupError:
                 continue
         return ""

@@ -137,7 +137,7 @@ class PodLayer:
 
     @property
     def drift(self) -> int:
-        """How many cpusets somebody else changed that this agent has put right."""
+        """How many cpusets another program changed that this agent has put right."""
         return self._cpusets.drift if self._cpusets else 0
 
     @property

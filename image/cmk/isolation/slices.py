@@ -24,7 +24,7 @@ class SliceLayer:
     def isolate(self, closed: CpuSet) -> LayerState:
         """Remove ``closed`` CPUs from each slice, and give back those that were closed before. Raises StateError.
 
-        Never adds isolcpus CPUs. If somebody changed a slice since, it keeps that cpuset minus closed CPUs.
+        Never adds isolcpus CPUs. If another program changed a slice since, that cpuset stays, minus closed CPUs.
         """
         if self._tree.strict:
             return LayerState(IMPOSSIBLE, "on cgroup v1 systemd sets no cpusets: use isolation.host=affinity")

@@ -105,7 +105,7 @@ def test_a_container_with_a_process_that_runs_elsewhere_is_none_and_reported(hos
         agent.apply(ASKED, "")
         (left,) = agent.states()["partition"].left
         assert f"process {os.getpid()}" in left
-        assert left.endswith("runs elsewhere too")
+        assert left.endswith("may run on other CPUs too")
         assert (partitions(host), exclusive(host)) == (set(), {})
         agent.stop()
 
