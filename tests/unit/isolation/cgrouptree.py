@@ -108,6 +108,8 @@ def make(root: Path, groups: dict[str, str], *, strict: bool, cpus: str, top: st
         (root / "cgroup.controllers").write_text("cpuset cpu memory\n")
     set_text(base, FILE, cpus)
     set_text(base, "cpuset.effective_cpus" if strict else "cpuset.cpus.effective", cpus)
+    for directory in reversed(Path(top).parents[:-1]):
+        add(base / directory, cpus, strict=strict)
     for path in sorted(groups):
         add(base / top / path, groups[path], strict=strict)
     kernel = Kernel(root)

@@ -117,8 +117,8 @@ def test_a_process_in_the_owners_container_that_may_run_elsewhere_is_named(host:
         layer = host.pod_layer(Isolation())
         assert layer.beside_tasks() == []
         layer.apply("")
-        ((found,),) = (layer.beside_tasks(),)
-        assert found == {
+        (process,) = layer.beside_tasks()
+        assert process == {
             "pid": os.getpid(),
             "name": host.procfs.name(os.getpid()),
             "pod": TASK.pod,
