@@ -1,20 +1,24 @@
-"""Allocation on the node: ledger, affinity, task file and queue kept in step. The only place that changes any of them."""
+"""Allocation: for each process that asks, and for each task that ends, the ledger, affinities, notice files and the task file in step.
+
+While the agent serves, only a change of pools (``service.py``, which then calls ``moved``) writes them as well.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from cmk.agent.lifetimes import Lifetimes
+from cmk.agent.lifetimes import TaskLifetimes
 from cmk.agent.pod_cache import Pods
 from cmk.host import affinity, state
 from cmk.host.notify import DIRECTORY, Notifier, name_of
-from cmk.host.peer import Peer
+from cmk.host.peer import Peer, has_ended
 from cmk.host.procfs import Procfs
 from cmk.model import onmove
 from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
@@ -30,10 +34,17 @@ from cmk.model.wire import Isolate
 log = logging.getLogger(__name__)
 
 
-class Allocator:
-    """Serves ``cmk isolate`` requests one by one; ``changed`` is called after every change of the ledger.
+class Waiting(msgspec.Struct):
+    """Why a request cannot be served yet, and what to await before it is worth another attempt."""
 
-    ``clear`` makes the cpusets of everybody fit what is booked: the owner's open, all others closed.
+    reason: str
+    until: Callable[[], Awaitable[object]]
+
+
+class Allocator:
+    """Serves ``cmk isolate`` requests one by one; ``ledger_changed`` is called after every change of the ledger.
+
+    ``enforce`` makes cpusets fit the ledger: each exclusive list is open to the task that holds it and closed to all other processes.
     """
 
     def __init__(
@@ -42,23 +53,23 @@ class Allocator:
         pods: Pods,
         procfs: Procfs,
         tasks_file: Path,
-        changed: Callable[[], None],
-        clear: Callable[[], None],
+        ledger_changed: Callable[[], None],
+        enforce: Callable[[], None],
         notifier: Notifier,
     ) -> None:
         self.ledger = ledger
         self.pods = pods
         self._procfs = procfs
         self._file = tasks_file
-        self._changed = changed
-        self._clear = clear
+        self._ledger_changed = ledger_changed
+        self._enforce = enforce
         self._notifier = notifier
         self._boot = procfs.boot_id()
-        self._freed = asyncio.Event()
-        self._lifetimes = Lifetimes(procfs, self._on_released, ledger.cpus_of, self._others_in_container)
+        self._released = asyncio.Event()
+        self._lifetimes = TaskLifetimes(procfs, self._on_end, ledger.cpus_of, self._others_in_container)
 
     def adopt(self, tasks: Iterable[Task]) -> list[Task]:
-        """Take over the tasks of an earlier agent; returns those that ended meanwhile."""
+        """Take over the tasks of an earlier agent; returns those that have ended since."""
         ended = []
         for task in tasks:
             if not self.ledger.restore(task):
@@ -71,127 +82,106 @@ class Allocator:
         return ended
 
     def join(self, pool: str) -> None:
-        """Pin this very process to a pool and enter it there, as the agent does with infra."""
+        """Make this very process a task of a pool and pin it, as the agent does with infra."""
         pid = os.getpid()
         process = self._procfs.process(pid)
-        place = self._procfs.place(pid)
-        task = self.ledger.allocate(Request(pool, process, pod=Pod(place.pod, "", "", {}), container=place.container))
+        container = self._procfs.place(pid)
+        request = Request(pool, process, pod=Pod(container.pod, "", "", {}), container=container.container)
+        task = self.ledger.allocate(request)
         affinity.pin(self._procfs, pid, self.ledger.cpus_of(task))
         self._lifetimes.watch(task, os.pidfd_open(pid))
         self._save()
 
-    def place(self, peer: Peer) -> PodContainer:
-        """Pod and container of a peer; raises Refused, ProcessLookupError."""
+    def isolate(self, command: Isolate, peer: Peer) -> dict[str, str] | Waiting:
+        """Try to allocate for a peer and to pin it. Returns its environment, and has then taken over the pidfd, or what to wait for.
+
+        Raises Refused when waiting cannot help, AffinityError, StateError, ProcessLookupError.
+        """
+        process, container = self._procfs.process(peer.pid), self._container_of(peer)
+        if has_ended(peer.pidfd):
+            raise ProcessLookupError(f"process {peer.pid} is gone")  # and its pid may be another's, which was looked at
+        pod = self.pods.get(container.pod)
+        if pod is None and container.pod and self._needs_grant(command.pool):
+            reason = f"pod {container.pod} is not known yet: the API server cannot be reached or does not list it on this node"
+            return Waiting(reason, partial(self.pods.find, container.pod))
+        request = _request(command, process, container, pod)
+        released = self._released
+        try:
+            return self._allocate(command, request, peer)
+        except Refused as refusal:
+            if refusal.final:
+                raise
+            self._lifetimes.sweep()
+            return Waiting(str(refusal), released.wait)
+
+    async def isolate_later(self, command: Isolate, peer: Peer, waiting: Waiting) -> dict[str, str]:
+        """Wait, and try again, until the request is served; ``waiting`` always says why it is not yet. The caller sets the deadline.
+
+        Returns and raises as ``isolate`` does.
+        """
+        while True:
+            await waiting.until()
+            outcome = self.isolate(command, peer)
+            if not isinstance(outcome, Waiting):
+                return outcome
+            waiting.reason, waiting.until = outcome.reason, outcome.until
+
+    def moved(self, layout: Layout, tasks: Iterable[Task]) -> None:
+        """Go on with the layout and the tasks that a change of pools has made, and has written to the files already."""
+        self.ledger.end(layout, tasks)
+        for task in self.ledger.tasks.values():
+            self._lifetimes.update(task)
+        self._notifier.write_all(self.ledger)
+        self._wake()
+
+    def save(self) -> None:
+        """Write tasks and grants, so that an agent that starts without an API server knows them."""
+        self._save()
+
+    def close(self) -> None:
+        """Stop watching the tasks; they run on."""
+        self._lifetimes.close()
+
+    def _container_of(self, peer: Peer) -> PodContainer:
         try:
             return self._procfs.place(peer.pid)
         except MixedCgroupsError as error:
             raise Refused(str(error), final=True) from error
 
-    def isolate_now(self, asked: Isolate, peer: Peer, place: PodContainer) -> dict[str, str] | None:
-        """Serve at once what needs no waiting: the same as ``isolate``, or None when that would wait."""
-        pod = self.pods.get(place.pod)
-        if pod is None and place.pod and self._needs_grant(asked.pool):
-            return None
-        request = self._request_of(asked, self._procfs.process(peer.pid), place, pod)
-        try:
-            return self._try(asked, request, peer)
-        except Refused as refusal:
-            if refusal.final:
-                raise
-            return None
-
-    async def isolate(self, asked: Isolate, peer: Peer) -> dict[str, str]:
-        """Allocate for the peer and pin it; returns its environment. Takes the pidfd over when it succeeds.
-
-        Waits for a list or a pod to become known until cancelled; raises Refused, AffinityError, StateError, ProcessLookupError.
-        """
-        request = await self._request(asked, peer)
-        while True:
-            try:
-                return self._try(asked, request, peer)
-            except Refused as refusal:
-                if refusal.final:
-                    raise
-                if not self._lifetimes.sweep():
-                    await self._freed.wait()
-
-    def moved(self, layout: Layout, tasks: Iterable[Task]) -> None:
-        """The pools have been changed, files included: these are layout and tasks now."""
-        self.ledger.end(layout, tasks)
-        for task in self.ledger.tasks.values():
-            self._lifetimes.replace(task)
-        self._notifier.write_all(self.ledger)
-        self._wake()
-
-    def save(self) -> None:
-        """Write tasks and grants, so that an agent that starts without API server knows them."""
-        self._save()
-
-    def close(self) -> None:
-        """Stop following the tasks; they go on."""
-        self._lifetimes.close()
-
-    def why_waiting(self, asked: Isolate, peer: Peer) -> str:
-        """What a request that ran into its deadline was waiting for."""
-        try:
-            place = self.place(peer)
-            pod = self.pods.get(place.pod)
-            if place.pod and pod is None and self._needs_grant(asked.pool):
-                return f"pod {place.pod} is not known yet: the API server cannot be reached or has not told"
-            self.ledger.check(self._request_of(asked, self._procfs.process(peer.pid), place, pod))
-        except (ProcessLookupError, Refused) as reason:
-            return str(reason)
-        return "a CPU list came free too late"
-
-    async def _request(self, asked: Isolate, peer: Peer) -> Request:
-        process = self._procfs.process(peer.pid)
-        place = self.place(peer)
-        pod = self.pods.get(place.pod)
-        if pod is None and place.pod and self._needs_grant(asked.pool):
-            pod = await self.pods.find(place.pod)
-        return self._request_of(asked, process, place, pod)
-
-    def _request_of(self, asked: Isolate, process: Process, place: PodContainer, pod: Pod | None) -> Request:
-        if place.pod:
-            # Tasks are booked under the name the cgroup has, which a static pod's uid on the API is not.
-            known = pod or Pod(place.pod, "", place.pod, {})
-            pod = msgspec.structs.replace(known, uid=place.pod)
-        return Request(asked.pool, process, asked.cores, asked.socket, pod, place.container, _on_move(asked, pod))
-
     def _needs_grant(self, name: str) -> bool:
         pool = self.ledger.pool(name)
         return pool is not None and pool.exclusive and self.ledger.require_grant
 
-    def _try(self, asked: Isolate, request: Request, peer: Peer) -> dict[str, str]:
-        """Book, pin, record: undone in reverse when a step fails. Runs without interruption."""
+    def _allocate(self, command: Isolate, request: Request, peer: Peer) -> dict[str, str]:
+        """Allocate, pin and write the files; when a step fails, those before it are undone. Runs without interruption."""
         before = self.ledger.tasks.get(request.process)
         task = self.ledger.allocate(request)
         try:
-            self._clear()
-            if asked.affinity:
+            self._enforce()
+            if command.affinity:
                 affinity.pin(self._procfs, peer.pid, self.ledger.cpus_of(task))
             self._notifier.write_notice(self.ledger, task)
             self._save()
-        except (affinity.AffinityError, state.StateError, ProcessLookupError):
-            self.ledger.release(request.process)
-            self._notifier.remove_notice(request.process)
-            if before:
-                self.ledger.restore(before)
-            self._clear()
+        except BaseException:
+            self._undo(task, before)
             raise
-        if self._lifetimes.is_watched(request.process):
-            self._lifetimes.replace(task)
-            os.close(peer.pidfd)
-        else:
-            self._lifetimes.watch(task, peer.pidfd)
+        self._lifetimes.watch(task, peer.pidfd)
         if before and before != task:
             self._wake()
-        self._changed()
+        self._ledger_changed()
         environment = self.ledger.environment(task)
-        # A launcher that knows nothing of moves would not know either where the file is.
-        if asked.on_move is not None and task.on_move.how is How.NOTIFY:
+        # Launchers older than --on-move cannot locate the file, so it is not announced to them.
+        if command.on_move is not None and task.on_move.how is How.NOTIFY:
             environment["CMK_STATE"] = f"{DIRECTORY}/{name_of(task.process)}"
         return environment
+
+    def _undo(self, task: Task, before: Task | None) -> None:
+        self.ledger.release(task.process)
+        self._notifier.remove_notice(task.process)
+        if before:
+            self.ledger.restore(before)
+            self._notifier.write_all(self.ledger)
+        self._enforce()
 
     def _others_in_container(self, task: Task) -> list[CpuSet]:
         return [
@@ -200,34 +190,42 @@ class Allocator:
             if other.process != task.process and (other.pod, other.container) == (task.pod, task.container)
         ]
 
-    def _on_released(self, process: Process) -> None:
+    def _on_end(self, process: Process) -> None:
         self.ledger.release(process)
         self._notifier.remove_notice(process)
-        self._clear()
+        self._enforce()
         self._wake()
         try:
             self._save()
         except state.StateError as error:
-            # The file then names a process that is dead: whoever reads it drops the task.
+            # The file goes on naming a process that is dead, whose task the next agent drops.
             log.error("%s", error)
-        self._changed()
+        self._ledger_changed()
 
     def _wake(self) -> None:
-        self._freed.set()
-        self._freed = asyncio.Event()
+        self._released.set()
+        self._released = asyncio.Event()
 
     def _save(self) -> None:
         pods = [pod for pod in self.pods.all.values() if pod.grants]
         state.write(self._file, TasksFile(self._boot, list(self.ledger.tasks.values()), pods), durable=False)
 
 
-def _on_move(asked: Isolate, pod: Pod | None) -> OnMove:
-    """What the command line says, else what the pod says; raises Refused."""
-    text = asked.on_move or (pod.on_move if pod else "")
+def _request(command: Isolate, process: Process, container: PodContainer, pod: Pod | None) -> Request:
+    if container.pod:
+        # A task bears the name that is in the cgroup, which a static pod's uid on the API is not.
+        known = pod or Pod(container.pod, "", container.pod, {})
+        pod = msgspec.structs.replace(known, uid=container.pod)
+    return Request(command.pool, process, command.cores, command.socket, pod, container.container, _on_move(command, pod))
+
+
+def _on_move(command: Isolate, pod: Pod | None) -> OnMove:
+    """The command line's ``--on-move``, else the pod's annotation; raises Refused."""
+    text = command.on_move or (pod.on_move if pod else "")
     try:
         return onmove.parse(text) if text else OnMove()
     except OnMoveError as error:
-        where = "" if asked.on_move else f"annotation {onmove.ANNOTATION} of pod {pod}: "
+        where = "" if command.on_move else f"annotation {onmove.ANNOTATION} of pod {pod}: "
         raise Refused(f"{where}{error}", final=True) from error
 
 

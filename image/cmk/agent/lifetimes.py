@@ -1,4 +1,7 @@
-"""Knows when a task has ended: its process by pidfd, then whatever it left behind on its lists."""
+"""The lifetimes of tasks: a task ends with its first process, or with the last of those that its first process leaves on its CPU lists.
+
+Ends are seen through pidfds: the event loop, or ``sweep`` before it, finds one readable when its process has ended.
+"""
 
 from __future__ import annotations
 
@@ -19,44 +22,48 @@ from cmk.model.tasks import Process, Task
 log = logging.getLogger(__name__)
 
 
-class _Held(msgspec.Struct):
-    """Open pidfds of one task, by the process they stand for. ``alone``: when the first ends, nothing can be left."""
+class _WatchedTask(msgspec.Struct):
+    """A task and open pidfds of its processes. ``is_alone``: when its first process ends, the kernel has ended all others."""
 
     task: Task
-    alone: bool
+    is_alone: bool
     pidfds: dict[Process, int]
 
 
-class Lifetimes:
-    """Watches tasks and calls ``released(process)`` once nothing of a task runs any more.
+class TaskLifetimes:
+    """Watches tasks and calls ``on_end(process)``, with a task's first process, once no process of the task runs any more.
 
-    ``cpus_of`` tells a task's CPUs; ``others_of`` the CPU sets of all other tasks in its container.
+    ``cpus_of`` returns a task's CPUs, ``others_of`` the CPU sets of all other tasks in its container.
     """
 
     def __init__(
         self,
         procfs: Procfs,
-        released: Callable[[Process], None],
+        on_end: Callable[[Process], None],
         cpus_of: Callable[[Task], CpuSet],
         others_of: Callable[[Task], list[CpuSet]],
     ) -> None:
         self._procfs = procfs
-        self._released = released
+        self._on_end = on_end
         self._cpus_of = cpus_of
         self._others_of = others_of
-        self._held: dict[Process, _Held] = {}
+        self._watched: dict[Process, _WatchedTask] = {}
 
     def watch(self, task: Task, pidfd: int) -> None:
-        """Follow a new task; takes the pidfd over."""
+        """Watch a task until it ends. Takes over the pidfd of its first process; a process that is watched already has this task now."""
+        if task.process in self._watched:
+            os.close(pidfd)
+            self.update(task)
+            return
         try:
-            alone = self._procfs.is_namespace_init(task.process.pid)
+            is_alone = self._procfs.is_namespace_init(task.process.pid)
         except ProcessLookupError:
-            alone = False
-        held = self._held[task.process] = _Held(task, alone, {})
-        self._add(held, task.process, pidfd)
+            is_alone = False
+        watched = self._watched[task.process] = _WatchedTask(task, is_alone, {})
+        self._add(watched, task.process, pidfd)
 
     def adopt(self, task: Task) -> bool:
-        """Follow a task of an earlier agent; False when nothing of it runs any more."""
+        """Watch a task of an earlier agent; False when none of its processes runs any more."""
         process = task.process
         try:
             pidfd = os.pidfd_open(process.pid)
@@ -67,56 +74,56 @@ class Lifetimes:
             return True
         if pidfd >= 0:
             os.close(pidfd)
-        held = self._held[process] = _Held(task, False, {})
-        if self._watch_members(held):
+        watched = self._watched[process] = _WatchedTask(task, False, {})
+        if self._add_members(watched):
             return True
-        del self._held[process]
+        del self._watched[process]
         return False
 
-    def replace(self, task: Task) -> None:
-        """The process has a new task on other lists."""
-        if held := self._held.get(task.process):
-            held.task = task
+    def update(self, task: Task) -> None:
+        """Take note that a watched process has this task now: it may be on other lists."""
+        if watched := self._watched.get(task.process):
+            watched.task = task
 
-    def is_watched(self, process: Process) -> bool:
-        """Whether the task of a process is followed."""
-        return process in self._held
-
-    def sweep(self) -> bool:
-        """Deal with every end that the event loop has not told yet; returns whether there was one."""
-        ended = [(held, process) for held in self._held.values() for process, pidfd in held.pidfds.items() if has_ended(pidfd)]
-        for held, process in ended:
-            self._on_end(held, process)
-        return bool(ended)
+    def sweep(self) -> None:
+        """Handle every end that the event loop has not come to yet."""
+        ended = [
+            (watched, process)
+            for watched in self._watched.values()
+            for process, pidfd in watched.pidfds.items()
+            if has_ended(pidfd)
+        ]
+        for watched, process in ended:
+            self._on_process_end(watched, process)
 
     def close(self) -> None:
-        """Stop following; the tasks go on."""
-        for held in self._held.values():
-            for process in list(held.pidfds):
-                self._drop(held, process)
-        self._held.clear()
+        """Stop watching; the tasks run on."""
+        for watched in self._watched.values():
+            for process in list(watched.pidfds):
+                self._remove(watched, process)
+        self._watched.clear()
 
-    def _add(self, held: _Held, process: Process, pidfd: int) -> None:
-        held.pidfds[process] = pidfd
-        asyncio.get_running_loop().add_reader(pidfd, self._on_end, held, process)
+    def _add(self, watched: _WatchedTask, process: Process, pidfd: int) -> None:
+        watched.pidfds[process] = pidfd
+        asyncio.get_running_loop().add_reader(pidfd, self._on_process_end, watched, process)
 
-    def _drop(self, held: _Held, process: Process) -> None:
-        pidfd = held.pidfds.pop(process)
+    def _remove(self, watched: _WatchedTask, process: Process) -> None:
+        pidfd = watched.pidfds.pop(process)
         asyncio.get_running_loop().remove_reader(pidfd)
         os.close(pidfd)
 
-    def _on_end(self, held: _Held, process: Process) -> None:
-        if process not in held.pidfds:
-            return  # swept before the loop came to it
-        self._drop(held, process)
-        if held.pidfds or (not held.alone and self._watch_members(held)):
+    def _on_process_end(self, watched: _WatchedTask, process: Process) -> None:
+        if process not in watched.pidfds:
+            return  # swept before the event loop came to it
+        self._remove(watched, process)
+        if watched.pidfds or (not watched.is_alone and self._add_members(watched)):
             return
-        del self._held[held.task.process]
-        self._released(held.task.process)
+        del self._watched[watched.task.process]
+        self._on_end(watched.task.process)
 
-    def _watch_members(self, held: _Held) -> bool:
-        """Find what still runs on the task's lists; a process forked while we look is found when its parent ends."""
-        task = held.task
+    def _add_members(self, watched: _WatchedTask) -> bool:
+        """Watch the processes that still run on the task's lists; one forked during the search is found when its parent ends."""
+        task = watched.task
         place = PodContainer(task.pod, task.container)
         for member in find_members(self._procfs, place, self._cpus_of(task), self._others_of(task)):
             try:
@@ -124,8 +131,8 @@ class Lifetimes:
             except ProcessLookupError:
                 continue
             if self._procfs.is_alive(member):
-                log.info("process %d of %s still runs on the lists of process %d", member.pid, task.pod, task.process.pid)
-                self._add(held, member, pidfd)
+                log.info("process %d of pod %s still runs on the lists of process %d", member.pid, task.pod, task.process.pid)
+                self._add(watched, member, pidfd)
             else:
                 os.close(pidfd)
-        return bool(held.pidfds)
+        return bool(watched.pidfds)

@@ -1,4 +1,8 @@
-"""The agent's sockets: accept, read one request, answer once, close. Nothing a client does costs another client more than its turn."""
+"""The agent's sockets: each connection is accepted, one request is read from it, one reply sent, and the connection closed.
+
+A request is parsed once. It is answered right after ``accept`` when it has arrived by then and needs no waiting; otherwise a task waits.
+Nothing a client does costs another client more than its turn.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,13 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from cmk.agent.allocator import Allocator
+from cmk.agent.allocator import Allocator, Waiting
 from cmk.host.affinity import AffinityError
 from cmk.host.peer import Peer, peer_of
 from cmk.host.procfs import Procfs
@@ -30,6 +37,28 @@ SECONDS_TO_READ = 10.0
 SECONDS_BEFORE_DEADLINE = 0.25
 SECONDS_FULL = 0.5
 _SHOW_PACKET = 32768
+_FAILURES = (Refused, AffinityError, StateError, OSError)
+
+
+class _Client:
+    """An accepted connection and the process at its other end. ``is_served``: the allocator has taken over the pidfd."""
+
+    def __init__(self, connection: socket.socket, peer: Peer) -> None:
+        self.connection = connection
+        self.peer = peer
+        self.is_served = False
+
+    def finish(self, reply: bytes) -> None:
+        """Send the reply, unless it is empty, and close what the allocator has not taken over."""
+        with self.connection:
+            try:
+                if reply:
+                    self.connection.send(reply)
+            except OSError as error:
+                # What was allocated stays so: the process asks again, or its end releases it.
+                log.debug("client %d left before the reply: %s", self.peer.pid, error)
+            if not self.is_served:
+                os.close(self.peer.pidfd)
 
 
 class Server:
@@ -41,11 +70,11 @@ class Server:
         self._show = show
         self._listeners: dict[Path, socket.socket] = {}
         self._inodes: dict[Path, int] = {}
-        self._clients: set[asyncio.Task[None]] = set()
-        self._per_pod: Counter[str] = Counter()
+        self._waits: set[asyncio.Task[bytes]] = set()
+        self._waiting_per_pod: Counter[str] = Counter()
 
     def open(self, directories: Iterable[Path]) -> None:
-        """Listen in every directory; a socket file that is there is replaced by rename, so that no client finds none."""
+        """Listen in every directory; an old socket file is replaced by rename, so that there is one at every moment."""
         for directory in directories:
             self.reopen(directory)
 
@@ -56,7 +85,7 @@ class Server:
         temporary = directory / f".{SOCKET}.new"
         temporary.unlink(missing_ok=True)
         listener.bind(str(temporary))
-        temporary.chmod(0o666)  # who may ask for what is decided by the kernel's word on the peer, never by a uid
+        temporary.chmod(0o666)  # what a client may have depends on its pod, which the kernel names, and not on its uid
         listener.listen(BACKLOG)
         self._inodes[directory] = temporary.lstat().st_ino
         temporary.rename(directory / SOCKET)
@@ -64,19 +93,19 @@ class Server:
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def is_intact(self, directory: Path) -> bool:
-        """Whether the socket file in a directory still is the one that we listen on."""
+        """Whether the socket file in a directory still is the one that the agent listens on."""
         try:
-            found = (directory / SOCKET).lstat()
+            status = (directory / SOCKET).lstat()
         except OSError:
             return False
-        return found.st_mode & 0o777 == 0o666 and found.st_ino == self._inodes.get(directory)
+        return status.st_mode & 0o777 == 0o666 and status.st_ino == self._inodes.get(directory)
 
     def close(self) -> None:
-        """Stop listening and hang up on whoever still waits: those clients ask the next agent."""
+        """Stop listening and hang up on clients that wait: they ask the next agent."""
         for directory in list(self._listeners):
             self._close(directory)
-        for client in self._clients:
-            client.cancel()
+        for wait in self._waits:
+            wait.cancel()
 
     def _close(self, directory: Path) -> None:
         if listener := self._listeners.pop(directory, None):
@@ -88,7 +117,7 @@ class Server:
             connection, _ = listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                # Readable again at once: without a pause this would spin until somebody closes a file.
+                # The listener stays readable: without a pause the loop would spin until a file is closed.
                 loop = asyncio.get_running_loop()
                 loop.remove_reader(listener)
                 loop.call_later(SECONDS_FULL, self._resume, listener)
@@ -101,125 +130,122 @@ class Server:
         except ProcessLookupError:
             connection.close()
             return
-        if self._served_at_once(connection, peer):
-            return
-        client = asyncio.get_running_loop().create_task(self._serve(connection, peer))
-        self._clients.add(client)
-        client.add_done_callback(self._clients.discard)
+        self._serve(_Client(connection, peer))
 
     def _resume(self, listener: socket.socket) -> None:
         if listener in self._listeners.values():
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
-    def _served_at_once(self, connection: socket.socket, peer: Peer) -> bool:
-        """Serve on the spot what has been asked already and needs no waiting: a task of its own would double the time that takes.
-
-        Whatever is not served stays in the socket, for ``_serve`` to look at again.
-        """
+    def _serve(self, client: _Client) -> None:
+        """Reply on the spot to a request that need not wait, for a task of its own would double the time; else start one that waits."""
         try:
-            place = self._allocator.place(peer)
-            asked = wire.parse(connection.recv(wire.MAX_REQUEST, socket.MSG_PEEK))
-            if self._per_pod[place.pod] >= CONNECTIONS_PER_POD or not isinstance(asked, wire.Isolate):
-                return False
-            environment = self._allocator.isolate_now(asked, peer, place)
-        except (OSError, wire.WireError, Refused, AffinityError, StateError):
-            return False
-        if environment is None:
-            return False
-        with connection:
-            try:
-                connection.recv(wire.MAX_REQUEST)  # closing with something unread would reset the connection under the answer
-                connection.send(wire.ok(environment))
-            except OSError:
-                log.debug("client %d left before the answer", peer.pid)
-        return True
+            answer = self._answer_now(client)
+        except BaseException:
+            client.finish(b"")
+            raise
+        if isinstance(answer, bytes):
+            client.finish(answer)
+            return
+        wait = asyncio.get_running_loop().create_task(answer)
+        self._waits.add(wait)
+        wait.add_done_callback(partial(self._on_waited, client))
 
-    async def _serve(self, connection: socket.socket, peer: Peer) -> None:
-        with connection:
-            pod = self._pod_of(peer)
-            self._per_pod[pod] += 1
-            taken = False
+    def _on_waited(self, client: _Client, wait: asyncio.Task[bytes]) -> None:
+        self._waits.discard(wait)
+        error = None if wait.cancelled() else wait.exception()
+        if isinstance(error, ConnectionError | TimeoutError):
+            log.debug("client %d: %s", client.peer.pid, str(error) or type(error).__name__)
+        elif error:
+            log.error("cannot serve process %d", client.peer.pid, exc_info=error)
+        client.finish(b"" if wait.cancelled() or error else wait.result())
+
+    def _answer_now(self, client: _Client) -> bytes | Coroutine[Any, Any, bytes]:
+        """The reply, empty to hang up, or what to await for it: the request itself, a CPU list, or room to send."""
+        try:
+            data = client.connection.recv(wire.MAX_REQUEST)
+        except BlockingIOError:
+            return self._answer_when_asked(client)
+        except OSError:
+            return b""
+        return self._answer(client, data)
+
+    async def _answer_when_asked(self, client: _Client) -> bytes:
+        async with asyncio.timeout(SECONDS_TO_SEND):
+            data = await asyncio.get_running_loop().sock_recv(client.connection, wire.MAX_REQUEST)
+        answer = self._answer(client, data)
+        return answer if isinstance(answer, bytes) else await answer
+
+    def _answer(self, client: _Client, data: bytes) -> bytes | Coroutine[Any, Any, bytes]:
+        if not data:
+            return b""
+        try:
+            request = wire.parse(data)
+        except wire.WireError as error:
+            return wire.refusal(wire.NEVER, str(error))
+        if self._is_crowded(client.peer):
+            return wire.refusal(wire.LATER, f"{CONNECTIONS_PER_POD} requests of this pod wait already; try again when fewer do")
+        if isinstance(request, wire.Show):
+            return self._answer_show(client, request)
+        try:
+            outcome = self._allocator.isolate(request, client.peer)
+        except _FAILURES as error:
+            return _refusal(client.peer, error)
+        return self._answer_later(client, request, outcome) if isinstance(outcome, Waiting) else _success(client, outcome)
+
+    async def _answer_later(self, client: _Client, request: wire.Isolate, waiting: Waiting) -> bytes:
+        """Wait as long as the client waits for its reply; it is refused at its deadline."""
+        loop = asyncio.get_running_loop()
+        seconds = max(request.timeout - SECONDS_BEFORE_DEADLINE, 0.0)
+        with self._counted(client.peer):
+            work = loop.create_task(self._isolate_later(client, request, waiting))
+            left = loop.create_task(loop.sock_recv(client.connection, 1))
             try:
-                crowded = bool(pod) and self._per_pod[pod] > CONNECTIONS_PER_POD
-                taken = await self._converse(connection, peer, crowded)
-            except (OSError, TimeoutError) as error:
-                log.debug("client %d: %s", peer.pid, error or type(error).__name__)
+                await asyncio.wait({work, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    return work.result()
+                if left.done():
+                    return b""
+                raise Refused(f"{waiting.reason}; waited {request.timeout:.3g} s", final=False)
+            except _FAILURES as error:
+                return _refusal(client.peer, error)
             finally:
-                if not taken:
-                    os.close(peer.pidfd)
-                self._per_pod[pod] -= 1
-                if not self._per_pod[pod]:
-                    del self._per_pod[pod]
+                for task in (work, left):
+                    task.cancel()
+                await asyncio.gather(work, left, return_exceptions=True)
+
+    async def _isolate_later(self, client: _Client, request: wire.Isolate, waiting: Waiting) -> bytes:
+        # Served in the same step as the allocator takes over the pidfd: when the agent stops, nothing comes between.
+        return _success(client, await self._allocator.isolate_later(request, client.peer, waiting))
+
+    async def _answer_show(self, client: _Client, request: wire.Show) -> bytes:
+        with self._counted(client.peer):
+            await self._send_text(client.connection, self._show(request.what))
+        return b""
+
+    def _is_crowded(self, peer: Peer) -> bool:
+        """Whether as many requests of the peer's pod wait as may."""
+        if not self._waiting_per_pod:
+            return False
+        pod = self._pod_of(peer)
+        return bool(pod) and self._waiting_per_pod[pod] >= CONNECTIONS_PER_POD
+
+    @contextmanager
+    def _counted(self, peer: Peer) -> Iterator[None]:
+        """Count a request of the peer's pod as one that waits."""
+        pod = self._pod_of(peer)
+        self._waiting_per_pod[pod] += 1
+        try:
+            yield
+        finally:
+            self._waiting_per_pod[pod] -= 1
+            if not self._waiting_per_pod[pod]:
+                del self._waiting_per_pod[pod]
 
     def _pod_of(self, peer: Peer) -> str:
         try:
             return self._procfs.place(peer.pid).pod
         except (ProcessLookupError, MixedCgroupsError):
             return ""
-
-    async def _converse(self, connection: socket.socket, peer: Peer, crowded: bool) -> bool:
-        """Read, answer; returns whether the allocator has taken the peer's pidfd."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(SECONDS_TO_SEND):
-            data = await loop.sock_recv(connection, wire.MAX_REQUEST)
-        if not data:
-            return False
-        try:
-            asked = wire.parse(data)
-        except wire.WireError as error:
-            await loop.sock_sendall(connection, wire.refusal(wire.NEVER, str(error)))
-            return False
-        if crowded:
-            text = f"more than {CONNECTIONS_PER_POD} requests of this pod at once"
-            await loop.sock_sendall(connection, wire.refusal(wire.LATER, text))
-            return False
-        if isinstance(asked, wire.Show):
-            await self._send_text(connection, self._show(asked.what))
-            return False
-        environment, reply = await self._answer(asked, peer, connection)
-        try:
-            await loop.sock_sendall(connection, reply)
-        except OSError:
-            # The task is booked: its process asks again, or its end releases it.
-            log.debug("client %d left before the answer", peer.pid)
-        return environment
-
-    async def _answer(self, asked: wire.Isolate, peer: Peer, connection: socket.socket) -> tuple[bool, bytes]:
-        """Whether the request was served, and the reply."""
-        try:
-            environment = self._allocator.isolate_now(asked, peer, self._allocator.place(peer))
-            if environment is None:
-                environment = await self._wait(asked, peer, connection)
-        except Refused as refusal:
-            return False, self._refuse(peer, wire.NEVER if refusal.final else wire.LATER, str(refusal))
-        except AffinityError as error:
-            return False, self._refuse(peer, wire.NEVER, str(error))
-        except StateError as error:
-            return False, self._refuse(peer, wire.LATER, str(error))
-        return True, wire.ok(environment)
-
-    async def _wait(self, asked: wire.Isolate, peer: Peer, connection: socket.socket) -> dict[str, str]:
-        """Wait for a list, for as long as the client waits for us; raises Refused at the deadline."""
-        loop = asyncio.get_running_loop()
-        work = loop.create_task(self._allocator.isolate(asked, peer))
-        left = loop.create_task(loop.sock_recv(connection, 1))
-        seconds = max(asked.timeout - SECONDS_BEFORE_DEADLINE, 0.0)
-        try:
-            await asyncio.wait({work, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return work.result()
-            if left.done():
-                raise ConnectionResetError("client left while it waited")
-            reason = self._allocator.why_waiting(asked, peer)
-            raise Refused(f"{reason}; waited {asked.timeout:.3g} s", final=False)
-        finally:
-            for task in (work, left):
-                task.cancel()
-            await asyncio.gather(work, left, return_exceptions=True)
-
-    def _refuse(self, peer: Peer, code: int, text: str) -> bytes:
-        log.info("refused process %d (%s): %s", peer.pid, "later" if code == wire.LATER else "never", text)
-        return wire.refusal(code, text)
 
     async def _send_text(self, connection: socket.socket, text: str) -> None:
         loop = asyncio.get_running_loop()
@@ -228,3 +254,24 @@ class Server:
             data = text.encode()
             for start in range(0, len(data), _SHOW_PACKET):
                 await loop.sock_sendall(connection, data[start : start + _SHOW_PACKET])
+
+
+def _success(client: _Client, environment: dict[str, str]) -> bytes:
+    client.is_served = True
+    return wire.ok(environment)
+
+
+def _refusal(peer: Peer, error: Exception) -> bytes:
+    """The reply to a request that failed with one of ``_FAILURES``: empty when no reply helps."""
+    if isinstance(error, OSError):
+        # The client has ended; or the agent cannot read what it must: then the client asks again, up to its own deadline.
+        log.log(
+            logging.DEBUG if isinstance(error, ProcessLookupError) else logging.ERROR,
+            "cannot serve process %d: %s",
+            peer.pid,
+            error,
+        )
+        return b""
+    is_later = isinstance(error, StateError) or (isinstance(error, Refused) and not error.final)
+    log.info("refused process %d (%s): %s", peer.pid, "later" if is_later else "never", error)
+    return wire.refusal(wire.LATER if is_later else wire.NEVER, str(error))

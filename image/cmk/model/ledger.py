@@ -114,10 +114,6 @@ class Ledger:
         self._tasks[request.process] = task
         return task
 
-    def check(self, request: Request) -> None:
-        """Raise what ``allocate`` would raise for a process that has nothing yet, and record nothing."""
-        self._choose(self._pool_of(request), request)
-
     def restore(self, task: Task) -> bool:
         """Record a task as it was; False when its lists do not exist or another task holds one of them exclusively."""
         pool = self.layout.pools.get(task.pool)

@@ -183,7 +183,7 @@ class Node:
     async def waiting(self, count: int) -> None:
         """Until so many requests wait for a list to come free."""
         async with asyncio.timeout(20):
-            while len(self.service._allocator._freed._waiters) < count:  # type: ignore[attr-defined]
+            while len(self.service._allocator._released._waiters) < count:  # type: ignore[attr-defined]
                 await asyncio.sleep(0.01)
 
     async def ask(self, pool: str = "exclusive", **fields: object) -> Client:

@@ -263,7 +263,7 @@ def test_who_is_counted_nowhere_does_not(tmp_path: Path) -> None:
         agent.want(NOBODY)
         await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
         with pytest.raises(Refused, match="0 of 1 free"):
-            agent.node.service.ledger.check(Request("exclusive", Procfs().process(os.getpid())))
+            agent.node.service.ledger.allocate(Request("exclusive", Procfs().process(os.getpid())))
 
     on_agent(tmp_path, scenario, require_request=False)
 
@@ -431,7 +431,7 @@ def test_going_back_to_what_there_is_ends_a_refusal(tmp_path: Path) -> None:
         agent.want(ON_LAST)
         await agent.until(lambda: agent.reason is None)
         assert agent.reconfigure.coming is None
-        agent.node.service.ledger.check(Request("exclusive", Procfs().process(os.getpid()), pod=POD))
+        agent.node.service.ledger.allocate(Request("exclusive", Procfs().process(os.getpid()), pod=POD))
 
     on_agent(tmp_path, scenario)
 

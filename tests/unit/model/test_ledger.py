@@ -153,12 +153,6 @@ def test_a_second_owner_is_not_restored() -> None:
     assert not ledger.restore(Task(Process(2, 1), "exclusive", ("0,8",)))
 
 
-def test_check_books_nothing() -> None:
-    ledger = new_ledger()
-    ledger.check(request())
-    assert not ledger.tasks
-
-
 def test_a_change_that_would_leave_no_cpu_over_closes_only_the_new_exclusive_ones() -> None:
     old, new = (
         Layout(

@@ -1,0 +1,30 @@
+"""What tests with real clients need around them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from cmk.host.procfs import Procfs
+from cmk.model.cgroup_path import PodContainer
+from tests.unit.agent.harness import PLACE, is_client
+
+
+@pytest.fixture
+def clients_in_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients and the children that they leave behind are in the pod, no other process is."""
+
+    def place(self: Procfs, pid: int) -> PodContainer:
+        return PLACE if is_client(self.root, pid) else PodContainer()
+
+    monkeypatch.setattr(Procfs, "place", place)
+
+
+@pytest.fixture
+def own_affinity() -> Iterator[None]:
+    """The agent of these tests is the tests' own process, which pins itself to infra; later tests want all CPUs."""
+    before = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, before)
