@@ -1,0 +1,237 @@
+"""When a task has ended: real processes, and pidfds that tell of their end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cmk.agent import lifetimes
+from cmk.agent.lifetimes import TaskLifetimes
+from cmk.host.procfs import Procfs
+from cmk.model.tasks import Process, Task
+from tests.unit.agent.harness import POD, Node, on_node
+
+
+class Watch:
+    """Lifetimes of tasks. ``members`` are what the next search for a task's processes finds, ``searched`` the tasks it was for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ended: list[Process] = []
+        self.members: list[Process] = []
+        self.news = asyncio.Event()
+        self.searched: list[Task] = []
+        self.lifetimes = TaskLifetimes(Procfs(), self._on_end, self._cpus_of, lambda _: [])
+        monkeypatch.setattr(lifetimes, "find_members", self._find_members)
+
+    def _on_end(self, process: Process) -> None:
+        self.ended.append(process)
+        self.news.set()
+
+    def _cpus_of(self, task: Task) -> frozenset[int]:
+        self.searched.append(task)
+        return frozenset()
+
+    def _find_members(self, *_: object) -> list[Process]:
+        members, self.members = self.members, []
+        self.news.set()
+        return members
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for an end, or a search, that makes the condition true."""
+        async with asyncio.timeout(20):
+            while not condition():
+                self.news.clear()
+                await self.news.wait()
+
+
+class Sleeper:
+    """A process of the test."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.process = Procfs().process(process.pid)
+        self.task = Task(self.process, "exclusive", ("1",), "pod", "container")
+
+    def pidfd(self) -> int:
+        return os.pidfd_open(self.process.pid)
+
+    async def end(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
+def with_two(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Watch, Sleeper, Sleeper], Awaitable[None]]) -> None:
+    """Run a scenario with two processes."""
+
+    async def run() -> None:
+        watch = Watch(monkeypatch)
+        first, second = [Sleeper(await asyncio.create_subprocess_exec("sleep", "60")) for _ in range(2)]
+        try:
+            await scenario(watch, first, second)
+        finally:
+            watch.lifetimes.close()
+            await first.end()
+            await second.end()
+
+    asyncio.run(run())
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def test_a_task_ends_with_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, second: Sleeper) -> None:
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.lifetimes.watch(second.task, second.pidfd())
+        await first.end()
+        await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(monkeypatch, scenario)
+
+
+def test_a_task_ends_with_the_last_process_that_it_has_left_on_its_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.members = [left.process]
+        await first.end()
+        await watch.until(lambda: watch.searched == [first.task])
+        assert watch.ended == []
+        await left.end()
+        await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(monkeypatch, scenario)
+
+
+def test_nothing_can_be_left_of_a_pid_namespace_whose_init_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
+        monkeypatch.setattr(Procfs, "is_namespace_init", lambda *_: True)
+        watch.lifetimes.watch(first.task, first.pidfd())
+        await first.end()
+        await watch.until(lambda: watch.ended == [first.process])
+        assert watch.searched == []
+
+    with_two(monkeypatch, scenario)
+
+
+def test_a_sweep_sees_an_end_before_the_event_loop_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
+        pidfd = first.pidfd()
+        watch.lifetimes.watch(first.task, pidfd)
+        os.kill(first.process.pid, signal.SIGKILL)
+        select.select([pidfd], [], [])
+        watch.lifetimes.sweep()
+        assert watch.ended == [first.process]
+
+    with_two(monkeypatch, scenario)
+
+
+def test_a_process_that_is_watched_already_has_its_latest_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
+        watch.lifetimes.watch(first.task, first.pidfd())
+        second, latest = first.pidfd(), msgspec.structs.replace(first.task, pool="shared")
+        watch.lifetimes.watch(latest, second)
+        assert not is_open(second)
+        await first.end()
+        await watch.until(lambda: watch.ended == [first.process])
+        assert watch.searched == [latest]
+
+    with_two(monkeypatch, scenario)
+
+
+def test_a_task_of_an_earlier_agent_is_adopted_while_its_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, second: Sleeper) -> None:
+        assert watch.lifetimes.adopt(first.task)
+        await second.end()
+        assert not watch.lifetimes.adopt(second.task)
+        await first.end()
+        await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(monkeypatch, scenario)
+
+
+def test_a_task_whose_pid_was_used_again_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
+        earlier = Process(first.process.pid, first.process.start - 1)
+        assert not watch.lifetimes.adopt(msgspec.structs.replace(first.task, process=earlier))
+
+    with_two(monkeypatch, scenario)
+
+
+def test_a_task_is_adopted_while_a_process_that_it_has_left_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
+        await first.end()
+        watch.members = [left.process]
+        assert watch.lifetimes.adopt(first.task)
+        await left.end()
+        await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(monkeypatch, scenario)
+
+
+def test_a_closed_watch_has_closed_its_pidfds(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
+        pidfd = first.pidfd()
+        watch.lifetimes.watch(first.task, pidfd)
+        watch.lifetimes.close()
+        assert not is_open(pidfd)
+
+    with_two(monkeypatch, scenario)
+
+
+@pytest.mark.usefixtures("clients_in_pod", "own_affinity")
+def test_the_list_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    async def scenario(node: Node) -> None:
+        async with await node.ask() as client:
+            await client.answer()
+            await client.kill()
+            await node.until(lambda: not node.tasks("exclusive"))
+
+    on_node(tmp_path, scenario)
+
+
+@pytest.mark.usefixtures("clients_in_pod", "own_affinity")
+def test_an_orphan_on_the_core_keeps_it_taken(tmp_path: Path) -> None:
+    async def scenario(node: Node) -> None:
+        async with await node.ask() as client:
+            await client.answer()
+            orphan = await client.orphan()
+            await client.kill()
+            async with await node.ask(timeout=600) as second:
+                assert "error 75" in (await second.answer())[0]
+            os.kill(orphan, signal.SIGKILL)
+            await node.until(lambda: not node.tasks("exclusive"))
+
+    on_node(tmp_path, scenario)
+
+
+@pytest.mark.usefixtures("clients_in_pod", "own_affinity")
+def test_a_new_agent_sees_the_orphans_of_a_dead_task(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        first = Node(tmp_path, [POD])
+        first.start()
+        async with await first.ask() as client:
+            await client.answer()
+            orphan = await client.orphan()
+            first.service.stop()
+            await client.kill()
+            second = Node(tmp_path)
+            second.start()
+            assert second.tasks("exclusive") == [client.pid]
+            os.kill(orphan, signal.SIGKILL)
+            await second.until(lambda: not second.tasks("exclusive"))
+            second.service.stop()
+
+    asyncio.run(scenario())
