@@ -1,4 +1,4 @@
-# Shared by the shell scripts here: where things live, how they talk. Sourced, never run.
+# Shared by the shell scripts: directories, messages, steps and packages. Sourced, never run.
 set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CMK_CACHE=${CMK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cmk}
@@ -15,7 +15,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 usage() { sed -n '2,/^[^#]/{s/^# \{0,1\}//;t p;b;:p;p}' "$0"; }
 help_asked() { for a in "$@"; do case $a in -h | --help) usage; exit 0 ;; esac; done; }
 
-# step LABEL CMD...: run CMD with its output in a log; say when it starts, that it still runs, how long it took. Shows the log's end on failure.
+# step LABEL CMD...: run CMD with its output in a log; print its start, that it still runs, and its time. On failure, print the log's end.
 step() {
   local label=$1 start=$SECONDS log rc=0 pid beat=${CMK_BEAT:-20}; shift
   log=$LOGS/$(tr -cs 'a-zA-Z0-9\n' - <<<"$label").log
@@ -35,7 +35,7 @@ step() {
   say "  ok $label ($((SECONDS - start)) s)"
 }
 
-# once PATH COMMAND...: make PATH with COMMAND unless it is there; of several that want it at the same time one makes it.
+# once PATH COMMAND...: make PATH with COMMAND unless it exists; of several callers at the same time, one makes it and the others wait.
 once() {
   local path=$1
   shift
@@ -45,7 +45,7 @@ once() {
   ) 9>"$path.lock"
 }
 
-# Debian packages by need; one apt call for all that miss. NAME is a command, or a path that must exist.
+# Install missing Debian packages with one call of apt. NAME is a command, or a path that must exist.
 apt_need() { # NAME=PACKAGE...
   local miss=() spec
   for spec in "$@"; do [[ ${spec%%=*} == /* && -e ${spec%%=*} ]] || have "${spec%%=*}" || miss+=("${spec#*=}"); done

@@ -1,4 +1,4 @@
-"""In an owner's pod: ask the agent for the core again and again, each time from a new process; prints microseconds as JSON."""
+"""Runs in an owner's pod: requests the core again and again, each time from a new process; prints microseconds as JSON."""
 
 import json
 import os
@@ -34,5 +34,5 @@ def ask() -> float:
 times = []
 for _ in range(int(sys.argv[1])):
     times.append(ask())
-    time.sleep(0.05)  # the core is free again, and lent
+    time.sleep(0.05)  # meanwhile the core is free again, and lent
 print(json.dumps(times))

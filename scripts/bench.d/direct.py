@@ -1,4 +1,4 @@
-"""bench direct: what starts through direct mode's ``cmk isolate`` against Python that does nothing and against ``taskset``."""
+"""bench direct: the start of a program by ``cmk isolate`` in direct mode, compared with Python that does nothing and with ``taskset``."""
 
 from __future__ import annotations
 

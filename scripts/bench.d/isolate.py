@@ -1,4 +1,4 @@
-"""bench isolate: a real serving agent in a process of its own, and what starts through it against what starts without."""
+"""bench isolate: a real agent in a process of its own, and the start of programs with it, compared with their start without it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from timing import launch, row
 
-from cmk.agent import main as whole_agent  # noqa: F401  # what the real one has loaded, for the memory figure
+from cmk.agent import main as whole_agent  # noqa: F401  # loads the modules of the real agent, for the memory figure
 from cmk.agent.allocator import load_tasks
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import Pods
@@ -29,7 +29,7 @@ REQUEST = b"cmk/1 isolate\npool=exclusive\ntimeout=20000"
 
 
 def serve(root: Path) -> None:
-    """The agent: one exclusive core, the rest infra; who asks needs no grant, for there is no cluster to give one."""
+    """The agent: one exclusive core, the rest infra; clients need no grant, because there is no cluster to give one."""
     rest = CpuList(frozenset(CPUS[:-1]), 0)
     layout = Layout(
         {
@@ -59,7 +59,7 @@ def serve(root: Path) -> None:
 
 
 def child(address: str, until_killed: bool) -> tuple[int, int]:
-    """A process that asks for the exclusive core; returns its pid and a pipe that brings the times (ns) around its question."""
+    """A process that requests the exclusive core; returns its pid and a pipe with the times (ns) before and after its request."""
     read, write = os.pipe()
     pid = os.fork()
     if pid:
@@ -78,7 +78,7 @@ def child(address: str, until_killed: bool) -> tuple[int, int]:
 
 
 def answer(pipe: int) -> tuple[int, int]:
-    """Times around a child's question."""
+    """Times before and after a child's request."""
     asked, got, ok = (int(word) for word in os.read(pipe, 100).split())
     os.close(pipe)
     if not ok:
@@ -87,17 +87,17 @@ def answer(pipe: int) -> tuple[int, int]:
 
 
 def agent_times(address: str, rounds: int) -> tuple[list[float], list[float]]:
-    """Microseconds of an allocation, and from the exit of the holder to the next one's answer."""
+    """Microseconds of an allocation, and from the exit of the holder to the answer to the next process."""
     allocation, freed = [], []
     for _ in range(rounds):
         holder, pipe = child(address, until_killed=True)
         asked, got = answer(pipe)
         allocation.append((got - asked) / 1000)
         waiter, pipe = child(address, until_killed=False)
-        time.sleep(0.003)  # it is in the queue by then
+        time.sleep(0.003)  # by then the request is in the queue
         pidfd = os.pidfd_open(holder)
         os.kill(holder, signal.SIGKILL)
-        # Wakes the agent and us alike: whoever runs first. A figure below zero is an answer that came before we had looked.
+        # The exit wakes both the agent and this process. A figure below zero is an answer that came before this process read the clock.
         select.select([pidfd], [], [])
         dead = time.monotonic_ns()
         os.close(pidfd)

@@ -1,4 +1,4 @@
-"""bench isolation: what each layer leaves an exclusive core's owner beside noisy pods, on a real node.
+"""bench isolation: how much of an exclusive core each layer leaves to its owner beside noisy pods, on a real node.
 
 The machine around the node (its control plane, this program) is kept off the core during all measurements, as if it were another one.
 """
@@ -25,7 +25,7 @@ IMAGE = "localhost/cmk:dev"
 SECONDS = 6
 BASE = ["image.repository=localhost/cmk", "image.tag=dev", "image.pullPolicy=Never", "webhook.enabled=false"]
 BASE += ["pools.exclusive.cores=1", "pools.shared.cores=0"]
-# A host that does not exist has the agents mount what any layer needs, so that a change of layers restarts no agent.
+# With a host that does not exist, agents mount the directories of all layers, so that a change of layers restarts no agent.
 BASE += ["hosts.nowhere.isolation.irqs=on"]
 OFF = {"pods": "false", "host": "off", "irqs": "off"}
 LAYERS: dict[str, tuple[bool, dict[str, str]]] = {
@@ -70,7 +70,7 @@ def apply(cluster: Cluster, pods: list[Json]) -> None:
 
 
 def configure(cluster: Cluster, layers: dict[str, str]) -> None:
-    """Switch layers and wait until the node's agent says that it has."""
+    """Switch layers and wait until the node's agent reports them."""
     asked = OFF | layers
     settings = [*BASE, *(f"isolation.{name}={value}" for name, value in asked.items())]
     cluster.helm(
@@ -98,7 +98,7 @@ def world_elsewhere() -> Iterator[None]:
                 os.sched_setaffinity(tid, allowed - {CORE})
                 moved[tid] = allowed
         except OSError:
-            continue  # ended, or a kernel thread that stays where it is
+            continue  # ended, or a kernel thread that cannot be moved
     try:
         yield
     finally:
@@ -135,7 +135,7 @@ def usage(cluster: Cluster, uid: str) -> tuple[int, int]:
 
 
 def steal() -> float:
-    """Milliseconds that the core was not given to this machine."""
+    """Milliseconds for which the hypervisor gave the core to others."""
     row = next(row for row in Path("/proc/stat").read_text().splitlines() if row.startswith(f"cpu{CORE} "))
     return int(row.split()[8]) * 1000 / os.sysconf("SC_CLK_TCK")
 

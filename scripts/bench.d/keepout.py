@@ -1,4 +1,4 @@
-"""bench keepout: what keeping pods off cores costs: allocation beside many pods on a real node, the agent's CPU while pods come and go."""
+"""bench keepout: the cost of keeping pods off cores: allocation beside 50 pods on a real node, CPU time of the agent while pods change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ticks(cluster: Cluster) -> int:
 
 
 def churn(cluster: Cluster) -> float:
-    """Per cent of a CPU that the agent takes while pods' cgroups come and go: a pod, its sandbox and its container each time."""
+    """Per cent of a CPU that the agent uses while cgroups of pods come and go: a pod, its sandbox and its container each time."""
     top = "/sys/fs/cgroup/cpuset/kubepods/besteffort"
     line = f"""
         number=0

@@ -1,4 +1,4 @@
-"""Run in noise pods: fifty threads that wake a thousand times a second, or files, loopback traffic and processes."""
+"""Runs in noise pods: fifty threads that wake a thousand times a second, or files, loopback traffic and processes."""
 
 import os
 import socket

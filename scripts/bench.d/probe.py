@@ -1,4 +1,4 @@
-"""Run in the owner's pod: a request every half a millisecond, and once a second what became of them, as a line of JSON.
+"""Runs in the owner's pod: a request every half a millisecond, and once a second their latencies as a line of JSON.
 
 ``wait``: share of its runnable time that this thread stood in the run queue (schedstat): what other tasks took from it. ``p50``, ``p99``,
 ``max``: milliseconds from when a request was due until it was done.
@@ -14,7 +14,7 @@ WORK = 150_000
 
 
 def schedstat() -> tuple[int, int]:
-    """Nanoseconds on a CPU, and runnable but waiting for one."""
+    """Nanoseconds on a CPU, and nanoseconds runnable but waiting for one."""
     ran, waited, _ = Path("/proc/thread-self/schedstat").read_text().split()
     return int(ran), int(waited)
 

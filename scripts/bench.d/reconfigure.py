@@ -1,4 +1,4 @@
-"""bench reconfigure: threads of a task moved to other CPUs, against bare ``sched_setaffinity``; and how long they are between."""
+"""bench reconfigure: threads of a task moved to other CPUs, compared with bare ``sched_setaffinity``; and how long they are in between."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ sys.stdin.read()
 
 @contextmanager
 def sleepers(count: int) -> Iterator[int]:
-    """A process of so many threads on the first CPU; its pid."""
+    """Start a process with this number of threads on the first CPU; returns its pid."""
     command = [sys.executable, "-I", "-S", "-c", _SLEEPERS, str(count)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         if process.stdout is None or process.stdout.readline() != b"ready\n":
@@ -68,14 +68,14 @@ def layout(exclusive: frozenset[int], infra: frozenset[int]) -> SavedLayout:
 
 
 def measured(work: Callable[[], None]) -> float:
-    """Microseconds that something takes."""
+    """Microseconds that a call takes."""
     begin = time.perf_counter_ns()
     work()
     return (time.perf_counter_ns() - begin) / 1000
 
 
 class Swap:
-    """A task on the exclusive core and one of infra change places; whatever a change of pools writes goes to ``root``."""
+    """A task on the exclusive core and one of infra exchange cores; a change of pools writes its files below ``root``."""
 
     def __init__(self, root: Path, owner: int, other: int) -> None:
         self._root = root

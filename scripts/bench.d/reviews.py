@@ -1,4 +1,4 @@
-"""Reviews as an API server sends them, for the benchmark: a hundred pods of a few kilobytes, of which twenty ask for cores."""
+"""Reviews as an API server sends them, for the benchmark: a hundred pods of a few kilobytes, of which twenty request cores."""
 
 from __future__ import annotations
 

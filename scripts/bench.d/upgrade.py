@@ -1,4 +1,4 @@
-"""bench upgrade: helm install and helm upgrade on a real cluster of one node, the hooks' part of it told by Helm's own record."""
+"""bench upgrade: helm install and helm upgrade on a real cluster of one node; the hooks' share of it is read from Helm's record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cluster.cluster import NAMESPACE, REPO, Cluster, wait_for
 
 CHART = str(REPO / "charts/cmk")
 BASE = "image.repository=localhost/cmk,image.tag=dev,image.pullPolicy=Never,pools.exclusive.cores=1,pools.shared.cores=0"
-# Each change is one that moves pools: the exclusive core and infra change places.
+# Each change moves pools: the exclusive core and infra exchange their CPUs.
 CORES = (0, 1)
 WAYS = {"helm upgrade": (), "without hooks": ("--no-hooks",)}
 
@@ -37,7 +37,7 @@ def jobs(cluster: Cluster) -> dict[str, float]:
 
 
 def show(name: str, times: list[float], base: float = 0) -> None:
-    """Minimum, median, maximum, and the median over that of what it is compared with."""
+    """Print minimum, median, maximum and, if given, the ratio of the median to the base."""
     middle = statistics.median(times)
     print(f"{name:24}{min(times):8.1f}{middle:8.1f}{max(times):8.1f}" + (f"{middle / base:8.2f}" if base else ""))
 

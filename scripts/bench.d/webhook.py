@@ -1,4 +1,4 @@
-"""bench webhook: ours, the same answers from http.server, and nginx with a canned one, each on the first CPU, load from the last."""
+"""bench webhook: cmk webhook, http.server and nginx with the same answers, each on the first CPU; the load comes from the last CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reviews import reviews
 from cmk.certificates import pki
 
 HERE = Path(__file__).parent
-# The image's Python is built with profile-guided optimisation, a version manager's often is not: /usr/bin/python3 may tell more.
+# The image's Python is built with profile-guided optimisation, a version manager's often is not: /usr/bin/python3 is closer to the image.
 PYTHON = os.environ.get("CMK_BENCH_PYTHON", sys.executable)
 PACKAGES = os.pathsep.join([str(HERE.parents[1] / "image"), *(path for path in sys.path if path.endswith("site-packages"))])
 CPUS = sorted(os.sched_getaffinity(0))
@@ -32,7 +32,7 @@ CONNECTIONS = 16
 
 
 class Server:
-    """A process that serves, and what it has used."""
+    """A serving process, and the CPU time and memory that it has used."""
 
     def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
         self.port, self._process = port, process
@@ -100,7 +100,7 @@ def context(root: Path) -> ssl.SSLContext:
 
 
 async def until_up(root: Path, port: int) -> None:
-    """Wait for a first handshake."""
+    """Wait for the first handshake."""
     for _ in range(200):
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context(root))
@@ -118,7 +118,7 @@ def on_last_cpu(*line: str) -> str:
 
 
 def saturate(root: Path, server: Server) -> tuple[float, float]:
-    """As many as it can over kept connections: requests per second, and per second of its CPU."""
+    """As many requests as possible on kept connections: requests per second, and per second of the server's CPU time."""
     before = server.cpu()
     text = on_last_cpu(
         "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", f"{root}/post.lua", f"https://127.0.0.1:{server.port}/mutate"
@@ -130,7 +130,7 @@ def saturate(root: Path, server: Server) -> tuple[float, float]:
 
 
 def shake(server: Server) -> tuple[float, float]:
-    """New connections, full handshakes: per second, and per second of its CPU."""
+    """New connections with full handshakes: handshakes per second, and per second of the server's CPU time."""
     before = server.cpu()
     text = on_last_cpu("openssl", "s_time", "-connect", f"127.0.0.1:{server.port}", "-new", "-time", str(SECONDS))
     count = int(re.findall(r"(\d+) connections in \d+ real seconds", text)[0])
@@ -138,7 +138,7 @@ def shake(server: Server) -> tuple[float, float]:
 
 
 async def at_rate(root: Path, server: Server, rate: int, seconds: float) -> list[float]:
-    """Milliseconds of each request, due ones sent whether earlier ones are answered or not."""
+    """Milliseconds of each request; each is sent when due, whether earlier ones are answered or not."""
     times: list[float] = []
     free: asyncio.LifoQueue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.LifoQueue()
     tls = context(root)

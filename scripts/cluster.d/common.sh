@@ -1,6 +1,6 @@
-# What scripts/cluster and scripts/guest share. Both set NAME, ROOT, RUN before.
+# Functions that scripts/cluster and scripts/guest share. Both set NAME, ROOT and RUN first.
 
-HOST_DIRS=/run/cmk-host-directories # those that clusters have made on this machine, whichever cache they are of
+HOST_DIRS=/run/cmk-host-directories # directories that clusters have made on this machine, of all caches
 
 in_net() { nsenter -t "$(cat "$RUN/net.pid")" -n -- "$@"; }
 kubectl() { in_net "$TOOLS/kubectl" --kubeconfig "$RUN/admin.kubeconfig" "$@"; }

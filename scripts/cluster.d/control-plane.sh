@@ -46,7 +46,7 @@ control_plane() {
   } >"$RUN/tokens.csv"
   for i in admin kcm scheduler proxy $(seq -f node%g 8); do kubeconfig "$i"; done
 
-  # Nothing here outlives a power cut anyway: etcd need not sync.
+  # The cluster does not survive a power cut anyway: etcd need not sync.
   daemon etcd nsenter -t "$(cat "$RUN/net.pid")" -n etcd --data-dir "$RUN/etcd" --unsafe-no-fsync
   api_server
   await 60 "the API server" kubectl get --raw /readyz
@@ -56,7 +56,7 @@ control_plane() {
   daemon scheduler nsenter -t "$(cat "$RUN/net.pid")" -n "$TOOLS/kube-scheduler" --kubeconfig "$RUN/scheduler.kubeconfig" --leader-elect=false
 }
 
-# What the API server shows to webhooks that ask who calls.
+# The API server's client certificate for webhooks that require one.
 admission() {
   cat >"$RUN/webhooks.kubeconfig" <<Y
 apiVersion: v1
@@ -74,7 +74,7 @@ Y
 
 api_server() {
   admission
-  # The API server dials webhook endpoints itself (aggregator routing): there is no kube-proxy beside it.
+  # The API server connects to webhooks' endpoints itself (aggregator routing), because no kube-proxy runs beside it.
   daemon apiserver nsenter -t "$(cat "$RUN/net.pid")" -n "$TOOLS/kube-apiserver" --etcd-servers http://127.0.0.1:2379 \
     --bind-address $CP --advertise-address $CP --tls-cert-file "$RUN/apiserver.crt" --tls-private-key-file "$RUN/apiserver.key" \
     --client-ca-file "$RUN/ca.crt" --token-auth-file "$RUN/tokens.csv" --service-account-issuer https://kubernetes.default.svc \

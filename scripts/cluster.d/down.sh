@@ -1,4 +1,4 @@
-# Taking a cluster down, whole or half started, so that nothing of it is left. Sourced by scripts/cluster and scripts/guest.
+# Takes down a cluster, even if half started, and leaves nothing of it. Sourced by scripts/cluster and scripts/guest.
 
 kill_session() { # PIDFILE: the process and the session it leads
   local p
@@ -7,7 +7,7 @@ kill_session() { # PIDFILE: the process and the session it leads
   kill -9 -- "-$p" 2>/dev/null || kill -9 "$p" 2>/dev/null || true
 }
 
-stop_kubelet() { # NODE: found by its command line, for nsenter forks to enter the node's pid namespace
+stop_kubelet() { # NODE: found by its command line, because nsenter forks to enter the node's pid namespace
   local p
   for p in $(pgrep -f -- "--kubeconfig $RUN/$1.kubeconfig --hostname-override $1" 2>/dev/null); do kill -9 "$p" 2>/dev/null || true; done
 }
@@ -34,8 +34,8 @@ down_quietly() {
   rm -rf "$ROOT"
 }
 
-# Directories of this machine that nodes needed and it had not. To remove one takes the mount upon it away from every node, of whatever cluster:
-# the last one does it.
+# Directories that nodes needed and that this machine lacked. Removing one removes the mounts on it from the nodes of all clusters, so the last
+# cluster does it.
 give_back_host_dirs() {
   local p
   [ -f "$HOST_DIRS" ] || return 0

@@ -1,6 +1,6 @@
 # One node: namespaces, cgroups and host directories of its own; containerd, kubelet, kube-proxy. Sourced by scripts/cluster.
 
-# Host directories that every node has for itself.
+# Host directories that each node has a copy of.
 NODE_DIRS="/var/lib/kubelet /var/log /opt/cmk /opt/bin /etc/cmk /var/lib/cmk"
 
 node() { # NUMBER
@@ -47,7 +47,7 @@ mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
 for c in $CONTROLLERS; do mkdir /sys/fs/cgroup/\$c; mount -t cgroup -o \$c cgroup /sys/fs/cgroup/\$c; done
 mkdir /sys/fs/cgroup/systemd
 mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
-# kubelet insists on these; files bound over them keep the machine's own values
+# kubelet sets these; files mounted over them keep the machine's own values
 for kv in kernel/panic:10 kernel/panic_on_oops:1 vm/overcommit_memory:1; do
   f=$d/\$(basename \${kv%:*}); echo \${kv#*:} >\$f; mount --bind \$f /proc/sys/\${kv%:*}
 done
@@ -78,7 +78,7 @@ state = "/run/containerd"
   path = "$d/containerd/opt"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "localhost/pause:1"
-  # without CAP_SYS_RESOURCE nobody can lower oom_score_adj
+  # without CAP_SYS_RESOURCE no process can lower oom_score_adj
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
     default_runtime_name = "runc"
@@ -122,9 +122,9 @@ resolvConf: ""
 makeIPTablesUtilChains: false
 localStorageCapacityIsolation: false
 staticPodPath: $d/kubelet/static
-# how soon a pod sees that its Secret has changed: a minute where nobody says otherwise
+# how soon a pod sees a change of its Secret; the default is a minute
 syncFrequency: 10s
-# how long a container that ends again and again has to wait: five minutes in the end where nobody says otherwise
+# the longest wait before a crashing container restarts; the default is five minutes
 crashLoopBackOff: {maxContainerRestartPeriod: 2s}
 featureGates: {KubeletCrashLoopBackOffMax: true}
 EOF

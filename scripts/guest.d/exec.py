@@ -21,7 +21,7 @@ class Door(socketserver.StreamRequestHandler):
     """One command."""
 
     def handle(self) -> None:
-        """Run it and pass on what it writes as it comes."""
+        """Run it and pass its output on as it comes."""
         asked = json.loads(self.rfile.readline())
         pipe = subprocess.PIPE
         command = subprocess.Popen(asked["argv"], stdin=pipe, stdout=pipe, stderr=pipe)
@@ -43,14 +43,14 @@ class Door(socketserver.StreamRequestHandler):
             command.stdin.write(base64.b64decode(asked["stdin"]))
             command.stdin.close()
         except BrokenPipeError:
-            pass  # it does not read what it is given
+            pass  # it does not read its input
         for thread in threads:
             thread.join()
         tell(rc=command.wait())
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Commands side by side."""
+    """Serves commands concurrently."""
 
     allow_reuse_address = True
     daemon_threads = True

@@ -1,4 +1,4 @@
-# The machine itself: started, saved, loaded, stopped. Sourced by scripts/guest.
+# Starts, saves, loads and stops the machine. Sourced by scripts/guest.
 
 CPUS=16
 MEMORY=4
@@ -70,7 +70,7 @@ make_snapshot() { # FILE ISOLCPUS: containerd is up, kubelet has never run
   network
   tap
   boot "$1.new" "$2"
-  # Read once what every start reads, so that it is in the saved page cache.
+  # Read once the files that every start reads, so that they are in the saved page cache.
   inside 60 sh -c 'until ctr version >/dev/null 2>&1; do sleep 0.3; done
     cat /usr/local/bin/kubelet /usr/bin/runc /usr/bin/containerd-shim-runc-v2 /usr/lib/cni/bridge /usr/lib/cni/host-local >/dev/null; sync'
   monitor stop "savevm ready" quit
