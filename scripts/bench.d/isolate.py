@@ -16,7 +16,7 @@ from pathlib import Path
 from timing import launch, row
 
 from cmk.agent import main as whole_agent  # noqa: F401  # loads the modules of the real agent, for the memory figure
-from cmk.agent.allocator import load_tasks
+from cmk.agent.files import StateFiles
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import Pods
 from cmk.agent.service import Service
@@ -48,8 +48,9 @@ def serve(root: Path) -> None:
         async def nobody() -> list[dict[str, object]]:
             return []
 
-        service = Service(options, layout, topology, Pods(nobody, lambda: None), lambda: None)
-        service.start(load_tasks(options.tasks_file, Procfs().boot_id()))
+        files = StateFiles(options, Procfs())
+        service = Service(options, files, layout, topology, Pods(nobody, lambda: None), lambda: None)
+        service.start(files.read_tasks())
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await stop.wait()

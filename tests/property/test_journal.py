@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from cmk.agent.files import change_of
+from cmk.agent.files import StateFiles
 from cmk.agent.options import Options
 from cmk.host import state
 from cmk.host.journal import ChangeError, JournaledChange
@@ -74,8 +74,8 @@ class Host:
         (directory / "cgroup").write_text(f"0::/kubepods/pod{task.pod}/{task.container}\n")
         self.masks[pid], self.task_of[pid] = mask, task
 
-    def changer(self) -> JournaledChange:
-        return change_of(self.options, Procfs(self.root / "proc"))
+    def change(self) -> JournaledChange:
+        return StateFiles(self.options, Procfs(self.root / "proc")).change()
 
     @contextmanager
     def kernel(self) -> Iterator[None]:

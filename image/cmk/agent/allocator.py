@@ -10,10 +10,10 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
+from cmk.agent.files import StateFiles
 from cmk.agent.lifetimes import TaskLifetimes
 from cmk.agent.pod_cache import Pods
 from cmk.host import affinity, state
@@ -28,7 +28,7 @@ from cmk.model.layout import Layout
 from cmk.model.ledger import Ledger
 from cmk.model.onmove import How, OnMove, OnMoveError
 from cmk.model.pods import Pod
-from cmk.model.tasks import Process, Request, Task, TasksFile
+from cmk.model.tasks import Process, Request, Task
 from cmk.model.wire import Isolate
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Allocator:
         ledger: Ledger,
         pods: Pods,
         procfs: Procfs,
-        tasks_file: Path,
+        files: StateFiles,
         ledger_changed: Callable[[], None],
         enforce: Callable[[], None],
         notifier: Notifier,
@@ -60,11 +60,10 @@ class Allocator:
         self.ledger = ledger
         self.pods = pods
         self._procfs = procfs
-        self._file = tasks_file
+        self._files = files
         self._ledger_changed = ledger_changed
         self._enforce = enforce
         self._notifier = notifier
-        self._boot = procfs.boot_id()
         self._released = asyncio.Event()
         self._lifetimes = TaskLifetimes(procfs, self._on_end, ledger.cpus_of, self._others_in_container)
 
@@ -207,8 +206,7 @@ class Allocator:
         self._released = asyncio.Event()
 
     def _save(self) -> None:
-        pods = [pod for pod in self.pods.all.values() if pod.grants]
-        state.write(self._file, TasksFile(self._boot, list(self.ledger.tasks.values()), pods), durable=False)
+        self._files.write_tasks(self.ledger.tasks.values(), self.pods.all.values())
 
 
 def _request(command: Isolate, process: Process, container: PodContainer, pod: Pod | None) -> Request:
@@ -227,11 +225,3 @@ def _on_move(command: Isolate, pod: Pod | None) -> OnMove:
     except OnMoveError as error:
         where = "" if command.on_move else f"annotation {onmove.ANNOTATION} of pod {pod}: "
         raise Refused(f"{where}{error}", final=True) from error
-
-
-def load_tasks(path: Path, boot: str) -> TasksFile:
-    """Read the task file; that of another boot is void, as its processes are. Raises StateError."""
-    found = state.read(path, TasksFile)
-    if found is None or found.boot != boot:
-        return TasksFile(boot, [], [])
-    return found

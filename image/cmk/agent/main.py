@@ -11,9 +11,8 @@ from typing import Any
 
 from cmk import __version__
 from cmk.agent import health, node_report
-from cmk.agent.allocator import load_tasks
 from cmk.agent.change_pools import Reconfigure
-from cmk.agent.files import change_of
+from cmk.agent.files import StateFiles
 from cmk.agent.history import APPLIED, History
 from cmk.agent.node_layout import NodeLayout
 from cmk.agent.options import Options
@@ -33,7 +32,6 @@ from cmk.model import cpuset
 from cmk.model.advertise import offered
 from cmk.model.layout import SavedLayout
 from cmk.model.pods import resource_of
-from cmk.model.tasks import TasksFile
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +44,15 @@ class Agent:
     def __init__(self, options: Options, api: Api) -> None:
         self._options = options
         self._api = api
+        self._procfs = Procfs(options.proc_root)
+        self._files = StateFiles(options, self._procfs)
         self._lock = state.NodeLock(options.lock_file)
         self._view = ClusterView(api, options, self._on_view, self._on_pods)
         self._kubelet = KubeletCpuManager(options.kubelet_socket, self._on_view)
         self._publisher = Publisher(api, options.node, self._view, self._marks, self._report)
         self._layout = NodeLayout(
             options.node,
-            options.layout_file,
+            self._files,
             read_topology(options.sys_root, options.proc_root / "cmdline"),
             self._publisher.tell,
         )
@@ -105,12 +105,11 @@ class Agent:
             await self._leave()
 
     def _resume(self) -> None:
-        options, procfs = self._options, Procfs(self._options.proc_root)
-        if done := change_of(options, procfs).resume():
+        if done := self._files.change().resume():
             journal, problem = done
             hashes = journal.old.section.hash, journal.new.section.hash
             self._history.add(*hashes, len(journal.plan.moves), 0, f"undone: {problem}" if problem else APPLIED)
-        found = load_tasks(self._options.tasks_file, Procfs(self._options.proc_root).boot_id())
+        found = self._files.read_tasks()
         self._view.pods.remember(found.pods)
         self._layout.resume(in_use=bool(found.tasks))
         if self._layout.saved is not None:
@@ -118,8 +117,8 @@ class Agent:
         self._on_view()
 
     def _serve(self, saved: SavedLayout) -> None:
-        service = Service(self._options, saved.layout, self._layout.topology, self._view.pods, self._on_ledger)
-        service.start(load_tasks(self._options.tasks_file, Procfs(self._options.proc_root).boot_id()))
+        service = Service(self._options, self._files, saved.layout, self._layout.topology, self._view.pods, self._on_ledger)
+        service.start(self._files.read_tasks())
         self._service = service
         for pool in saved.layout.pools.values():
             kind = "exclusive" if pool.exclusive else "shared"
@@ -164,12 +163,11 @@ class Agent:
             return self._layout.make(seen)
         if seen.chosen is None:
             return None
-        procfs = Procfs(self._options.proc_root)
-        tasks, dropped = tree.living_tasks(before.found, procfs)
+        tasks, dropped = tree.living_tasks(before.found, self._procfs)
         for reason in dropped:
             log.info("dropped: %s", reason)
         # Tasks first: killed before the layout is there, the next agent starts over.
-        state.write(self._options.tasks_file, TasksFile(procfs.boot_id(), tasks), durable=False)
+        self._files.write_tasks(tasks, pods=())
         saved = self._layout.take_over(before.found, before.source, seen)
         before.set_aside()
         return saved

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
+from cmk.agent.files import StateFiles
 from cmk.agent.watches import Seen
-from cmk.host import affinity, state
+from cmk.host import affinity
 from cmk.legacy.takeover import TakenOver, as_config
 from cmk.model import layout
 from cmk.model.config import ConfigError, Section
@@ -36,10 +36,10 @@ class NodeLayout:
     ``tell`` gets a reason and a message for whoever watches the node's events.
     """
 
-    def __init__(self, node: str, path: Path, topology: Topology, tell: Callable[[str, str], None]) -> None:
+    def __init__(self, node: str, files: StateFiles, topology: Topology, tell: Callable[[str, str], None]) -> None:
         self.name = node
         self._tell = tell
-        self._path = path
+        self._files = files
         self.topology = topology
         self.saved: SavedLayout | None = None
         self.reason: Obstacle | None = None
@@ -51,7 +51,7 @@ class NodeLayout:
 
         Raises StateError.
         """
-        self.saved = state.read(self._path, SavedLayout)
+        self.saved = self._files.read_layout()
         if self.saved is None or in_use:
             return
         if not all(pool.cpus <= self.topology.cpus for pool in self.saved.layout.pools.values()):
@@ -77,7 +77,7 @@ class NodeLayout:
             self.refuse(Obstacle.LAYOUT_IMPOSSIBLE, f"{error}; set hosts.{self.name}.pools in the chart's values")
             return None
         self.saved = SavedLayout(made, section, seen.chosen.scope, self.topology)
-        state.write(self._path, self.saved, durable=True)
+        self._files.write_layout(self.saved)
         self.reason, self.problem = None, ""
         for warning in made.warnings:
             self._tell("LayoutWarning", warning)
@@ -90,7 +90,7 @@ class NodeLayout:
             return
         if chosen.section.same_pools(saved.section):
             self.saved = msgspec.structs.replace(saved, section=chosen.section, scope=chosen.scope)
-            state.write(self._path, self.saved, durable=True)
+            self._files.write_layout(self.saved)
 
     def wanted(self, seen: Seen) -> SavedLayout | None:
         """What the configuration asks for instead of the layout there is; None when it is the same, not known or impossible, which
@@ -116,7 +116,7 @@ class NodeLayout:
         """Whether another configuration comes to the same pools as there are; then it is kept. Raises StateError."""
         if self.saved is None or wanted.layout.pools != self.saved.layout.pools:
             return False
-        state.write(self._path, wanted, durable=True)
+        self._files.write_layout(wanted)
         self.took(wanted)
         return True
 
@@ -157,14 +157,14 @@ class NodeLayout:
             section = Section(as_config(found.layout), "adopted", taint=section.taint)
         scope = seen.chosen.scope if same else f"adopted from {source}"
         self.saved = SavedLayout(found.layout, section, scope, self.topology)
-        state.write(self._path, self.saved, durable=True)
+        self._files.write_layout(self.saved)
         self.reason, self.problem = None, ""
         log.info("took over the pools of %s", source)
         return self.saved
 
     def forget(self) -> None:
         """The node is ours no longer."""
-        self._path.unlink(missing_ok=True)
+        self._files.delete_layout()
 
     def refuse(self, reason: Obstacle, problem: str) -> None:
         """Nobody is served, or the layout stays as it is, for this reason; told once."""

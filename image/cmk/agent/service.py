@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmk.agent.allocator import Allocator
-from cmk.agent.files import change_of
+from cmk.agent.files import StateFiles
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import Pods
 from cmk.agent.server import SOCKET, Server
@@ -39,15 +39,17 @@ INFRA = "infra"
 class Service:
     """Everything that workloads meet. ``changed`` is called after every change of the ledger."""
 
-    def __init__(self, options: Options, layout: Layout, topology: Topology, pods: Pods, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, options: Options, files: StateFiles, layout: Layout, topology: Topology, pods: Pods, changed: Callable[[], None]
+    ) -> None:
         self._options = options
         self._topology = topology
         procfs = Procfs(options.proc_root)
         self.ledger = Ledger(layout, require_grant=options.require_request)
         self.layers = Layers(options.host_paths, procfs, self.ledger, topology, changed)
         self._notifier = Notifier(options.service_dirs, procfs)
-        self._allocator = Allocator(self.ledger, pods, procfs, options.tasks_file, changed, self.layers.enforce, self._notifier)
-        self._change = change_of(options, procfs)
+        self._allocator = Allocator(self.ledger, pods, procfs, files, changed, self.layers.enforce, self._notifier)
+        self._change = files.change()
         self._server = Server(self._allocator, procfs, self.show)
         self._damage = DirectoryWatch()
         self._repair: asyncio.TimerHandle | None = None

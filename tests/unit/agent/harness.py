@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cmk.agent.allocator import load_tasks
+from cmk.agent.files import StateFiles
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import Pods
 from cmk.agent.service import Service
@@ -131,36 +131,32 @@ class Client:
         return json.loads(await asyncio.wait_for(self._process.stdout.readline(), 20))
 
 
+def options_in(root: Path, *, require_request: bool = True) -> Options:
+    """Options of an agent that keeps everything below ``root``."""
+    for name in ("opt", "run", "state", "old"):
+        (root / name).mkdir(exist_ok=True)
+    launcher = root / "launcher"
+    launcher.write_bytes(b"launcher")
+    directories = root / "opt", root / "run", root / "state"
+    return Options("node1", "ns", "config", "hosts", *directories, launcher, (root / "old",), require_request)
+
+
 class Node:
     """One service on directories of its own; ``pods`` are known from the start, ``listed`` what the API would tell when asked."""
 
     def __init__(self, root: Path, pods: list[Pod] | None = None, *, require_request: bool = True) -> None:
-        for name in ("opt", "run", "state", "old"):
-            (root / name).mkdir(exist_ok=True)
-        launcher = root / "launcher"
-        launcher.write_bytes(b"launcher")
-        self.options = Options(
-            "node1",
-            "ns",
-            "config",
-            "hosts",
-            root / "opt",
-            root / "run",
-            root / "state",
-            launcher,
-            (root / "old",),
-            require_request,
-        )
+        self.options = options_in(root, require_request=require_request)
+        self.files = StateFiles(self.options, Procfs())
         self.listed: list[dict[str, Any]] = []
         self.listings = 0
         self.pods = Pods(self._list, lambda: None)
         self.pods.remember(pods or [])
         self.changes = asyncio.Event()
-        self.service = Service(self.options, LAYOUT, TOPOLOGY, self.pods, self.changes.set)
+        self.service = Service(self.options, self.files, LAYOUT, TOPOLOGY, self.pods, self.changes.set)
 
     def start(self) -> None:
         """Take over what the task file says and serve."""
-        found = load_tasks(self.options.tasks_file, Procfs().boot_id())
+        found = self.files.read_tasks()
         self.pods.remember({**{pod.uid: pod for pod in found.pods}, **self.pods.all}.values())
         self.service.start(found)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cmk.agent.allocator import Allocator, Waiting
+from cmk.agent.files import StateFiles
 from cmk.agent.pod_cache import Pods
 from cmk.host.notify import Notifier
 from cmk.host.peer import Peer
@@ -50,9 +51,8 @@ def on_allocator(root: Path, scenario: Callable[[Allocator, Workload, Workload],
     async def run() -> None:
         procfs, ledger = Procfs(), Ledger(LAYOUT, require_grant=False)
         notifier = Notifier([root], procfs)
-        allocator = Allocator(
-            ledger, Pods(list_pods, lambda: None), procfs, root / "tasks.json", lambda: None, lambda: None, notifier
-        )
+        files = StateFiles(options_in(root), procfs)
+        allocator = Allocator(ledger, Pods(list_pods, lambda: None), procfs, files, lambda: None, lambda: None, notifier)
         first, second = await Workload.start(), await Workload.start()
         try:
             await scenario(allocator, first, second)

@@ -14,14 +14,12 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from cmk.agent.allocator import load_tasks
 from cmk.agent.change_pools import Reconfigure
 from cmk.agent.history import History
 from cmk.agent.node_layout import NodeLayout
 from cmk.agent.publisher import Publisher
 from cmk.agent.rollout_limit import RolloutLimit
 from cmk.agent.watches import ClusterView
-from cmk.host import state
 from cmk.host.procfs import Procfs
 from cmk.kube.client import ApiError
 from cmk.model.choice import Refused
@@ -58,8 +56,8 @@ class Agent:
         self.failing = 0
         self.section: Section | None = None
         self.error = ""
-        state.write(node.options.layout_file, SavedLayout(LAYOUT, ON_LAST, "default", TOPOLOGY), durable=True)
-        self.layout = NodeLayout("node1", node.options.layout_file, TOPOLOGY, lambda *_: None)
+        node.files.write_layout(SavedLayout(LAYOUT, ON_LAST, "default", TOPOLOGY))
+        self.layout = NodeLayout("node1", node.files, TOPOLOGY, lambda *_: None)
         self.layout.resume(in_use=True)
         self.view = SimpleNamespace(pods=node.pods, pods_known=True, node=None, chosen=self._chosen, list_pods=self._list_pods)
         self.history = History(node.options.history_file)
@@ -123,7 +121,7 @@ class Agent:
     @property
     def hash(self) -> str:
         """Of the configuration that the node has."""
-        saved = state.read(self.node.options.layout_file, SavedLayout)
+        saved = self.node.files.read_layout()
         assert saved is not None
         assert saved == self.layout.saved
         return saved.section.hash
@@ -179,7 +177,7 @@ def test_a_task_moves_with_its_pool_and_everybody_is_told(tmp_path: Path) -> Non
             assert agent.events[0][::2] == ("PoolsChanged", "")
             assert agent.events[1] == ("CpusMoved", moved, "ns/web")
             # Whoever comes next meets the new pools, and so does the next agent.
-            saved = load_tasks(agent.node.options.tasks_file, Procfs().boot_id())
+            saved = agent.node.files.read_tasks()
             assert {task.process.pid: task.lists for task in saved.tasks}[client.pid] == (str(CPUS[0]),)
             assert agent.node.tasks("exclusive") == [client.pid]
         await agent.node.until(lambda: not agent.node.tasks("exclusive"))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cmk.agent import node_report
+from cmk.agent.files import StateFiles
 from cmk.agent.node_layout import NodeLayout
 from cmk.agent.options import Options
 from cmk.agent.watches import Seen
@@ -17,6 +18,7 @@ from cmk.model.config import Chosen, PoolConfig, Section
 from cmk.model.ledger import Ledger
 from cmk.model.reasons import Obstacle
 from cmk.model.topology import Core, Topology
+from tests.unit.agent.harness import options_in
 
 LAYERS_OFF = {"Isolated": ("False", "LayersOff"), "Conflict": ("False", "None"), "ConfigRefused": ("False", "None")}
 
@@ -29,7 +31,10 @@ def seen(exclusive: int, hash_: str = "abc") -> Seen:
 @pytest.fixture
 def layout(tmp_path: Path) -> NodeLayout:
     return NodeLayout(
-        "n", tmp_path / "layout", Topology(tuple(Core(number, 0, frozenset({number})) for number in range(4))), lambda *_: None
+        "n",
+        StateFiles(options_in(tmp_path), Procfs()),
+        Topology(tuple(Core(number, 0, frozenset({number})) for number in range(4))),
+        lambda *_: None,
     )
 
 
