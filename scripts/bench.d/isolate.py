@@ -18,8 +18,9 @@ from timing import launch, row
 from cmk.agent import main as whole_agent  # noqa: F401  # loads the modules of the real agent, for the memory figure
 from cmk.agent.files import StateFiles
 from cmk.agent.options import Options
-from cmk.agent.pod_cache import Pods
+from cmk.agent.pod_cache import PodCache
 from cmk.agent.service import Service
+from cmk.agent.wakeups import Wakeups
 from cmk.host.procfs import Procfs
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.topology import Core, Topology
@@ -49,7 +50,7 @@ def serve(root: Path) -> None:
             return []
 
         files = StateFiles(options, Procfs())
-        service = Service(options, files, layout, topology, Pods(nobody, lambda: None), lambda: None)
+        service = Service(options, files, layout, topology, PodCache(nobody, lambda: None), Wakeups())
         service.start(files.read_tasks())
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

@@ -15,7 +15,8 @@ import msgspec
 
 from cmk.agent.files import StateFiles
 from cmk.agent.lifetimes import TaskLifetimes
-from cmk.agent.pod_cache import Pods
+from cmk.agent.pod_cache import PodCache
+from cmk.agent.wakeups import Wakeups
 from cmk.host import affinity, state
 from cmk.host.notify import DIRECTORY, Notifier, name_of
 from cmk.host.peer import Peer, has_ended
@@ -42,7 +43,7 @@ class Waiting(msgspec.Struct):
 
 
 class Allocator:
-    """Serves ``cmk isolate`` requests one by one; ``ledger_changed`` is called after every change of the ledger.
+    """Serves ``cmk isolate`` requests one by one; both loops are woken after every change of the ledger.
 
     ``enforce`` makes cpusets fit the ledger: each exclusive list is open to the task that holds it and closed to all other processes.
     """
@@ -50,10 +51,10 @@ class Allocator:
     def __init__(
         self,
         ledger: Ledger,
-        pods: Pods,
+        pods: PodCache,
         procfs: Procfs,
         files: StateFiles,
-        ledger_changed: Callable[[], None],
+        wakeups: Wakeups,
         enforce: Callable[[], None],
         notifier: Notifier,
     ) -> None:
@@ -61,7 +62,7 @@ class Allocator:
         self.pods = pods
         self._procfs = procfs
         self._files = files
-        self._ledger_changed = ledger_changed
+        self._wakeups = wakeups
         self._enforce = enforce
         self._notifier = notifier
         self._released = asyncio.Event()
@@ -167,7 +168,7 @@ class Allocator:
         self._lifetimes.watch(task, peer.pidfd)
         if before and before != task:
             self._wake()
-        self._ledger_changed()
+        self._wakeups.wake_both()
         environment = self.ledger.environment(task)
         # Launchers older than --on-move cannot locate the file, so it is not announced to them.
         if command.on_move is not None and task.on_move.how is How.NOTIFY:
@@ -199,7 +200,7 @@ class Allocator:
         except state.StateError as error:
             # The file goes on naming a process that is dead, whose task the next agent drops.
             log.error("%s", error)
-        self._ledger_changed()
+        self._wakeups.wake_both()
 
     def _wake(self) -> None:
         self._released.set()

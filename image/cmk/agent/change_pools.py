@@ -1,4 +1,4 @@
-"""Brings the pools of a node to what the configuration asks for, under its running tasks, or says what is in the way.
+"""The loop that changes the node's pools to what the configuration asks for, under running tasks, or says what prevents it.
 
 In this order: lists that go are frozen and the node's resource is lowered (never below what bound pods request); the pods are listed again,
 for one may have been bound meanwhile; then plan and change are one piece that no allocation comes between; what grows is advertised last.
@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
 from time import monotonic
 
+import msgspec
+
 from cmk.agent.history import APPLIED, History
-from cmk.agent.node_layout import NodeLayout
+from cmk.agent.node_layout import Impossible, NodeLayout, Same, Wanted
+from cmk.agent.observed import Observed
 from cmk.agent.publisher import Publisher
 from cmk.agent.rollout_limit import RolloutLimit
 from cmk.agent.service import Service
-from cmk.agent.watches import ClusterView, see
+from cmk.agent.wakeups import Wakeups
+from cmk.agent.watches import Watches
 from cmk.host.journal import ChangeError
 from cmk.host.state import StateError
 from cmk.kube.client import ApiError
@@ -33,146 +36,173 @@ SECONDS_BETWEEN_ATTEMPTS = 30.0
 SECONDS_AFTER_ERROR = 2.0
 
 
-class Reconfigure:
-    """``service`` tells what serves the node, None before anything does. ``coming`` is the layout that the node is to have, if another."""
+class Pending(msgspec.Struct, frozen=True):
+    """Why the configuration with this hash is not applied, as the NodeReport shows it."""
+
+    reason: Obstacle
+    text: str
+    hash: str
+
+
+class ChangePools:
+    """``pending`` is None while nothing prevents the configuration. ``coming`` is the layout that the node is to have, if another."""
 
     def __init__(
         self,
         layout: NodeLayout,
-        view: ClusterView,
+        service: Service,
+        watches: Watches,
         publisher: Publisher,
         history: History,
         limit: RolloutLimit,
-        service: Callable[[], Service | None],
+        wakeups: Wakeups,
     ) -> None:
         self._layout = layout
-        self._view = view
+        self._service = service
+        self._watches = watches
         self._publisher = publisher
         self._history = history
         self._limit = limit
-        self._service = service
-        self._dirty = asyncio.Event()
+        self._wakeups = wakeups
         self._failed: tuple[str, Plan] | None = None
+        self.pending: Pending | None = None
         self.coming: Layout | None = None
 
-    def poke(self) -> None:
-        """Something changed: look again."""
-        self._dirty.set()
-
     async def run(self) -> None:
-        """Change for ever, whenever there is something to change. Raises StateError."""
+        """Change the pools whenever there is something to change; does not return. Raises StateError."""
         while True:
-            await self._dirty.wait()
-            self._dirty.clear()
+            await self._wakeups.change.wait()
             try:
                 await self._attempt()
             except ApiError as error:
-                log.warning("pools wait to be changed: %s", error)
-                asyncio.get_running_loop().call_later(SECONDS_AFTER_ERROR, self.poke)
+                log.warning("cannot change pools yet: %s", error)
+                self._wakeups.change.wake_in(SECONDS_AFTER_ERROR)
             finally:
                 await self._limit.release()
 
     async def _attempt(self) -> None:
-        service, wanted = self._service(), self._layout.wanted(see(self._view))
-        if service is None or wanted is None or not self._view.pods_known:
-            self._aim(service, None)
-            return
-        if self._takes(wanted):
-            self._aim(service, None)
-            return
-        found = self._plan(service, wanted)
+        observed = self._watches.observed
+        match self._layout.wanted(observed):
+            case Wanted(saved) if observed.pods_known:
+                await self._change_to(saved, observed)
+                return
+            case Same(saved):
+                self._keep(saved)
+            case Impossible(reason, text, hash_):
+                self._hold(reason, text, hash_)
+        self._aim(None)
+
+    async def _change_to(self, wanted: SavedLayout, observed: Observed) -> None:
+        plan, hash_ = self._plan(wanted, observed), wanted.section.hash
         if wanted.section.paused:
-            self._aim(service, None)
-            self._layout.pend(Obstacle.PAUSED, f"{_asked(wanted)} waits, for paused is true: {summary(found)}", wanted.section)
-            self._publisher.poke()
+            self._aim(None)
+            self._hold(Obstacle.PAUSED, f"{_asked(wanted)} waits, for paused is true: {summary(plan)}", hash_)
             return
-        self._aim(service, wanted.layout)
-        if not self._is_possible(wanted, found) or (wanted.section.hash, found) == self._failed:
+        self._aim(wanted.layout)
+        if plan.refusals:
+            self._refuse(wanted, plan)
+            return
+        if (hash_, plan) == self._failed:
             return
         await self._publisher.assert_node()
         if waiting := await self._limit.acquire(wanted.section.max_unavailable):
-            self._layout.pend(Obstacle.WAITING, f"{_asked(wanted)} waits {waiting}", wanted.section)
+            self._hold(Obstacle.WAITING, f"{_asked(wanted)} waits {waiting}", hash_)
             # Not all nodes of a large cluster at once.
-            asyncio.get_running_loop().call_later(SECONDS_AFTER_ERROR * random.uniform(1, 5), self.poke)  # noqa: S311
+            self._wakeups.change.wake_in(SECONDS_AFTER_ERROR * random.uniform(1, 5))  # noqa: S311
             return
-        self._view.pods.listed(await self._view.list_pods())
-        if self._layout.wanted(see(self._view)) != wanted:
-            self.poke()
+        await self._watches.pods.refresh()
+        observed = self._watches.observed
+        if self._layout.wanted(observed) != Wanted(wanted):
+            self._wakeups.change.wake()
             return
-        found = self._plan(service, wanted)
-        if self._is_possible(wanted, found):
-            self._make(service, wanted, found)
+        plan = self._plan(wanted, observed)
+        if plan.refusals:
+            self._refuse(wanted, plan)
+        else:
+            self._change(wanted, plan)
 
-    def _takes(self, wanted: SavedLayout) -> bool:
+    def _plan(self, wanted: SavedLayout, observed: Observed) -> Plan:
+        ledger = self._service.ledger
+        return planner.plan(ledger.layout, wanted.layout, ledger.tasks.values(), observed.active_pods)
+
+    def _keep(self, saved: SavedLayout) -> None:
+        """Save which configuration the pools come from now."""
+        before, pending = self._layout.saved, self.pending
         try:
-            return self._layout.takes(wanted)
+            self._layout.keep(saved)
         except StateError as error:
-            self._layout.pend(Obstacle.WAITING, str(error), wanted.section)
-            asyncio.get_running_loop().call_later(SECONDS_BETWEEN_ATTEMPTS, self.poke)
-            return True
+            self._hold(Obstacle.WAITING, str(error), saved.section.hash)
+            self._wakeups.change.wake_in(SECONDS_BETWEEN_ATTEMPTS)
+            return
+        self.pending = None
+        if before is not None and saved.layout.warnings != before.layout.warnings:
+            self._publisher.queue_layout_warnings(saved.layout)
+        if pending is not None or saved != before:
+            self._wakeups.publish.wake()
 
-    def _plan(self, service: Service, wanted: SavedLayout) -> Plan:
-        pods = [pod for pod in self._view.pods.all.values() if not pod.terminal]
-        ledger = service.ledger
-        return planner.plan(ledger.layout, wanted.layout, ledger.tasks.values(), pods)
-
-    def _is_possible(self, wanted: SavedLayout, found: Plan) -> bool:
-        if found.refusals:
-            self._refuse(wanted, "; ".join(refusal.text for refusal in found.refusals))
-        return not found.refusals
-
-    def _make(self, service: Service, wanted: SavedLayout, found: Plan) -> None:
-        saved = self._layout.saved
-        if saved is None:
+    def _change(self, wanted: SavedLayout, plan: Plan) -> None:
+        before = self._layout.saved
+        if before is None:
             raise RuntimeError("a service has a layout")
         began = monotonic()
         try:
-            service.change(saved, wanted, found)
+            self._service.change(before, wanted, plan)
         except (ChangeError, NoRoomError) as error:
-            self._failed = wanted.section.hash, found
-            asyncio.get_running_loop().call_later(SECONDS_BETWEEN_ATTEMPTS, self._try_again)
-            self._refuse(wanted, str(error), "undone" if isinstance(error, ChangeError) else "refused", _since(began))
+            self._failed = wanted.section.hash, plan
+            asyncio.get_running_loop().call_later(SECONDS_BETWEEN_ATTEMPTS, self._forget_failure)
+            outcome = "undone" if isinstance(error, ChangeError) else "refused"
+            self._record_refusal(wanted, outcome, str(error), _milliseconds_since(began))
             return
-        self._failed = self.coming = None
-        self._layout.took(wanted)
-        self._history.add(saved.section.hash, wanted.section.hash, len(found.moves), _since(began), APPLIED)
-        text = f"pools are as {_asked(wanted)} asks; {len(found.moves)} tasks moved, {len(found.keeps)} stayed"
-        log.info("%s, in %d ms", text, _since(began))
-        self._publisher.tell("PoolsChanged", text, warning=False)
-        for move in found.moves:
-            if (pod := self._view.pods.get(move.task.pod)) and move.old != move.new:
-                self._publisher.tell("CpusMoved", planner.describe(move), warning=False, pod=pod)
-        self._publisher.poke()
+        self._failed = self.coming = self.pending = None  # the ledger has ended what _aim began
+        self._layout.replace(wanted)
+        self._history.add(before.section.hash, wanted.section.hash, len(plan.moves), _milliseconds_since(began), APPLIED)
+        text = f"pools are as {_asked(wanted)} asks; {len(plan.moves)} tasks moved, {len(plan.keeps)} stayed"
+        log.info("%s, in %d ms", text, _milliseconds_since(began))
+        self._publisher.queue_event("PoolsChanged", text, warning=False)
+        for move in plan.moves:
+            if (pod := self._watches.pods.get(move.task.pod)) and move.old != move.new:
+                self._publisher.queue_event("CpusMoved", planner.describe(move), warning=False, pod=pod)
+        self._publisher.queue_layout_warnings(wanted.layout)
 
-    def _refuse(self, wanted: SavedLayout, text: str, outcome: str = "refused", milliseconds: int = 0) -> None:
-        saved = self._layout.saved
-        refused = f"{_asked(wanted)} is {outcome}, the pools stay as they were: {text}"
-        self._layout.pend(Obstacle.CONFIG_REFUSED, refused, wanted.section)
-        self._history.add(saved.section.hash if saved else "", wanted.section.hash, 0, milliseconds, f"{outcome}: {text}")
-        self._publisher.poke()
+    def _refuse(self, wanted: SavedLayout, plan: Plan) -> None:
+        self._record_refusal(wanted, "refused", "; ".join(refusal.text for refusal in plan.refusals), milliseconds=0)
 
-    def _try_again(self) -> None:
+    def _record_refusal(self, wanted: SavedLayout, outcome: str, text: str, milliseconds: int) -> None:
+        saved, hash_ = self._layout.saved, wanted.section.hash
+        self._hold(Obstacle.CONFIG_REFUSED, f"{_asked(wanted)} is {outcome}, the pools stay as they were: {text}", hash_)
+        self._history.add(saved.section.hash if saved else "", hash_, 0, milliseconds, f"{outcome}: {text}")
+
+    def _hold(self, reason: Obstacle, text: str, hash_: str) -> None:
+        """Say why the pools stay as they are although the configuration asks for others: in the report, and once in log and events."""
+        before, self.pending = self.pending, Pending(reason, text, hash_)
+        if (before is None or text != before.text) and reason is not Obstacle.WAITING:
+            log.warning("%s: %s", reason, text)
+            self._publisher.queue_event(reason, text)
+        if self.pending != before:
+            self._wakeups.publish.wake()
+
+    def _forget_failure(self) -> None:
         self._failed = None
-        self.poke()
+        self._wakeups.change.wake()
 
-    def _aim(self, service: Service | None, coming: Layout | None) -> None:
-        if coming == self.coming or service is None:
-            return
-        self.coming = coming
-        service.ledger.freeze(coming)
-        self._publisher.poke()
+    def _aim(self, coming: Layout | None) -> None:
+        """Hand out no more of the lists that go, and advertise no more of them than are in use."""
+        if coming != self.coming:
+            self.coming = coming
+            self._service.ledger.freeze(coming)
+            self._wakeups.publish.wake()
 
 
-def summary(found: Plan) -> str:
+def summary(plan: Plan) -> str:
     """A plan in a few words."""
-    if found.refusals:
-        return "it would be refused, " + "; ".join(refusal.text for refusal in found.refusals)
-    return f"{len(found.moves)} tasks would move, {len(found.keeps)} stay"
+    if plan.refusals:
+        return "it would be refused, " + "; ".join(refusal.text for refusal in plan.refusals)
+    return f"{len(plan.moves)} tasks would move, {len(plan.keeps)} stay"
 
 
 def _asked(wanted: SavedLayout) -> str:
     return f"configuration {wanted.section.hash} of {wanted.scope}"
 
 
-def _since(began: float) -> int:
+def _milliseconds_since(began: float) -> int:
     return round((monotonic() - began) * 1000)

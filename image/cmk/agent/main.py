@@ -1,4 +1,4 @@
-"""The agent's life: wait for the lock, find or make the layout, serve, publish, and leave in order."""
+"""The agent of a node, from start to end: wait for the lock, find or make the layout, serve, and leave in order."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from cmk import __version__
 from cmk.agent import health, node_report
-from cmk.agent.change_pools import Reconfigure
+from cmk.agent.change_pools import ChangePools
 from cmk.agent.files import StateFiles
 from cmk.agent.history import APPLIED, History
-from cmk.agent.node_layout import NodeLayout
+from cmk.agent.node_layout import Impossible, NodeLayout, Wanted
+from cmk.agent.observed import Observed
 from cmk.agent.options import Options
 from cmk.agent.publisher import Marks, Publisher
 from cmk.agent.rollout_limit import RolloutLimit
 from cmk.agent.service import Service
-from cmk.agent.watches import ClusterView, see
+from cmk.agent.wakeups import Wakeups
+from cmk.agent.watches import Watches
 from cmk.host import state
 from cmk.host.procfs import Procfs
 from cmk.host.sysfs import read_topology
 from cmk.isolation.conflicts import KubeletCpuManager
 from cmk.kube.client import Api, ApiError, Json
-from cmk.kube.node import labels
 from cmk.legacy import tree
 from cmk.legacy.predecessor import Predecessor
 from cmk.model import cpuset
 from cmk.model.advertise import offered
 from cmk.model.layout import SavedLayout
-from cmk.model.pods import resource_of
+from cmk.model.pods import Pod, resource_of
 
 log = logging.getLogger(__name__)
 
@@ -47,33 +48,32 @@ class Agent:
         self._procfs = Procfs(options.proc_root)
         self._files = StateFiles(options, self._procfs)
         self._lock = state.NodeLock(options.lock_file)
-        self._view = ClusterView(api, options, self._on_view, self._on_pods)
-        self._kubelet = KubeletCpuManager(options.kubelet_socket, self._on_view)
-        self._publisher = Publisher(api, options.node, self._view, self._marks, self._report)
-        self._layout = NodeLayout(
-            options.node,
-            self._files,
-            read_topology(options.sys_root, options.proc_root / "cmdline"),
-            self._publisher.tell,
-        )
+        self._wakeups = Wakeups()
+        self._watches = Watches(api, options, self._on_event)
+        self._kubelet = KubeletCpuManager(options.kubelet_socket, self._on_event)
+        self._publisher = Publisher(api, options.node, self._watches, self._wakeups, self._marks, self._report)
+        topology = read_topology(options.sys_root, options.proc_root / "cmdline")
+        self._layout = NodeLayout(options.node, self._files, topology)
         self._history = History(options.history_file)
-        limit = RolloutLimit(api, options.namespace, options.rollout_prefix, options.node)
-        self._reconfigure = Reconfigure(self._layout, self._view, self._publisher, self._history, limit, lambda: self._service)
-        self._predecessor = Predecessor(api, options.traces, self._view.list_pods, self._layout.topology)
+        self._predecessor = Predecessor(api, options.traces, self._watches.list_pods, topology)
+        self._refusal: Impossible | None = None
         self._service: Service | None = None
+        self._change_pools: ChangePools | None = None
+        self._saved_pods: Mapping[str, Pod] = {}
         self._leads = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises StateError, InstallError or OSError when it cannot go on."""
         loop = asyncio.get_running_loop()
-        stop = loop.create_future()
+        stop = self._stop = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _finish, stop, None)
         # Whatever a callback did not expect ends the agent: its successor reads the state afresh.
         loop.set_exception_handler(lambda _, context: _finish(stop, _error_of(context)))
         # Ready while it waits for the lock: a roll-out ends the old agent only when the new one is ready.
         probes = await health.serve(self._options.health_port, lambda: "")
-        self._view.start()
+        self._watches.start()
         turn = _in_daemon_thread(self._lock.acquire)
         await asyncio.wait({turn, stop}, return_when=asyncio.FIRST_COMPLETED)
         if turn.done():
@@ -85,121 +85,151 @@ class Agent:
     async def _lead(self, stop: asyncio.Future[None]) -> None:
         log.info("agent %s leads node %s", __version__, self._options.node)
         self._leads = True
-        loop = asyncio.get_running_loop()
-        working: set[asyncio.Future[None]] = {
-            loop.create_task(work) for work in (self._publisher.run(), self._kubelet.run(), self._reconfigure.run())
-        }
         try:
+            self._start_task(self._publisher.run())
+            self._start_task(self._kubelet.run())
             self._resume()
             if self._service is None:
-                working.add(loop.create_task(self._predecessor.look(self._on_view)))
-            # The looks end well by themselves; anything else that ends, ends the agent.
-            while not stop.done():
-                done, working = await asyncio.wait({*working, stop}, return_when=asyncio.FIRST_COMPLETED)
-                for task in done - {stop}:
-                    task.result()
-                working -= {stop}
+                self._start_task(self._predecessor.look(self._on_event))
+            await asyncio.wait({stop})
         finally:
-            for task in working:
+            for task in self._tasks:
                 task.cancel()
             await self._leave()
+
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """One that fails ends the agent; some end well, having nothing to do any more."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _finish(self._stop, error)
 
     def _resume(self) -> None:
         if done := self._files.change().resume():
             journal, problem = done
             hashes = journal.old.section.hash, journal.new.section.hash
             self._history.add(*hashes, len(journal.plan.moves), 0, f"undone: {problem}" if problem else APPLIED)
-        found = self._files.read_tasks()
-        self._view.pods.remember(found.pods)
-        self._layout.resume(in_use=bool(found.tasks))
+        saved = self._files.read_tasks()
+        self._watches.remember(saved.pods)
+        self._layout.resume(in_use=bool(saved.tasks))
         if self._layout.saved is not None:
             self._serve(self._layout.saved)
-        self._on_view()
+        self._on_event()
 
     def _serve(self, saved: SavedLayout) -> None:
-        service = Service(self._options, self._files, saved.layout, self._layout.topology, self._view.pods, self._on_ledger)
+        service = Service(self._options, self._files, saved.layout, self._layout.topology, self._watches.pods, self._wakeups)
         service.start(self._files.read_tasks())
         self._service = service
+        limit = RolloutLimit(self._api, self._options.namespace, self._options.rollout_prefix, self._options.node)
+        self._change_pools = ChangePools(
+            self._layout, service, self._watches, self._publisher, self._history, limit, self._wakeups
+        )
+        self._start_task(self._change_pools.run())
         for pool in saved.layout.pools.values():
             kind = "exclusive" if pool.exclusive else "shared"
             log.info("pool %s (%s): CPUs %s", pool.name, kind, cpuset.kernel_list(pool.cpus) or "none")
         for warning in saved.layout.warnings:
             log.warning("%s", warning)
 
-    def _on_view(self) -> None:
-        """The API server told something new about node, configuration or report."""
+    def _on_event(self) -> None:
+        """Act on what the API server, kubelet or the search for an older CMK has brought."""
         if not self._leads:
             return
-        if self._service is None and (saved := self._first_layout()) is not None:
+        observed = self._watches.observed
+        if self._service is None and (saved := self._first_layout(observed)) is not None:
             self._serve(saved)
-        self._isolate()
-        self._reconfigure.poke()
-        self._publisher.poke()
+        if self._service is not None:
+            self._save_pods(self._service, observed)
+            self._isolate(self._service, observed)
+        self._wakeups.wake_both()
 
-    def _on_ledger(self) -> None:
-        self._reconfigure.poke()
-        self._publisher.poke()
-
-    def _isolate(self) -> None:
-        """Isolation follows the configuration, also where pools do not (yet)."""
-        seen = see(self._view)
-        chosen = seen.chosen
-        self._layout.follow(seen)
-        if self._service is None or chosen is None or not self._view.pods_known or not self._kubelet.known:
+    def _save_pods(self, service: Service, observed: Observed) -> None:
+        """An agent that starts without API server knows the pods from the file."""
+        if observed.pods is self._saved_pods:
             return
-        conflict = self._view.conflict or self._kubelet.conflict
-        self._service.layers.apply(chosen.section.isolation, conflict, self._kubelet.doubt)
+        self._saved_pods = observed.pods
+        try:
+            service.save()
+        except state.StateError as error:
+            log.error("%s", error)  # the next allocation fails with it too
 
-    def _first_layout(self) -> SavedLayout | None:
-        """What an older CMK left, or what the configuration asks for; nothing while an older CMK is at work."""
+    def _isolate(self, service: Service, observed: Observed) -> None:
+        """Isolation follows the configuration, also where pools do not (yet)."""
+        if observed.chosen is not None and observed.pods_known and self._kubelet.known:
+            conflict = observed.other_managers or self._kubelet.conflict
+            service.layers.apply(observed.chosen.section.isolation, conflict, self._kubelet.doubt)
+
+    def _first_layout(self, observed: Observed) -> SavedLayout | None:
+        """Save the layout that an older CMK left, or else that which the configuration asks for; None while an older CMK is at work."""
         before = self._predecessor
         if not before.looked:
             return None
         if before.reason is not None:
-            self._layout.refuse(before.reason, before.problem)
+            self._refuse(Impossible(before.reason, before.problem))
             return None
-        seen = see(self._view)
-        if before.found is None:
-            return self._layout.make(seen)
-        if seen.chosen is None:
+        saved = self._adopt(observed) if before.found is not None else self._make_layout(observed)
+        if saved is not None:
+            self._refusal = None
+        return saved
+
+    def _make_layout(self, observed: Observed) -> SavedLayout | None:
+        match self._layout.wanted(observed):
+            case Wanted(saved):
+                self._layout.keep(saved)
+                self._publisher.queue_layout_warnings(saved.layout)
+                return saved
+            case Impossible() as refusal:
+                self._refuse(refusal)
+        return None
+
+    def _adopt(self, observed: Observed) -> SavedLayout | None:
+        before = self._predecessor
+        if before.found is None or (saved := self._layout.adopted(before.found, before.source, observed)) is None:
             return None
         tasks, dropped = tree.living_tasks(before.found, self._procfs)
         for reason in dropped:
             log.info("dropped: %s", reason)
         # Tasks first: killed before the layout is there, the next agent starts over.
         self._files.write_tasks(tasks, pods=())
-        saved = self._layout.take_over(before.found, before.source, seen)
+        self._layout.keep(saved)
+        log.info("took over the pools of %s", before.source)
         before.set_aside()
         return saved
 
-    def _on_pods(self) -> None:
-        if self._service is not None:
-            try:
-                self._service.save()
-            except state.StateError as error:
-                log.error("%s", error)  # the next allocation says so to whoever asks
-        self._on_ledger()
+    def _refuse(self, refusal: Impossible) -> None:
+        """Serve nobody, and say why: in the report, and once in log and events."""
+        if self._refusal is None or refusal.text != self._refusal.text:
+            log.error("%s: %s", refusal.reason, refusal.text)
+            self._publisher.queue_event(refusal.reason, refusal.text)
+        self._refusal = refusal
 
-    def _marks(self) -> Marks | None:
-        saved = self._layout.saved
-        if saved is None or self._service is None:
+    def _marks(self, observed: Observed) -> Marks | None:
+        saved, service, change_pools = self._layout.saved, self._service, self._change_pools
+        if saved is None or service is None or change_pools is None:
             return None  # an impossible or unread configuration leaves a node untouched
-        seen = see(self._view)
-        section = seen.chosen.section if seen.chosen else saved.section
-        lists = {resource_of(pool.name): len(pool.lists) for pool in saved.layout.pools.values() if pool.exclusive}
-        if coming := self._reconfigure.coming:
-            pods = [pod for pod in self._view.pods.all.values() if not pod.terminal]
-            lists = offered(saved.layout, coming, self._service.ledger.tasks.values(), pods)
-        return Marks(lists, taint=section.taint)
+        section = observed.chosen.section if observed.chosen else saved.section
+        resources = {resource_of(pool.name): len(pool.lists) for pool in saved.layout.pools.values() if pool.exclusive}
+        if coming := change_pools.coming:
+            resources = offered(saved.layout, coming, service.ledger.tasks.values(), observed.active_pods)
+        return Marks(resources, taint=section.taint)
 
-    def _report(self) -> Json | None:
-        service, view = self._service, self._view
-        ledger, layers = (service.ledger, service.layers) if service else (None, None)
-        pods, history, path = view.pods.all.values(), self._history.entries, str(self._options.state_dir)
-        return node_report.body(self._layout, ledger, layers, see(view), view.report, path, pods, history)
+    def _report(self, observed: Observed, stored: Json | None) -> Json | None:
+        path, saved = str(self._options.state_dir), self._layout.saved
+        if saved is not None and self._service is not None and self._change_pools is not None:
+            ledger, layers, pending = self._service.ledger, self._service.layers, self._change_pools.pending
+            content = node_report.served(self._layout, saved, ledger, layers, pending, observed, path)
+        elif self._refusal is not None:
+            content = node_report.refused(self._layout, self._refusal, observed, path)
+        else:
+            return None
+        return node_report.body(self._layout, content, stored, self._history.entries)
 
     async def _leave(self) -> None:
-        """Stop serving; take everything back when the node is no longer ours; let the next agent in."""
+        """Stop serving. Undo everything if the node is not selected any more, isolation if the chart is uninstalled. Release the lock."""
         if self._service is not None:
             self._service.stop()
         try:
@@ -219,20 +249,21 @@ class Agent:
             self._lock.release()
 
     def _is_deselected(self) -> bool:
-        selection, node = self._view.selection, self._view.node
-        return selection is not None and node is not None and not selection.matches(self._options.node, labels(node))
+        observed = self._watches.observed
+        selection, node = observed.selection, observed.node
+        return selection is not None and node is not None and not selection.matches(self._options.node, observed.labels)
 
     async def _is_uninstalled(self) -> bool:
-        """Whether our own DaemonSet is gone or going; a lost right to look says the same. Unknown counts as no: cores stay closed."""
+        """Whether the agent's DaemonSet is deleted, or its rights are. If the API server does not answer it is not: cores stay closed."""
         options = self._options
         if not options.daemonset:
             return False
         path = f"/apis/apps/v1/namespaces/{options.namespace}/daemonsets/{options.daemonset}"
         try:
-            found = await asyncio.to_thread(self._api.find, path)
+            daemonset = await asyncio.to_thread(self._api.find, path)
         except ApiError as error:
             return error.status in (UNAUTHORIZED, FORBIDDEN)
-        return found is None or "deletionTimestamp" in found["metadata"]
+        return daemonset is None or "deletionTimestamp" in daemonset["metadata"]
 
 
 def _finish(future: asyncio.Future[None], error: BaseException | None) -> None:

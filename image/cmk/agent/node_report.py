@@ -1,16 +1,18 @@
-"""The NodeReport's content: what the agent knows, in words an operator can act on."""
+"""The content of the NodeReport: what the agent knows of its node, in words that an operator can act on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 
 from cmk import __version__
+from cmk.agent.change_pools import Pending
 from cmk.agent.history import Entry
-from cmk.agent.node_layout import NodeLayout, Pending
-from cmk.agent.watches import Seen
+from cmk.agent.node_layout import Impossible, NodeLayout
+from cmk.agent.observed import Observed
 from cmk.isolation.layers import Layers
 from cmk.kube.client import Json
 from cmk.model import node_state, report
@@ -18,31 +20,40 @@ from cmk.model.isolation_config import LayerState
 from cmk.model.layout import SavedLayout
 from cmk.model.ledger import Ledger
 from cmk.model.node_state import NodeState
-from cmk.model.pods import Pod
 from cmk.model.reasons import Obstacle, Reason
 from cmk.model.report import Condition
 
 
-def body(
+class Content(NamedTuple):
+    """What depends on whether the node serves. ``spec`` is the report as CMK 1.5.x printed it; ``details`` are fields of ``status``."""
+
+    conditions: list[Condition]
+    spec: Json
+    state: NodeState
+    details: Json
+
+
+def served(
     node: NodeLayout,
-    ledger: Ledger | None,
-    layers: Layers | None,
-    seen: Seen,
-    current: Json | None,
+    saved: SavedLayout,
+    ledger: Ledger,
+    layers: Layers,
+    pending: Pending | None,
+    observed: Observed,
     path: str,
-    pods: Iterable[Pod] = (),
-    history: Iterable[Entry] = (),
-) -> Json | None:
-    """``spec`` and ``status`` of the report, or None while there is nothing to say. ``current`` is the object as stored."""
-    saved = node.saved
-    if saved is not None and ledger is not None and layers is not None:
-        states = layers.states()
-        conditions = [*_served(saved, node.pending, seen), *report.isolation_conditions(states)]
-        spec = report.node_report(ledger, node.topology, path)
-        details = {
+) -> Content:
+    """Of a node that serves workloads on a saved layout."""
+    states = layers.states()
+    tasks = sorted(ledger.tasks.values(), key=lambda task: task.process)
+    pods = node_state.mattering(observed.pods.values(), tasks)
+    return Content(
+        [*_served(saved, pending, observed), *report.isolation_conditions(states)],
+        report.node_report(ledger, node.topology, path),
+        NodeState(node.topology, ledger.layout, saved.section, tuple(tasks), pods, node.outside, _sorted_labels(observed)),
+        {
             "configHash": saved.section.hash,
             "scope": saved.scope,
-            "pending": msgspec.to_builtins(node.pending) if node.pending else {},
+            "pending": msgspec.to_builtins(pending) if pending else {},
             "values": [f"{node.name}: {value}" for value in saved.section.values()],
             "pools": report.pool_counts(ledger),
             "warnings": list(saved.layout.warnings),
@@ -51,35 +62,42 @@ def body(
                 "driftsRepaired": layers.drift,
                 "besideTasks": layers.beside_tasks(),
             },
-        }
-    elif node.reason is not None:
-        conditions = [Condition("Ready", False, node.reason, node.problem)]
-        spec = {
-            "checks": {"configDirectory": {"errors": [node.problem], "ok": False}},
+        },
+    )
+
+
+def refused(node: NodeLayout, refusal: Impossible, observed: Observed, path: str) -> Content:
+    """Of a node that serves nobody."""
+    pods = node_state.mattering(observed.pods.values(), ())
+    return Content(
+        [Condition("Ready", False, refusal.reason, refusal.text)],
+        {
+            "checks": {"configDirectory": {"errors": [refusal.text], "ok": False}},
             "description": {"path": path, "pools": {}},
             "topology": report.describe_topology(node.topology),
-        }
-        details = {}
-    else:
-        return None
-    old = ((current or {}).get("status") or {}).get("conditions") or []
+        },
+        NodeState(node.topology, pods=pods, outside=node.outside, labels=_sorted_labels(observed)),
+        {},
+    )
+
+
+def body(node: NodeLayout, content: Content, stored: Json | None, history: Iterable[Entry] = ()) -> Json:
+    """``spec`` and ``status`` of the report. ``stored`` is the object as it is now: conditions that stay keep their times."""
+    old = ((stored or {}).get("status") or {}).get("conditions") or []
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     status: Json = {
         "agentVersion": __version__,
-        "conditions": report.merge_conditions(old, conditions, now),
+        "conditions": report.merge_conditions(old, content.conditions, now),
         "isolatedFrom": list(node.topology.isolated_from),
         "history": [msgspec.to_builtins(entry) for entry in history],
-        "state": node_state.dump(_state(node, ledger, seen, pods)),
-        **details,
+        "state": node_state.dump(content.state),
+        **content.details,
     }
-    return {"spec": {"report": spec}, "status": status}
+    return {"spec": {"report": content.spec}, "status": status}
 
 
-def _state(node: NodeLayout, ledger: Ledger | None, seen: Seen, pods: Iterable[Pod]) -> NodeState:
-    tasks = sorted(ledger.tasks.values(), key=lambda task: task.process) if ledger else []
-    layout, section = (ledger.layout, node.saved.section) if ledger and node.saved else (None, None)
-    bound, labels = node_state.mattering(pods, tasks), dict(sorted(seen.labels.items()))
-    return NodeState(node.topology, layout, section, tuple(tasks), bound, node.outside, labels)
+def _sorted_labels(observed: Observed) -> dict[str, str]:
+    return dict(sorted(observed.labels.items()))
 
 
 def _shown(layer: LayerState) -> Json:
@@ -91,15 +109,15 @@ def _shown(layer: LayerState) -> Json:
     return shown
 
 
-def _served(saved: SavedLayout, pending: Pending | None, seen: Seen) -> list[Condition]:
+def _served(saved: SavedLayout, pending: Pending | None, observed: Observed) -> list[Condition]:
     ready = Condition("Ready", True, Reason.SERVING, f"serves pools {', '.join(sorted(saved.layout.pools))}")
-    if seen.error:
-        return [ready, Condition("ConfigApplied", False, Obstacle.CONFIG_INVALID, seen.error), _refused("")]
+    if observed.error:
+        return [ready, Condition("ConfigApplied", False, Obstacle.CONFIG_INVALID, observed.error), _refused("")]
     if pending is not None:
         refused = pending.text if pending.reason is Obstacle.CONFIG_REFUSED else ""
         return [ready, Condition("ConfigApplied", False, pending.reason, pending.text), _refused(refused)]
-    if seen.chosen and not seen.chosen.section.same_pools(saved.section):
-        text = f"configuration {seen.chosen.section.hash} of {seen.chosen.scope} is about to be applied"
+    if observed.chosen and not observed.chosen.section.same_pools(saved.section):
+        text = f"configuration {observed.chosen.section.hash} of {observed.chosen.scope} is about to be applied"
         return [ready, Condition("ConfigApplied", False, Reason.CHANGING, text), _refused("")]
     return [ready, Condition("ConfigApplied", True, Reason.APPLIED, f"from {saved.scope}"), _refused("")]
 

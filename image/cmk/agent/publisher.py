@@ -1,4 +1,4 @@
-"""Keeps the API objects as they should be: the Node's resource, label and taint, and the NodeReport. Acts on changes only."""
+"""The loop that keeps the agent's API objects as they should be: resource, label and taint of the Node, the NodeReport, and events."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from cmk.agent.watches import ClusterView
+from cmk.agent.observed import Observed
+from cmk.agent.wakeups import Wakeups
+from cmk.agent.watches import Watches
 from cmk.kube import events, reports
 from cmk.kube import node as node_api
 from cmk.kube.client import Api, ApiError, Json
 from cmk.model.advertise import advertise, requested
+from cmk.model.layout import Layout
 from cmk.model.pods import Pod, from_json
 
 log = logging.getLogger(__name__)
@@ -22,8 +25,8 @@ FIRST_RETRY = 0.5
 LAST_RETRY = 30.0
 WITHDRAW_ATTEMPTS = 5
 CONFLICT = 409
-# What the API server will not take the next time either.
-_NO_USE = frozenset({400, 403, 404, 422})
+# The API server would refuse the same request again.
+_PERMANENT = frozenset({400, 403, 404, 422})
 # A report is derived data; under continuous allocation it follows at this pace.
 SECONDS_BETWEEN_REPORTS = 2.0
 # While the API server is away, the newest are worth keeping.
@@ -33,47 +36,53 @@ MOST_EVENTS = 20
 class Marks(msgspec.Struct, frozen=True):
     """What the Node should carry: lists per extended resource, and whether it is labelled and tainted."""
 
-    lists: dict[str, int]
+    resources: dict[str, int]
     label: bool = True
     taint: bool = True
 
 
 class Publisher:
-    """``marks`` and ``report`` tell what should be, or None while that is not known."""
+    """``marks`` returns what the Node should carry, ``report`` the NodeReport's content, given the object as stored.
+
+    Both return None while that is not known: then the object stays as it is.
+    """
 
     def __init__(
         self,
         api: Api,
         node: str,
-        view: ClusterView,
-        marks: Callable[[], Marks | None],
-        report: Callable[[], Json | None],
+        watches: Watches,
+        wakeups: Wakeups,
+        marks: Callable[[Observed], Marks | None],
+        report: Callable[[Observed, Json | None], Json | None],
     ) -> None:
         self._api = api
         self._node = node
-        self._view = view
+        self._watches = watches
+        self._wakeups = wakeups
         self._marks = marks
         self._report = report
-        self._dirty = asyncio.Event()
         self._next_report = 0.0
+        self._written: Json | None = None
+        self._written_over: Json | None = None
         self._events: deque[tuple[str, str, bool, Pod | None]] = deque(maxlen=MOST_EVENTS)
         self._patching = asyncio.Lock()
 
-    def tell(self, reason: str, message: str, *, warning: bool = True, pod: Pod | None = None) -> None:
-        """Have an Event on the Node, or on a pod, say so."""
+    def queue_event(self, reason: str, message: str, *, warning: bool = True, pod: Pod | None = None) -> None:
+        """Send an Event about the Node, or about a pod, as soon as the API server takes it."""
         self._events.append((reason, message, warning, pod))
-        self.poke()
+        self._wakeups.publish.wake()
 
-    def poke(self) -> None:
-        """Something changed: look again."""
-        self._dirty.set()
+    def queue_layout_warnings(self, layout: Layout) -> None:
+        """Send an Event for each warning of a layout that the node has from now on."""
+        for warning in layout.warnings:
+            self.queue_event("LayoutWarning", warning)
 
     async def run(self) -> None:
-        """Assert for ever; failures are retried at a growing pace."""
+        """Write whenever something has changed; does not return. Failures are retried at a growing pace."""
         delay = FIRST_RETRY
         while True:
-            await self._dirty.wait()
-            self._dirty.clear()
+            await self._wakeups.publish.wait()
             try:
                 await self.assert_node()
                 await self._assert_report()
@@ -81,14 +90,14 @@ class Publisher:
                 delay = FIRST_RETRY
             except ApiError as error:
                 log.warning("%s; again in %.1f s", error, delay)
-                asyncio.get_running_loop().call_later(delay, self.poke)
+                self._wakeups.publish.wake_in(delay)
                 delay = min(delay * 2, LAST_RETRY)
 
     async def withdraw(self) -> bool:
-        """Take everything back, unless a bound pod still needs the resource; returns whether it was. Raises ApiError."""
+        """Remove resource, label, taint and report; returns False if a bound pod still needs the resource. Raises ApiError."""
         for attempt in range(WITHDRAW_ATTEMPTS):
             node = await asyncio.to_thread(self._api.get, node_api.path_of(self._node))
-            pods = [from_json(item) for item in await self._view.list_pods()]  # what the watch told may be old by now
+            pods = [from_json(item) for item in await self._watches.list_pods()]  # the watch may be behind
             needed = {name for name in node_api.advertised(node) if requested(pods, name)}
             if needed:
                 log.warning("node left the selection, but bound pods still need %s: left as it is", ", ".join(sorted(needed)))
@@ -103,12 +112,12 @@ class Publisher:
         return True
 
     async def assert_node(self) -> None:
-        """Have the Node carry what it should, now. Raises ApiError."""
+        """Write resource, label and taint to the Node if they are not as they should be. Raises ApiError."""
         async with self._patching:
-            marks, node = self._marks(), self._view.node
-            if marks is None or node is None:
-                return
-            await self._patch(node, marks, advertise(marks.lists, node_api.advertised(node), self._demand()))
+            observed = self._watches.observed
+            marks, node = self._marks(observed), observed.node
+            if marks is not None and node is not None:
+                await self._patch(node, marks, advertise(marks.resources, node_api.advertised(node), _demand(observed)))
 
     async def _patch(self, node: Json, marks: Marks, resources: Mapping[str, int]) -> None:
         if patch := node_api.status_patch(node, resources):
@@ -124,23 +133,28 @@ class Publisher:
             try:
                 await asyncio.to_thread(events.send, self._api, self._node, reason, message, warning=warning, pod=pod)
             except ApiError as error:
-                if error.status not in _NO_USE:
+                if error.status not in _PERMANENT:
                     raise
                 log.warning("event %s: %s", reason, error)  # its namespace is about to go
             self._events.popleft()
 
-    def _demand(self) -> Callable[[str], int | None]:
-        pods = self._view.pods.all.values() if self._view.pods_known else None
-        return lambda name: None if pods is None else requested(pods, name)
-
     async def _assert_report(self) -> None:
-        loop = asyncio.get_running_loop()
-        body = self._report()
-        if body is None or not self._view.report_known or reports.is_current(body, self._view.report):
+        observed, loop = self._watches.observed, asyncio.get_running_loop()
+        # Until the watch brings the report that we wrote last, or a newer one, ours is what is stored.
+        stored = self._written if observed.report is self._written_over else observed.report
+        body = self._report(observed, stored)
+        if body is None or not observed.report_known or reports.is_current(body, stored):
             return
         wait = self._next_report - loop.time()
-        if wait > 0 and self._view.report is not None:
-            loop.call_later(wait, self.poke)
+        if wait > 0 and stored is not None:
+            self._wakeups.publish.wake_in(wait)
             return
-        self._view.report = await asyncio.to_thread(reports.put, self._api, self._node, body, self._view.report)
+        self._written = await asyncio.to_thread(reports.put, self._api, self._node, body, stored)
+        self._written_over = observed.report
         self._next_report = loop.time() + SECONDS_BETWEEN_REPORTS
+
+
+def _demand(observed: Observed) -> Callable[[str], int | None]:
+    """How much of a resource bound pods request; None while the pods are not known."""
+    pods = observed.pods.values() if observed.pods_known else None
+    return lambda name: None if pods is None else requested(pods, name)

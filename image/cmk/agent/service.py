@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from cmk.agent.allocator import Allocator
 from cmk.agent.files import StateFiles
 from cmk.agent.options import Options
-from cmk.agent.pod_cache import Pods
+from cmk.agent.pod_cache import PodCache
 from cmk.agent.server import SOCKET, Server
+from cmk.agent.wakeups import Wakeups
 from cmk.host import launcher_files
 from cmk.host.affinity import AffinityError
 from cmk.host.inotify import DirectoryWatch
@@ -37,18 +37,18 @@ INFRA = "infra"
 
 
 class Service:
-    """Everything that workloads meet. ``changed`` is called after every change of the ledger."""
+    """Everything that workloads meet. Both loops are woken after every change of the ledger."""
 
     def __init__(
-        self, options: Options, files: StateFiles, layout: Layout, topology: Topology, pods: Pods, changed: Callable[[], None]
+        self, options: Options, files: StateFiles, layout: Layout, topology: Topology, pods: PodCache, wakeups: Wakeups
     ) -> None:
         self._options = options
         self._topology = topology
         procfs = Procfs(options.proc_root)
         self.ledger = Ledger(layout, require_grant=options.require_request)
-        self.layers = Layers(options.host_paths, procfs, self.ledger, topology, changed)
+        self.layers = Layers(options.host_paths, procfs, self.ledger, topology, wakeups.wake_both)
         self._notifier = Notifier(options.service_dirs, procfs)
-        self._allocator = Allocator(self.ledger, pods, procfs, files, changed, self.layers.enforce, self._notifier)
+        self._allocator = Allocator(self.ledger, pods, procfs, files, wakeups, self.layers.enforce, self._notifier)
         self._change = files.change()
         self._server = Server(self._allocator, procfs, self.show)
         self._damage = DirectoryWatch()

@@ -1,47 +1,42 @@
-"""What the API server says about this node: its object, its pods, its configuration, its report. Threads feed, the event loop reads."""
+"""The watches of this node's object, pods, configuration and report at the API server. Threads follow them, the event loop reads."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-import msgspec
+from msgspec.structs import replace
 
+from cmk.agent.observed import Observed, with_configuration
 from cmk.agent.options import Options
-from cmk.agent.pod_cache import Pods
+from cmk.agent.pod_cache import PodCache
 from cmk.isolation.conflicts import conflict_of, manager_of
 from cmk.kube import reports, watch
 from cmk.kube.client import Api, Json
 from cmk.kube.node import labels
 from cmk.model import config
-from cmk.model.config import Chosen, ConfigError
+from cmk.model.pods import Pod
 
 log = logging.getLogger(__name__)
 
 _PODS = "/api/v1/pods"
 
 
-class ClusterView:
-    """Latest knowledge; ``changed`` is called on the loop after anything but pods changed (pods call their own).
+class Watches:
+    """``observed`` is what the watches have brought so far; ``on_event`` is called on the event loop after each event that replaces it."""
 
-    ``node`` and ``report`` are raw objects or None; ``report_known`` tells "there is none" from "not looked yet".
-    """
-
-    def __init__(self, api: Api, options: Options, changed: Callable[[], None], pods_changed: Callable[[], None]) -> None:
+    def __init__(self, api: Api, options: Options, on_event: Callable[[], None]) -> None:
         self._api = api
         self._options = options
-        self._changed = changed
+        self._on_event = on_event
         self._cluster_text: str | None = None
         self._shards: set[int] = set()
         self._hosts_texts: dict[int, str | None] = {}
-        self.node: Json | None = None
-        self.report: Json | None = None
-        self.report_known = False
-        self.pods_known = False
         self._managers: dict[str, str] = {}
-        self.pods = Pods(self.list_pods, pods_changed)
+        self.pods = PodCache(self.list_pods, self._on_pods_listed)
+        self.observed = Observed()
 
     def start(self) -> None:
         """Begin to follow everything."""
@@ -55,6 +50,17 @@ class ClusterView:
             watch.start(self._api, name, path, selector, self._on_loop(name, handle))
         self._follow_shards([node])
 
+    def remember(self, pods: Iterable[Pod]) -> None:
+        """Start from the pods that an earlier agent knew, unless the API server has told of them already."""
+        if not self.observed.pods_known:
+            self.pods.remember(pods)
+            self.observed = replace(self.observed, pods=self.pods.all)
+
+    async def list_pods(self) -> list[Json]:
+        """Pods bound to the node, now; raises ApiError. Without a resourceVersion the answer comes from the quorum, not from a cache."""
+        answer = await asyncio.to_thread(self._api.get, _PODS, fieldSelector=f"spec.nodeName={self._options.node}")
+        return list(answer.get("items") or [])
+
     @property
     def _configmaps(self) -> str:
         return f"/api/v1/namespaces/{self._options.namespace}/configmaps"
@@ -67,46 +73,15 @@ class ClusterView:
             handle = functools.partial(self._on_hosts, shard)
             watch.start(self._api, f"hosts-{shard:02d}", self._configmaps, selector, self._on_loop("hosts", handle))
 
-    @property
-    def selection(self) -> config.Selection | None:
-        """Which nodes are selected, when known."""
-        try:
-            return config.parse_cluster(self._cluster_text).selection if self._cluster_text else None
-        except ConfigError:
-            return None
-
-    def chosen(self) -> Chosen | None:
-        """The section that holds for this node, or None while it is not known; raises ConfigError."""
-        if self._cluster_text is None or self.node is None or self._hosts_texts.keys() != self._shards:
-            return None
-        hosts: dict[str, config.Host] = {}
-        for text in self._hosts_texts.values():
-            hosts |= config.parse_hosts(text) if text else {}
-        return config.choose(config.parse_cluster(self._cluster_text), hosts, self._options.node, labels(self.node))
-
-    @property
-    def conflict(self) -> str:
-        """Which other managers of CPUs run on the node, in words; empty when there are none."""
-        return conflict_of(self._managers.values())
-
-    def took(self, node: Json) -> None:
-        """A newer node object came with the answer to a patch."""
-        self.node = node
-
-    async def list_pods(self) -> list[Json]:
-        """Pods bound to the node, now; raises ApiError. Without a resourceVersion the answer comes from the quorum, not from a cache."""
-        found = await asyncio.to_thread(self._api.get, _PODS, fieldSelector=f"spec.nodeName={self._options.node}")
-        return list(found.get("items") or [])
-
-    def _on_loop(self, name: str, handle: Callable[[watch.Event], None]) -> Callable[[watch.Event], None]:
+    def _on_loop(self, name: str, handle: Callable[[watch.Event], Observed]) -> Callable[[watch.Event], None]:
         loop = asyncio.get_running_loop()
 
         def on_event(event: watch.Event) -> None:
             if isinstance(event, watch.Lost):
                 log.warning("%s: %s", name, event.reason)
-            else:
-                handle(event)
-            self._changed()
+                return
+            self.observed = handle(event)
+            self._on_event()
 
         def emit(event: watch.Event) -> None:
             if not loop.is_closed():
@@ -114,33 +89,46 @@ class ClusterView:
 
         return emit
 
-    def _on_node(self, event: watch.Event) -> None:
-        self.node = _single(event)
-        if self.node is not None:
-            self._follow_shards(config.names_of(self._options.node, labels(self.node)))
+    def _on_node(self, event: watch.Event) -> Observed:
+        before, node = self.observed, _single(event)
+        observed = replace(before, node=node)
+        if node is not None:
+            self._follow_shards(config.names_of(self._options.node, labels(node)))
+        # A node's status changes every few minutes, its labels seldom; parsing the configuration of a large cluster takes a while.
+        is_same = (node is None) == (before.node is None) and observed.labels == before.labels
+        return observed if is_same else self._configured(observed)
 
-    def _on_report(self, event: watch.Event) -> None:
-        self.report = _single(event)
-        self.report_known = True
+    def _on_report(self, event: watch.Event) -> Observed:
+        return replace(self.observed, report=_single(event), report_known=True)
 
-    def _on_config(self, event: watch.Event) -> None:
+    def _on_config(self, event: watch.Event) -> Observed:
         self._cluster_text = _text(_single(event), "config.json") or self._cluster_text
+        return self._configured(self.observed)
 
-    def _on_hosts(self, shard: int, event: watch.Event) -> None:
+    def _on_hosts(self, shard: int, event: watch.Event) -> Observed:
         self._hosts_texts[shard] = _text(_single(event), "hosts.json")
+        return self._configured(self.observed)
 
-    def _on_pods(self, event: watch.Event) -> None:
+    def _configured(self, observed: Observed) -> Observed:
+        shards = self._hosts_texts.values() if self._hosts_texts.keys() == self._shards else None
+        return with_configuration(observed, self._options.node, self._cluster_text, shards)
+
+    def _on_pods(self, event: watch.Event) -> Observed:
         match event:
             case watch.Listed(items=items):
                 self._managers = {item["metadata"]["uid"]: manager_of(item) for item in items}
                 self.pods.listed(items)
-                self.pods_known = True
             case watch.Changed(item=item):
                 self._managers[item["metadata"]["uid"]] = manager_of(item)
                 self.pods.updated(item)
             case watch.Deleted(item=item):
                 self._managers.pop(item["metadata"]["uid"], None)
                 self.pods.deleted(item)
+        return replace(self.observed, pods=self.pods.all, pods_known=True, other_managers=conflict_of(self._managers.values()))
+
+    def _on_pods_listed(self) -> None:
+        self.observed = replace(self.observed, pods=self.pods.all)
+        self._on_event()
 
 
 def _single(event: watch.Event) -> Json | None:
@@ -157,19 +145,3 @@ def _text(configmap: Json | None, key: str) -> str | None:
         return None
     text = (configmap.get("data") or {}).get(key)
     return text if isinstance(text, str) else None
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """A section as the agent last saw it, or why it could not be read, and the node's labels then."""
-
-    chosen: Chosen | None = None
-    error: str = ""
-    labels: dict[str, str] = {}
-
-
-def see(view: ClusterView) -> Seen:
-    """``chosen`` without the exception."""
-    try:
-        return Seen(view.chosen(), labels=dict(labels(view.node)) if view.node else {})
-    except ConfigError as error:
-        return Seen(error=str(error))

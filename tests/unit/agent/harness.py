@@ -16,8 +16,9 @@ from typing import Any
 
 from cmk.agent.files import StateFiles
 from cmk.agent.options import Options
-from cmk.agent.pod_cache import Pods
+from cmk.agent.pod_cache import PodCache
 from cmk.agent.service import Service
+from cmk.agent.wakeups import Wakeups
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from cmk.model.layout import CpuList, Layout, Pool
@@ -144,15 +145,17 @@ def options_in(root: Path, *, require_request: bool = True) -> Options:
 class Node:
     """One service on directories of its own; ``pods`` are known from the start, ``listed`` what the API would tell when asked."""
 
-    def __init__(self, root: Path, pods: list[Pod] | None = None, *, require_request: bool = True) -> None:
+    def __init__(
+        self, root: Path, pods: list[Pod] | None = None, *, require_request: bool = True, cache: PodCache | None = None
+    ) -> None:
         self.options = options_in(root, require_request=require_request)
         self.files = StateFiles(self.options, Procfs())
         self.listed: list[dict[str, Any]] = []
         self.listings = 0
-        self.pods = Pods(self._list, lambda: None)
+        self.pods = cache or PodCache(self._list, lambda: None)
         self.pods.remember(pods or [])
-        self.changes = asyncio.Event()
-        self.service = Service(self.options, self.files, LAYOUT, TOPOLOGY, self.pods, self.changes.set)
+        self.wakeups = Wakeups()
+        self.service = Service(self.options, self.files, LAYOUT, TOPOLOGY, self.pods, self.wakeups)
 
     def start(self) -> None:
         """Take over what the task file says and serve."""
@@ -173,8 +176,7 @@ class Node:
         """Wait for a change that makes the condition true."""
         async with asyncio.timeout(20):
             while not condition():
-                self.changes.clear()
-                await self.changes.wait()
+                await self.wakeups.publish.wait()
 
     async def waiting(self, count: int) -> None:
         """Until so many requests wait for a list to come free."""

@@ -13,7 +13,8 @@ import pytest
 
 from cmk.agent.allocator import Allocator, Waiting
 from cmk.agent.files import StateFiles
-from cmk.agent.pod_cache import Pods
+from cmk.agent.pod_cache import PodCache
+from cmk.agent.wakeups import Wakeups
 from cmk.host.notify import Notifier
 from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
@@ -21,7 +22,7 @@ from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.choice import Refused
 from cmk.model.ledger import Ledger
 from cmk.model.wire import Isolate
-from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, POD, SHARED, Node, on_node, text_of
+from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, POD, SHARED, Node, on_node, options_in, text_of
 
 pytestmark = pytest.mark.usefixtures("clients_in_pod", "own_affinity")
 
@@ -52,7 +53,7 @@ def on_allocator(root: Path, scenario: Callable[[Allocator, Workload, Workload],
         procfs, ledger = Procfs(), Ledger(LAYOUT, require_grant=False)
         notifier = Notifier([root], procfs)
         files = StateFiles(options_in(root), procfs)
-        allocator = Allocator(ledger, Pods(list_pods, lambda: None), procfs, files, lambda: None, lambda: None, notifier)
+        allocator = Allocator(ledger, PodCache(list_pods, lambda: None), procfs, files, Wakeups(), lambda: None, notifier)
         first, second = await Workload.start(), await Workload.start()
         try:
             await scenario(allocator, first, second)

@@ -8,28 +8,30 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
-from cmk.agent.change_pools import Reconfigure
+from cmk.agent.change_pools import ChangePools
 from cmk.agent.history import History
 from cmk.agent.node_layout import NodeLayout
-from cmk.agent.publisher import Publisher
+from cmk.agent.observed import Observed
+from cmk.agent.publisher import Marks, Publisher
 from cmk.agent.rollout_limit import RolloutLimit
-from cmk.agent.watches import ClusterView
+from cmk.agent.watches import Watches
 from cmk.host.procfs import Procfs
-from cmk.kube.client import ApiError
 from cmk.model.choice import Refused
-from cmk.model.config import Chosen, ConfigError, PoolConfig, Section
+from cmk.model.config import PoolConfig, Section
 from cmk.model.layout import SavedLayout
-from cmk.model.pods import Pod
+from cmk.model.pods import Pod, resource_of
 from cmk.model.reasons import Obstacle
 from cmk.model.tasks import Request
-from tests.unit.agent.harness import CPUS, EXCLUSIVE, LAYOUT, PLACE, POD, TOPOLOGY, Node
+from tests.unit.agent.cluster import NODES, PODS, Cluster, unavailable
+from tests.unit.agent.harness import CPUS, EXCLUSIVE, LAYOUT, PLACE, POD, TOPOLOGY, Node, options_in
 
+RESOURCE = resource_of("exclusive")
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
 FIRST = frozenset({CPUS[0]})
 ON_LAST = Section({"exclusive": PoolConfig(cpus=str(CPUS[-1]), exclusive=True), "infra": PoolConfig("rest")}, "last")
 ON_FIRST = Section({"exclusive": PoolConfig(cpus=str(CPUS[0]), exclusive=True), "infra": PoolConfig("rest")}, "first")
@@ -47,62 +49,43 @@ def bound(pod: Pod, cores: int = 1, phase: str = "Running") -> dict[str, Any]:
 
 
 class Agent:
-    """A serving node and what changes its pools. ``log`` has, in order, what the API server was asked and told."""
+    """A serving node with both loops, whose API server is in memory."""
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.log: list[str] = []
-        self.events: list[tuple[str, str, str]] = []
-        self.failing = 0
-        self.section: Section | None = None
-        self.error = ""
+    def __init__(self, root: Path, *, require_request: bool) -> None:
+        options = options_in(root, require_request=require_request)
+        self.cluster = Cluster(options)
+        node = self.cluster.node
+        self.cluster.put_at(NODES, {**node, "status": {"capacity": {RESOURCE: "1"}, "allocatable": {RESOURCE: "1"}}})
+        self.cluster.bind(bound(POD))
+        self.watches = Watches(self.cluster, options, self._on_event)
+        self.node = node = Node(root, [POD], require_request=require_request, cache=self.watches.pods)
         node.files.write_layout(SavedLayout(LAYOUT, ON_LAST, "default", TOPOLOGY))
-        self.layout = NodeLayout("node1", node.files, TOPOLOGY, lambda *_: None)
+        self.layout = NodeLayout("node1", node.files, TOPOLOGY)
         self.layout.resume(in_use=True)
-        self.view = SimpleNamespace(pods=node.pods, pods_known=True, node=None, chosen=self._chosen, list_pods=self._list_pods)
-        self.history = History(node.options.history_file)
-        publisher = SimpleNamespace(poke=lambda: None, tell=self._tell, assert_node=self._assert_node)
-        self.limit = SimpleNamespace(acquire=self._acquire, release=self._release)
-        self.turns = [True]
-        self.reconfigure = Reconfigure(
-            self.layout,
-            cast("ClusterView", self.view),
-            cast("Publisher", publisher),
-            self.history,
-            cast("RolloutLimit", self.limit),
-            lambda: node.service,
+        self.history = History(options.history_file)
+        self.publisher = Publisher(self.cluster, "node1", self.watches, node.wakeups, self._marks, lambda *_: None)
+        limit = RolloutLimit(self.cluster, "ns", "cmk-rollout", "node1")
+        self.change_pools = ChangePools(
+            self.layout, node.service, self.watches, self.publisher, self.history, limit, node.wakeups
         )
 
-    def _chosen(self) -> Chosen | None:
-        if self.error:
-            raise ConfigError(self.error)
-        return Chosen(self.section, "default") if self.section else None
+    def _on_event(self) -> None:
+        self.node.wakeups.wake_both()
 
-    async def _list_pods(self) -> list[dict[str, Any]]:
-        self.log.append("list")
-        return self.node.listed
+    def _marks(self, observed: Observed) -> Marks:
+        layout = self.change_pools.coming or self.node.service.ledger.layout
+        return Marks({RESOURCE: len(layout.pools["exclusive"].lists)} if "exclusive" in layout.pools else {})
 
-    async def _assert_node(self) -> None:
-        if self.failing:
-            self.failing -= 1
-            raise ApiError("no API server")
-        coming = self.reconfigure.coming
-        self.log.append(f"advertise {len(coming.pools['exclusive'].lists) if coming and 'exclusive' in coming.pools else 0}")
-
-    async def _acquire(self, limit: int) -> str:
-        turn = not limit or (self.turns.pop(0) if len(self.turns) > 1 else self.turns[0])
-        return "" if turn else "until fewer nodes change"
-
-    async def _release(self) -> None:
-        await asyncio.sleep(0)
-
-    def _tell(self, reason: str, message: str, *, warning: bool = True, pod: Pod | None = None) -> None:
-        self.events.append((reason, message, str(pod) if pod else ""))
+    async def start(self) -> None:
+        """Serve, and know the pods."""
+        self.node.start()
+        self.watches.start()
+        await self.until(lambda: self.watches.observed.pods_known and self.watches.observed.node is not None)
+        self.cluster.log.clear()
 
     def want(self, section: Section) -> None:
         """The configuration changes."""
-        self.section = section
-        self.reconfigure.poke()
+        self.cluster.configure(section)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something that a change brings about."""
@@ -110,13 +93,18 @@ class Agent:
             while not condition():
                 await asyncio.sleep(0.01)
 
+    async def unbind(self) -> None:
+        """The pod is deleted, and the watch has told."""
+        self.cluster.bind()
+        await self.until(lambda: not self.watches.observed.pods)
+
     @property
     def reason(self) -> Obstacle | None:
-        return self.layout.pending.reason if self.layout.pending else None
+        return self.change_pools.pending.reason if self.change_pools.pending else None
 
     @property
     def text(self) -> str:
-        return self.layout.pending.text if self.layout.pending else ""
+        return self.change_pools.pending.text if self.change_pools.pending else ""
 
     @property
     def hash(self) -> str:
@@ -126,22 +114,29 @@ class Agent:
         assert saved == self.layout.saved
         return saved.section.hash
 
+    @property
+    def events(self) -> list[tuple[str, str, str]]:
+        """Reason and message of the events, and the pod if one is about a pod."""
+        about = [event["involvedObject"] for event in self.cluster.events]
+        pods = [f"{item['namespace']}/{item['name']}" if item["kind"] == "Pod" else "" for item in about]
+        return [(event["reason"], event["message"], pod) for event, pod in zip(self.cluster.events, pods, strict=True)]
+
 
 def on_agent(root: Path, scenario: Callable[[Agent], Awaitable[None]], *, require_request: bool = True) -> None:
     """Run a scenario against an agent."""
 
     async def run() -> None:
-        node = Node(root, [POD], require_request=require_request)
-        node.listed = [bound(POD)]
-        agent = Agent(node)
-        node.start()
-        work = asyncio.get_running_loop().create_task(agent.reconfigure.run())
+        agent = Agent(root, require_request=require_request)
+        await agent.start()
+        loop = asyncio.get_running_loop()
+        loops = [loop.create_task(work) for work in (agent.change_pools.run(), agent.publisher.run())]
         try:
             await scenario(agent)
-            assert not work.done()
+            assert not any(task.done() for task in loops)
         finally:
-            work.cancel()
-            node.service.stop()
+            for task in loops:
+                task.cancel()
+            agent.node.service.stop()
 
     asyncio.run(run())
 
@@ -174,25 +169,26 @@ def test_a_task_moves_with_its_pool_and_everybody_is_told(tmp_path: Path) -> Non
             (entry,) = agent.history.entries
             assert (entry.from_hash, entry.to_hash, entry.moves, entry.outcome) == ("last", "first", 2, "applied")
             moved = f"process {client.pid} moved from CPUs {CPUS[-1]} to {CPUS[0]}"
+            await agent.until(lambda: len(agent.events) == 2)
             assert agent.events[0][::2] == ("PoolsChanged", "")
             assert agent.events[1] == ("CpusMoved", moved, "ns/web")
             # Whoever comes next meets the new pools, and so does the next agent.
             saved = agent.node.files.read_tasks()
             assert {task.process.pid: task.lists for task in saved.tasks}[client.pid] == (str(CPUS[0]),)
             assert agent.node.tasks("exclusive") == [client.pid]
-        await agent.node.until(lambda: not agent.node.tasks("exclusive"))
+        await agent.until(lambda: not agent.node.tasks("exclusive"))
 
     on_agent(tmp_path, scenario)
 
 
 def test_the_resource_is_lowered_before_pods_are_listed_again(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
-        agent.node.listed = []
-        agent.node.pods.listed([])
+        await agent.unbind()
         agent.want(NOBODY)
         await agent.until(lambda: agent.hash == "nobody")
-        assert agent.log == ["advertise 0", "list"]
-        assert agent.reconfigure.coming is None
+        assert agent.cluster.log[0] == "advertise exclusive-cores None"
+        assert "list pods" in agent.cluster.log
+        assert agent.change_pools.coming is None
 
     on_agent(tmp_path, scenario)
 
@@ -205,11 +201,8 @@ def test_a_pool_with_a_task_stays_until_the_task_ends(tmp_path: Path) -> None:
             await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
             assert f"pool exclusive is removed, but process {client.pid} of pod ns/web" in agent.text
             assert (agent.hash, os.sched_getaffinity(client.pid)) == ("last", EXCLUSIVE)
-            assert agent.log == []
-        agent.node.listed = []
-        agent.node.pods.listed([])
-        await agent.node.until(lambda: not agent.node.tasks("exclusive"))
-        agent.reconfigure.poke()  # as the ledger's change does
+            assert agent.cluster.log == []
+        await agent.unbind()
         await agent.until(lambda: agent.hash == "nobody")
         assert [entry.outcome.split(":")[0] for entry in agent.history.entries] == ["refused", "applied"]
 
@@ -227,8 +220,7 @@ def test_a_pod_that_holds_nothing_yet_counts_too(tmp_path: Path) -> None:
 
 def test_a_pod_that_has_ended_does_not(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
-        agent.node.listed = [bound(POD, phase="Succeeded")]
-        agent.node.pods.listed(agent.node.listed)
+        agent.cluster.bind(bound(POD, phase="Succeeded"))
         agent.want(NOBODY)
         await agent.until(lambda: agent.hash == "nobody")
 
@@ -237,10 +229,12 @@ def test_a_pod_that_has_ended_does_not(tmp_path: Path) -> None:
 
 def test_a_pod_that_was_bound_while_we_looked_the_other_way_stops_it(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
-        agent.node.pods.listed([])  # the watch has not told yet
+        await agent.unbind()
+        agent.cluster.bind_unnoticed(bound(POD))
         agent.want(NOBODY)
         await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
-        assert agent.log == ["advertise 0", "list"]
+        assert agent.cluster.log[0] == "advertise exclusive-cores None"
+        assert "list pods" in agent.cluster.log
         assert agent.hash == "last"
 
     on_agent(tmp_path, scenario)
@@ -271,7 +265,7 @@ def test_paused_says_what_would_happen_and_does_nothing(tmp_path: Path) -> None:
         agent.want(msgspec.structs.replace(ON_FIRST, paused=True))
         await agent.until(lambda: agent.reason == Obstacle.PAUSED)
         assert agent.text.endswith("paused is true: 1 tasks would move, 0 stay")
-        assert (agent.hash, agent.log, agent.history.entries) == ("last", [], [])
+        assert (agent.hash, agent.cluster.log, agent.history.entries) == ("last", [], [])
         agent.want(ON_FIRST)
         await agent.until(lambda: agent.hash == "first")
 
@@ -282,9 +276,11 @@ def test_nodes_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("cmk.agent.change_pools.SECONDS_AFTER_ERROR", 0.1)
 
     async def scenario(agent: Agent) -> None:
-        agent.turns = [False, False, True]
+        lease = {"metadata": {"name": "cmk-rollout-0"}, "spec": {"holderIdentity": "other"}}
+        agent.cluster.put_at(LEASES, lease)
         agent.want(msgspec.structs.replace(ON_FIRST, max_unavailable=1))
         await agent.until(lambda: agent.reason == Obstacle.WAITING)
+        agent.cluster.put_at(LEASES, {**lease, "spec": {"holderIdentity": ""}})
         await agent.until(lambda: agent.hash == "first")
 
     on_agent(tmp_path, scenario)
@@ -294,10 +290,10 @@ def test_an_api_server_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("cmk.agent.change_pools.SECONDS_AFTER_ERROR", 0.05)
 
     async def scenario(agent: Agent) -> None:
-        agent.failing = 3
+        agent.cluster.refuse = unavailable(3, "get", PODS)
         agent.want(ON_FIRST)
         await agent.until(lambda: agent.hash == "first")
-        assert agent.failing == 0
+        assert agent.cluster.log.count("list pods") == 1
 
     on_agent(tmp_path, scenario)
 
@@ -401,10 +397,10 @@ def test_another_configuration_that_comes_to_the_same_pools_is_taken(tmp_path: P
     async def scenario(agent: Agent) -> None:
         agent.want(ON_FIRST)
         await agent.until(lambda: agent.hash == "first")
-        agent.log.clear()
+        agent.cluster.log.clear()
         agent.want(Section({**ON_FIRST.pools, "shared": PoolConfig(0)}, "zero"))
         await agent.until(lambda: agent.hash == "zero")
-        assert (agent.log, len(agent.history.entries)) == ([], 1)
+        assert (agent.cluster.log, len(agent.history.entries)) == ([], 1)
 
     on_agent(tmp_path, scenario)
 
@@ -428,7 +424,7 @@ def test_going_back_to_what_there_is_ends_a_refusal(tmp_path: Path) -> None:
         await agent.until(lambda: agent.reason == Obstacle.CONFIG_REFUSED)
         agent.want(ON_LAST)
         await agent.until(lambda: agent.reason is None)
-        assert agent.reconfigure.coming is None
+        assert agent.change_pools.coming is None
         agent.node.service.ledger.allocate(Request("exclusive", Procfs().process(os.getpid()), pod=POD))
 
     on_agent(tmp_path, scenario)

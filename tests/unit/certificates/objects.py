@@ -25,7 +25,8 @@ class Objects(Api):
         """Store an object, whatever was there."""
         self._version += 1
         known = self.store.get(path, {}).get("metadata", {})
-        meta = {**body["metadata"], "uid": known.get("uid", f"uid-{self._version}"), "resourceVersion": str(self._version)}
+        uid = known.get("uid") or body["metadata"].get("uid") or f"uid-{self._version}"
+        meta = {**body["metadata"], "uid": uid, "resourceVersion": str(self._version)}
         self.store[path] = {**copy.deepcopy(body), "metadata": meta}
         return copy.deepcopy(self.store[path])
 
