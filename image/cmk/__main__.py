@@ -8,7 +8,7 @@ def main() -> int:
     if sys.argv[1:2] == ["isolate"]:
         from cmk.isolate import launch  # noqa: PLC0415
 
-        return launch.main(sys.argv[2:], kcm=sys.argv[0].rpartition("/")[2] == "kcm")
+        return launch.main(sys.argv[2:])
     from cmk.cli import app  # noqa: PLC0415
 
     app.main()

@@ -38,10 +38,8 @@ static void add_candidate(const char *directory, size_t length, const char *name
 {
 	char *path = candidates[candidate_count];
 	int used = snprintf(path, sizeof candidates[0], "%.*s%s%s", (int)length, directory, *name ? "/" : "", name);
-	if (used >= (int)sizeof candidates[0]) {
-		say("socket path %.*s... is longer than the kernel allows", 60, directory);
-		return;
-	}
+	if (used >= (int)sizeof candidates[0])
+		return; /* no socket can have this path */
 	for (int i = 0; i < candidate_count; i++)
 		if (strcmp(candidates[i], path) == 0)
 			return;
@@ -50,11 +48,12 @@ static void add_candidate(const char *directory, size_t length, const char *name
 
 static void find_candidates(const char *conf_dir)
 {
-	const char *named = getenv("CMK_SOCKET");
-	if (named && *named) {
+	const char *named = variable("SOCKET");
+	if (named) {
 		add_candidate(named, strlen(named), "");
 		if (candidate_count == 0)
-			fail(EXIT_NEVER, "CMK_SOCKET names no usable path");
+			fail(EXIT_NEVER, "CMK_SOCKET=%.40s is longer than the path of a socket can be: %zu bytes", named,
+			     sizeof candidates[0] - 1);
 		return;
 	}
 	char self[4096];
@@ -73,19 +72,6 @@ static void find_candidates(const char *conf_dir)
 	add_candidate("/run/cmk", strlen("/run/cmk"), SOCKET_NAME);
 }
 
-/* The value of CMK_name, or of what kcm called it; NULL when neither is set to anything. */
-static const char *variable(const char *name)
-{
-	char full[32];
-	snprintf(full, sizeof full, "CMK_%s", name);
-	const char *value = getenv(full);
-	if (value && *value)
-		return value;
-	snprintf(full, sizeof full, "KCM_%s", name);
-	value = getenv(full);
-	return value && *value ? value : NULL;
-}
-
 static void set(const char *name, const char *value)
 {
 	if (setenv(name, value, 1) != 0)
@@ -100,18 +86,6 @@ static void set_beside_socket(const char *name, const char *value)
 	int length = slash ? (int)(slash - candidates[answering]) : 0;
 	snprintf(path, sizeof path, "%.*s%s%.200s", length, candidates[answering], slash ? "/" : "", value);
 	set(name, path);
-}
-
-static long timeout_ms(void)
-{
-	const char *text = variable("LOCK_TIMEOUT");
-	if (!text)
-		return 30000;
-	char *end;
-	double seconds = strtod(text, &end);
-	if (*end != '\0' || !(seconds > 0) || seconds > 86400)
-		fail(EXIT_NEVER, "CMK_LOCK_TIMEOUT is \"%.40s\": it must be a positive number of seconds", text);
-	return (long)(seconds * 1000);
 }
 
 /* A connected socket, or -1 when none of the candidates answers. */
@@ -203,23 +177,21 @@ static int ask(const char *request, long deadline, long whole)
 static char *body_of_reply(void)
 {
 	char *rest = strchr(reply, '\n');
-	int code;
 	if (rest)
 		*rest++ = '\0';
 	if (strcmp(reply, "cmk/1 ok") == 0)
 		return rest ? rest : "";
-	if (sscanf(reply, "cmk/1 error %d", &code) == 1 && (code == EXIT_LATER || code == EXIT_NEVER))
-		fail(code, "%s", rest ? rest : "refused");
+	const char *reason = rest && *rest ? rest : "refused";
+	if (strcmp(reply, "cmk/1 error 75") == 0)
+		fail(EXIT_LATER, "%s", reason);
+	if (strcmp(reply, "cmk/1 error 78") == 0)
+		fail(EXIT_NEVER, "%s", reason);
 	fail(EXIT_NEVER, "the agent answered \"%.40s\", which this launcher does not understand", reply);
 }
 
 void ask_isolate(const struct isolate *what)
 {
-	const char *text = variable("NUM_CORES");
-	char *end = "";
-	long cores = text ? strtol(text, &end, 10) : 1;
-	if (*end != '\0' || cores < 1 || cores > 65536)
-		fail(EXIT_NEVER, "Requested numbers of cores must be positive integer, CMK_NUM_CORES is \"%.40s\"", text);
+	long cores = asked_cores();
 	long whole = timeout_ms(), deadline = now_ms() + whole;
 	find_candidates(what->conf_dir);
 
@@ -227,7 +199,7 @@ void ask_isolate(const struct isolate *what)
 	snprintf(request, sizeof request, "cmk/1 isolate\npool=%s\ncores=%ld\nsocket=%d\naffinity=%d\non-move=%s", what->pool, cores,
 		 what->socket, what->affinity, what->on_move);
 	close(ask(request, deadline, whole));
-	for (char *line = body_of_reply(), *next; line && *line; line = next) {
+	for (char *line = body_of_reply(), *next; line; line = next) {
 		next = strchr(line, '\n');
 		if (next)
 			*next++ = '\0';
@@ -239,7 +211,7 @@ void ask_isolate(const struct isolate *what)
 			set_beside_socket(line, value);
 		else
 			set(line, value);
-		if (strcmp(line, "CMK_CPUS_ASSIGNED") == 0 && strcmp(program_invocation_short_name, "kcm") == 0)
+		if (strcmp(line, "CMK_CPUS_ASSIGNED") == 0 && strcmp(program(), "kcm") == 0)
 			set("KCM_CPUS_ASSIGNED", value);
 	}
 }

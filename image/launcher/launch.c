@@ -4,6 +4,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "ask.h"
 #include "grammar.h"
@@ -13,8 +14,9 @@
 static const char usage[] =
 	"cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]   run COMMAND on CPUs of a pool\n"
 	"cmk describe                                             pools, CPU lists and tasks of this node as JSON\n"
-	"cmk node-report                                          the same with checks and topology\n"
-	"cmk --version | --help\n";
+	"cmk node-report [--interval=SECONDS]                     the same with checks and topology, again and again\n"
+	"cmk --version | --help\n"
+	"describe and node-report take --conf-dir=DIR: also look for the agent's socket in DIR (default /etc/cmk)\n";
 
 static const char isolate_usage[] =
 	"cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]\n"
@@ -68,18 +70,14 @@ static int isolate(int argc, char **argv)
 
 static int show(int argc, char **argv)
 {
-	const char *conf_dir = "/etc/cmk";
-	for (int i = 1; i < argc; i++) {
-		if (strncmp(argv[i], "--conf-dir=", 11) == 0)
-			conf_dir = argv[i] + 11;
-		else if (strcmp(argv[i], "--publish") == 0 || strncmp(argv[i], "--interval=", 11) == 0)
-			say("%s means nothing here: the agent publishes by itself", argv[i]);
-		else
-			fail(EXIT_NEVER, "unknown argument %s of %s; see cmk --help", argv[i], argv[0]);
-	}
+	struct show what = parse_show(argc, argv);
+	if (what.help)
+		return put(usage);
 	char request[32];
 	snprintf(request, sizeof request, "cmk/1 %s", argv[0]);
-	ask_show(request, conf_dir);
+	do
+		ask_show(request, what.conf_dir);
+	while (what.interval && sleep(what.interval) == 0);
 	return 0;
 }
 
@@ -88,7 +86,7 @@ int main(int argc, char **argv)
 	if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
 		return put(usage);
 	if (strcmp(argv[1], "--version") == 0)
-		return put("cmk " CMK_VERSION "\n");
+		return printf("%s " CMK_VERSION "\n", program()) < 0 || fflush(stdout) != 0;
 	if (strcmp(argv[1], "isolate") == 0)
 		return isolate(argc - 2, argv + 2);
 	if (strcmp(argv[1], "describe") == 0 || strcmp(argv[1], "node-report") == 0)

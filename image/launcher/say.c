@@ -1,6 +1,8 @@
 /* Messages: one line each, on stderr and, when the workload does not start, in the container's termination log. */
+#define _GNU_SOURCE
 #include "say.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,16 +12,23 @@
 
 static char line[4096];
 
+const char *program(void)
+{
+	return strcmp(program_invocation_short_name, "kcm") == 0 ? "kcm" : "cmk";
+}
+
 static void put(const char *format, va_list arguments)
 {
-	int used = snprintf(line, sizeof line, "cmk: ");
+	int used = snprintf(line, sizeof line, "%s: ", program());
 	int more = vsnprintf(line + used, sizeof line - used - 1, format, arguments);
 	if (more > (int)sizeof line - used - 2)
 		more = (int)sizeof line - used - 2;
-	/* A name from outside must not smuggle terminal sequences or further lines in. */
-	for (char *c = line; *c; c++)
-		if ((unsigned char)*c < ' ' || *c == 127)
+	/* A value from outside must not add lines or terminal sequences: no control characters, U+0080 to U+009F (two bytes) included. */
+	for (unsigned char *c = (unsigned char *)line; *c; c++)
+		if (*c < ' ' || *c == 127)
 			*c = '?';
+		else if (*c == 0xC2 && c[1] >= 0x80 && c[1] <= 0x9F)
+			c[0] = c[1] = '?';
 	strcpy(line + used + more, "\n");
 	if (write(STDERR_FILENO, line, strlen(line)) < 0)
 		return; /* nobody listens: the exit code has to do */

@@ -16,7 +16,7 @@ from tests.cluster.cluster import Cluster, isolate, wait_for
             78,
             "cmk: 2 cores of pool exclusive asked, pod default/refused is granted 1",
         ),
-        (isolate("touch", "/x"), 1, {"CMK_NUM_CORES": "0"}, 78, "cmk: Requested numbers of cores must be positive integer"),
+        (isolate("touch", "/x"), 1, {"CMK_NUM_CORES": "0"}, 78, 'cmk: CMK_NUM_CORES is "0": it must be a whole number'),
         (
             isolate("touch", "/x", pool="fast"),
             0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,13 @@ from hypothesis import strategies as st
 from cmk.isolate.grammar import parse
 from cmk.isolate.say import Failure
 from tests.unit.launcher import conftest
-from tests.unit.launcher.conftest import OK, FakeAgent, Launcher
+from tests.unit.launcher.conftest import OK, FakeAgent, Launcher, launchers
+from tests.unit.launcher.table import OPTIONS as TABLE
 
 agent, built = conftest.agent, conftest.built
 
-WITH_VALUE = ("--pool", "--socket-id", "--conf-dir", "--namespace", "--install-dir", "--on-move")
-FLAGS = ("--no-affinity", "--wait")
+WITH_VALUE = [name for name, option in TABLE.items() if option.has_value]
+FLAGS = [name for name, option in TABLE.items() if not option.has_value]
 PROGRAMS = ("a", "b", "-", "--", "-x")
 PLAIN = st.sampled_from(["a", "b", "a b", "", "-"])
 OPTIONS = {
@@ -52,7 +52,7 @@ class UsageError(Exception):
 def option_of(word: str) -> str:
     """The option that a word is, by a prefix that fits no other; "" for an unknown one."""
     name = word.split("=", 1)[0]
-    fits = [option for option in (*WITH_VALUE, *FLAGS, "--help") if option.startswith(name) and len(name) > 2]
+    fits = [option for option in TABLE if option.startswith(name) and len(name) > 2]
     if len(fits) > 1 and name not in fits:
         raise UsageError
     return "" if not fits else name if name in fits else fits[0]
@@ -122,8 +122,8 @@ def test_a_line_means_what_it_meant_to_cmk(argv: list[str]) -> None:
 @given(lines())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_command_gets_its_words_from_both_launchers(two: tuple[FakeAgent, list[Launcher], str], argv: list[str]) -> None:
-    fake, launchers, path = two
-    for launcher in launchers:
+    fake, both, path = two
+    for launcher in both:
         fake.requests.clear()
         done = launcher.run("isolate", *argv, PATH=path)
         try:
@@ -148,5 +148,4 @@ def two(tmp_path: Path, built: Path, agent: Callable[..., FakeAgent]) -> tuple[F
     for name in PROGRAMS:
         (tmp_path / name).write_text('#!/bin/sh\nprintf "%s\\0" "${0##*/}" "$@"\n')
         (tmp_path / name).chmod(0o755)
-    launchers = [Launcher("c", [str(built)], tmp_path), Launcher("python", [sys.executable, "-m", "cmk"], tmp_path)]
-    return agent(launchers[0].socket, OK), launchers, str(tmp_path)
+    return agent(tmp_path / "agent.sock", OK), launchers(tmp_path, built), str(tmp_path)

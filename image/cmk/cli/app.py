@@ -72,7 +72,7 @@ def isolate(
     command: Annotated[list[str] | None, typer.Argument(help="COMMAND [-- ARGS...]; cmk isolate --help says more.")] = None,
 ) -> None:
     """Run a command on CPUs of a pool."""
-    raise typer.Exit(launch.main(context.args, kcm=common.program() == "kcm"))
+    raise typer.Exit(launch.main(context.args))
 
 
 @app.callback(invoke_without_command=True)

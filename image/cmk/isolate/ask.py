@@ -8,16 +8,17 @@ import _socket
 import posix
 from time import monotonic, sleep
 
-from cmk.isolate.grammar import socket_number, timeout, variable
-from cmk.isolate.say import LATER, NEVER, Failure
+from cmk.isolate.grammar import conf_dir, socket_number, timeout, variable
+from cmk.isolate.say import LATER, NEVER, Failure, cut
 
 STATE = "pools.json"  # of direct mode
+_LONGEST = 107  # bytes of a path that a socket can have: sun_path with its end
 _FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5
 
 
-def is_direct(conf_dir: str) -> bool:
+def is_direct(directory: str) -> bool:
     """Whether a directory holds the state of direct mode, and no agent serves this host; raises Failure."""
-    return not variable("CMK_SOCKET") and serves(conf_dir) and not agent_at(conf_dir)
+    return not variable("CMK_SOCKET") and serves(directory) and not agent_at(directory)
 
 
 def serves(directory: str) -> bool:
@@ -29,9 +30,9 @@ def serves(directory: str) -> bool:
     return True
 
 
-def agent_at(conf_dir: str) -> str:
+def agent_at(directory: str) -> str:
     """Path of the first socket at which an agent takes connections, or "" when there is none; raises Failure."""
-    for path in _candidates(conf_dir):
+    for path in _candidates(directory):
         connection, _ = _connect([path])
         if connection is not None:
             connection.close()
@@ -39,13 +40,13 @@ def agent_at(conf_dir: str) -> str:
     return ""
 
 
-def isolate(conf_dir: str, options: dict[str, str], cores: int) -> dict[str, str]:
+def isolate(options: dict[str, str], cores: int) -> dict[str, str]:
     """Ask for CPUs, by the options of the command line; returns the workload's variables. Raises Failure."""
     request = (
         f"cmk/1 isolate\npool={options['--pool']}\ncores={cores}\nsocket={socket_number(options)}"
         f"\naffinity={0 if '--no-affinity' in options else 1}\non-move={options.get('--on-move', '')}"
     )
-    path, reply = next(_ask(request, conf_dir))
+    path, reply = next(_ask(request, conf_dir(options)))
     lines = (line.partition("=") for line in _body(reply).split("\n"))
     assigned = {name: value for name, joined, value in lines if joined and name.startswith("CMK_")}
     if "CMK_STATE" in assigned:  # relative to the socket: the agent does not know where its directory is mounted
@@ -54,19 +55,19 @@ def isolate(conf_dir: str, options: dict[str, str], cores: int) -> dict[str, str
     return assigned
 
 
-def show(what: str, conf_dir: str):  # type: ignore[no-untyped-def]  # noqa: ANN201  # an iterator of bytes; typing is not builtin
+def show(what: str, directory: str):  # type: ignore[no-untyped-def]  # noqa: ANN201  # an iterator of bytes; typing is not builtin
     """The agent's answer to ``describe`` or ``node-report``, packet by packet; raises Failure."""
-    packets = _ask(f"cmk/1 {what}", conf_dir)
+    packets = _ask(f"cmk/1 {what}", directory)
     _body(next(packets)[1])
     for _, packet in packets:
         yield packet
 
 
-def _ask(request: str, conf_dir: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # an iterator of (str, bytes); typing is not builtin
+def _ask(request: str, directory: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # an iterator of (str, bytes); typing is not builtin
     """Packets of the agent's answer, each with the socket's path; asks again until one comes or the deadline passes."""
     whole = timeout()
     deadline = monotonic() + whole
-    paths = _candidates(conf_dir)
+    paths = _candidates(directory)
     pause = _FIRST_PAUSE
     while True:
         connection, path = _connect(paths)
@@ -101,13 +102,20 @@ def _body(reply: bytes) -> str:
     code = head.removeprefix("cmk/1 error ")
     if code in {str(LATER), str(NEVER)}:
         raise Failure(int(code), rest or "refused")
-    raise Failure(NEVER, f'the agent answered "{head[:40]}", which this launcher does not understand')
+    raise Failure(NEVER, f'the agent answered "{cut(head)}", which this launcher does not understand')
 
 
-def _candidates(conf_dir: str) -> list[str]:
+def _candidates(directory: str) -> list[str]:
+    """Where the agent's socket may be; raises Failure when CMK_SOCKET names a path that no socket can have."""
     if named := variable("CMK_SOCKET"):
+        if not _fits(named):
+            raise Failure(NEVER, f"CMK_SOCKET={cut(named)} is longer than the path of a socket can be: {_LONGEST} bytes")
         return [named]
-    return list(dict.fromkeys((f"{conf_dir}/agent.sock", "/run/cmk/agent.sock")))
+    return [path for path in dict.fromkeys((f"{directory}/agent.sock", "/run/cmk/agent.sock")) if _fits(path)]
+
+
+def _fits(path: str) -> bool:
+    return len(path.encode("utf-8", "surrogateescape")) <= _LONGEST
 
 
 def _connect(paths: list[str]) -> "tuple[_socket.socket | None, str]":
@@ -117,9 +125,7 @@ def _connect(paths: list[str]) -> "tuple[_socket.socket | None, str]":
             connection.connect(path)
         except PermissionError as error:
             raise Failure(NEVER, f"may not connect to {path}: {error.strerror}") from None
-        except OSError as error:
-            if error.errno is None:  # longer than the kernel allows
-                raise Failure(NEVER, f"socket path {path[:60]}... is longer than the kernel allows") from None
+        except OSError:
             connection.close()
         else:
             return connection, path

@@ -2,7 +2,7 @@
 
 import posix
 
-from cmk.isolate.say import NEVER, Failure
+from cmk.isolate.say import NEVER, Failure, cut, program
 
 _SEE = "; see cmk isolate --help"
 _OPTIONS = {
@@ -76,10 +76,10 @@ def parse(argv: list[str]) -> tuple[dict[str, str], list[str]]:
         raise Failure(NEVER, f"--pool is missing{_SEE}")
     pool = options["--pool"]
     if not pool or len(pool.encode("utf-8", "surrogateescape")) > 253 or any(char in pool for char in "\n\r=\t "):
-        raise Failure(NEVER, f"--pool={pool[:40]} is no pool name{_SEE}")
+        raise Failure(NEVER, f"--pool={cut(pool)} is not a valid pool name{_SEE}")
     how = options.get("--on-move", "")
     if len(how.encode("utf-8", "surrogateescape")) > 40 or any(char in how for char in "\n\r=\t "):
-        raise Failure(NEVER, f"--on-move={how[:40]} is none of follow, pinned, notify, notify:SIGNAL{_SEE}")
+        raise Failure(NEVER, f"--on-move={cut(how)} is none of follow, pinned, notify, notify:SIGNAL{_SEE}")
     if not words:
         raise Failure(NEVER, f"no command to run{_SEE}")
     return options, words
@@ -99,36 +99,49 @@ def _find(word: str) -> str:
     return candidates[0] if candidates else ""
 
 
+def conf_dir(options: dict[str, str]) -> str:
+    """The directory of the agent's socket or of direct mode's state: kcm had a default of its own."""
+    return options.get("--conf-dir", f"/etc/{program()}")
+
+
 def socket_number(options: dict[str, str]) -> int:
     """The socket of ``--socket-id``, -1 for any; raises Failure."""
     text = options.get("--socket-id", "-1")
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()) or not -1 <= int(text) <= 65535:
-        raise Failure(NEVER, f"--socket-id={text} is no socket number; -1 means any{_SEE}")
-    return int(text)
+    number = _number(text, 65535)
+    if number < 0 and text != "-1":
+        raise Failure(NEVER, f"--socket-id={text} is not a valid socket number; -1 means any{_SEE}")
+    return number
 
 
 def cores() -> int:
     """How many CPU lists of an exclusive pool CMK_NUM_CORES asks for; raises Failure."""
     text = variable("CMK_NUM_CORES") or "1"
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= 65536:
-        raise Failure(NEVER, f'Requested numbers of cores must be positive integer, CMK_NUM_CORES is "{text[:40]}"')
-    return int(text)
+    number = _number(text, 65536)
+    if number < 1:
+        raise Failure(NEVER, f'CMK_NUM_CORES is "{cut(text)}": it must be a whole number of CPU lists, 1 to 65536')
+    return number
 
 
 def timeout() -> float:
-    """Seconds of CMK_LOCK_TIMEOUT; raises Failure."""
+    """Seconds of CMK_LOCK_TIMEOUT, in whole milliseconds; raises Failure."""
     text = variable("CMK_LOCK_TIMEOUT") or "30"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 86400:
-        raise Failure(NEVER, f'CMK_LOCK_TIMEOUT is "{text[:40]}": it must be a positive number of seconds')
-    return seconds
+    digits = text.replace(".", "", 1)
+    seconds = float(text) if digits.isascii() and digits.isdigit() else 0.0
+    if not 0.001 <= seconds <= 86400:
+        raise Failure(NEVER, f'CMK_LOCK_TIMEOUT is "{cut(text)}": it must be a number of seconds, 0.001 to 86400')
+    return int(seconds * 1000) / 1000
 
 
 def variable(name: str) -> str:
-    """The value of an environment variable ``CMK_...``, or of what kcm called it, or ""."""
+    """The value of an environment variable ``CMK_...``; when it is unset or empty, that of ``KCM_...``; "" without either."""
     value: bytes = posix.environ.get(name.encode()) or posix.environ.get(name.replace("CMK_", "KCM_", 1).encode(), b"")
     return value.decode("utf-8", "surrogateescape")
+
+
+def _number(text: str, most: int) -> int:
+    """The value of decimal digits, without sign, blank or underscore; -1 for any other text and for values above ``most``."""
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdigit()) or len(digits) > len(str(most)):
+        return -1
+    number = int(digits or "0")
+    return number if number <= most else -1

@@ -25,6 +25,8 @@ def become(command: list[str], variables: dict[str, str]) -> Failure:
             continue
         except OSError as error:
             failed = error
+            if not isinstance(error, PermissionError):
+                break
     code = 127 if isinstance(failed, FileNotFoundError) else 126
     if code == 127 and " " in command[0]:
         return Failure(code, f"no program is named \"{command[0]}\"; for a shell line write: sh -- -c '{command[0]}'")

@@ -116,7 +116,7 @@ def test_a_socket_may_be_asked_for(big: Host, args: tuple[str, ...], assigned: s
     [
         ("gold", {}, 78, "Requested pool gold does not exist; this node has exclusive, infra, shared"),
         ("exclusive", {"CMK_NUM_CORES": "9"}, 78, "Not enough cpu lists in pool exclusive: 9 asked, 3 exist"),
-        ("exclusive", {"CMK_NUM_CORES": "0"}, 78, 'Requested numbers of cores must be positive integer, CMK_NUM_CORES is "0"'),
+        ("exclusive", {"CMK_NUM_CORES": "0"}, 78, 'CMK_NUM_CORES is "0": it must be a whole number of CPU lists, 1 to 65536'),
         (
             "exclusive",
             {"CMK_PROC_FS": "/nowhere"},

@@ -57,7 +57,7 @@ class FakeAgent:
 
 
 class Launcher:
-    """One of the two."""
+    """The launcher in one language."""
 
     def __init__(self, language: str, command: list[str], home: Path) -> None:
         self.language = language
@@ -87,31 +87,36 @@ class Launcher:
                     os.killpg(process.pid, signal.SIGKILL)
 
 
+def launchers(home: Path, built: Path, program: str = "cmk") -> list[Launcher]:
+    """Both, the static one first, called by a name; their agent's socket is in ``home``."""
+    directory = home / "opt"  # without a socket beside the launcher
+    directory.mkdir(exist_ok=True)
+    static = shutil.copy(built, directory / program)
+    script = f"import sys; sys.argv[0] = {program!r}; from cmk.__main__ import main; sys.exit(main())"
+    return [Launcher("c", [str(static)], home), Launcher("python", [sys.executable, "-c", script], home)]
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C launcher, compiled once for every state of its sources."""
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))).hexdigest()[:16]
     cache = Path(os.environ["CMK_CACHE"]) if "CMK_CACHE" in os.environ else tmp_path_factory.mktemp("cache")
-    made = cache / f"launcher-{digest}/cmk-{os.uname().machine}"
-    if not made.exists():
+    program = cache / f"launcher-{digest}/cmk-{os.uname().machine}"
+    if not program.exists():
         environment = {**os.environ, "PYTHON": sys.executable}
         fresh = tmp_path_factory.mktemp("launcher")
         subprocess.run([SOURCES / "build", fresh, os.uname().machine], env=environment, check=True)
-        made.parent.mkdir(exist_ok=True)
-        partial = made.with_suffix(f".{os.getpid()}")  # an interrupted copy must not pass for a launcher ever after
-        shutil.copy(fresh / made.name, partial)
-        partial.replace(made)
-    return made
+        program.parent.mkdir(exist_ok=True)
+        partial = program.with_suffix(f".{os.getpid()}")  # an interrupted copy must not pass for a launcher ever after
+        shutil.copy(fresh / program.name, partial)
+        partial.replace(program)
+    return program
 
 
 @pytest.fixture(params=["c", "python"])
 def launcher(request: pytest.FixtureRequest, tmp_path: Path, built: Path) -> Launcher:
     """Each test runs with both."""
-    if request.param == "python":
-        return Launcher("python", [sys.executable, "-m", "cmk"], tmp_path)
-    (tmp_path / "opt").mkdir()
-    program = shutil.copy(built, tmp_path / "opt/cmk")
-    return Launcher("c", [str(program)], tmp_path)
+    return launchers(tmp_path, built)[request.param == "python"]
 
 
 @pytest.fixture
