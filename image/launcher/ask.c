@@ -109,7 +109,7 @@ static int connect_agent(void)
 	return -1;
 }
 
-/* One packet into reply: its length, 0 at the end of the conversation or when it broke, -1 when the deadline has passed. */
+/* One packet into reply: its length, 0 at the end of the conversation, -1 with errno when it breaks (ETIMEDOUT: at the deadline). */
 static ssize_t receive(int fd, long deadline)
 {
 	for (;;) {
@@ -119,10 +119,12 @@ static ssize_t receive(int fd, long deadline)
 			return length;
 		}
 		if (errno != EAGAIN && errno != EINTR)
-			return 0;
-		long left = deadline - now_ms();
-		if (left <= 0)
 			return -1;
+		long left = deadline - now_ms();
+		if (left <= 0) {
+			errno = ETIMEDOUT;
+			return -1;
+		}
 		struct pollfd wait = {.fd = fd, .events = POLLIN};
 		poll(&wait, 1, (int)(left < 3600000 ? left : 3600000));
 	}
@@ -158,7 +160,7 @@ static int ask(const char *request, long deadline, long whole)
 				ssize_t got = receive(fd, deadline);
 				if (got > 0)
 					return fd;
-				if (got < 0)
+				if (got < 0 && errno == ETIMEDOUT)
 					give_up(whole);
 			}
 			close(fd);
@@ -216,22 +218,46 @@ void ask_isolate(const struct isolate *what)
 	}
 }
 
+/* The number after "length=" in the first packet of an answer; -1 from an agent older than this key: its answer ends where the connection does. */
+static long length_of_answer(const char *body)
+{
+	for (const char *line = body; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+		if (strncmp(line, "length=", 7) == 0)
+			return strtol(line + 7, NULL, 10);
+	return -1;
+}
+
+static void print(const char *text, long length)
+{
+	for (ssize_t done = 0, wrote; done < length; done += wrote) {
+		wrote = write(STDOUT_FILENO, text + done, length - done);
+		if (wrote < 0 && errno == EINTR)
+			wrote = 0;
+		else if (wrote < 0)
+			fail(EXIT_LATER, "cannot write: %s", strerror(errno));
+	}
+}
+
 void ask_show(const char *request, const char *conf_dir)
 {
 	long whole = timeout_ms(), deadline = now_ms() + whole;
 	find_candidates(conf_dir);
 	int fd = ask(request, deadline, whole);
-	body_of_reply();
-	ssize_t length;
-	while ((length = receive(fd, deadline)) > 0)
-		for (ssize_t done = 0, wrote; done < length; done += wrote) {
-			wrote = write(STDOUT_FILENO, reply + done, length - done);
-			if (wrote < 0 && errno == EINTR)
-				wrote = 0;
-			else if (wrote < 0)
-				fail(EXIT_LATER, "cannot write: %s", strerror(errno));
-		}
-	if (length < 0)
-		give_up(whole);
+	long length = length_of_answer(body_of_reply()), size = 0;
+	char *text = NULL;
+	ssize_t got;
+	while ((got = receive(fd, deadline)) > 0) {
+		text = realloc(text, size + got);
+		if (!text)
+			fail(EXIT_LATER, "cannot hold the agent's answer: %s", strerror(errno));
+		memcpy(text + size, reply, got);
+		size += got;
+	}
 	close(fd);
+	if (length >= 0 && (got < 0 || size != length))
+		fail(EXIT_LATER, "the answer of the agent at %s broke off after %ld of %ld bytes; try again", candidates[answering], size, length);
+	if (got < 0)
+		fail(EXIT_LATER, "the answer of the agent at %s broke off after %ld bytes; try again", candidates[answering], size);
+	print(text, size);
+	free(text);
 }

@@ -7,7 +7,7 @@
 /* Asks for CPUs and sets the CMK_ variables of the answer. Ends the process with a line when the agent refuses or stays away. */
 void ask_isolate(const struct isolate *what);
 
-/* Prints the agent's answer to a read-only request on stdout. Ends the process with a line when there is none. */
+/* Prints the agent's answer to a read-only request on stdout. Ends the process with a line when there is none or when it breaks off. */
 void ask_show(const char *request, const char *conf_dir);
 
 #endif

@@ -249,9 +249,9 @@ class Server:
 
     async def _send_text(self, connection: socket.socket, text: str) -> None:
         loop = asyncio.get_running_loop()
+        data = text.encode()
         async with asyncio.timeout(SECONDS_TO_READ):
-            await loop.sock_sendall(connection, wire.ok({}))
-            data = text.encode()
+            await loop.sock_sendall(connection, wire.show_head(len(data)))
             for start in range(0, len(data), _SHOW_PACKET):
                 await loop.sock_sendall(connection, data[start : start + _SHOW_PACKET])
 

@@ -46,12 +46,11 @@ def _show(what: str, directory: Path, output: common.Output) -> None:
     if saved is not None and ask.agent_at(str(directory)):
         saved = None
     if saved is None and output is common.Output.JSON and common.program() == "cmk":
-        for packet in ask.show(what, str(directory)):
-            sys.stdout.buffer.write(packet)
+        sys.stdout.buffer.write(ask.show(what, str(directory)))
         sys.stdout.buffer.flush()
         return
     if saved is None:
-        found = dict(json.loads(b"".join(ask.show("node-report", str(directory)))))
+        found = dict(json.loads(ask.show("node-report", str(directory))))
     else:
         ledger, _ = state.ledger(saved)
         found = report.node_report(ledger, common.topology(), str(directory))

@@ -46,7 +46,8 @@ def isolate(options: dict[str, str], cores: int) -> dict[str, str]:
         f"cmk/1 isolate\npool={options['--pool']}\ncores={cores}\nsocket={socket_number(options)}"
         f"\naffinity={0 if '--no-affinity' in options else 1}\non-move={options.get('--on-move', '')}"
     )
-    path, reply = next(_ask(request, conf_dir(options)))
+    path, reply, connection = _ask(request, conf_dir(options))
+    connection.close()
     lines = (line.partition("=") for line in _body(reply).split("\n"))
     assigned = {name: value for name, joined, value in lines if joined and name.startswith("CMK_")}
     if "CMK_STATE" in assigned:  # relative to the socket: the agent does not know where its directory is mounted
@@ -55,18 +56,28 @@ def isolate(options: dict[str, str], cores: int) -> dict[str, str]:
     return assigned
 
 
-def show(what: str, directory: str):  # type: ignore[no-untyped-def]  # noqa: ANN201  # an iterator of bytes; typing is not builtin
-    """The agent's answer to ``describe`` or ``node-report``, packet by packet; raises Failure."""
-    packets = _ask(f"cmk/1 {what}", directory)
-    _body(next(packets)[1])
-    for _, packet in packets:
-        yield packet
+def show(what: str, directory: str) -> bytes:
+    """The agent's whole answer to ``describe`` or ``node-report``; raises Failure, also when the answer breaks off."""
+    path, reply, connection = _ask(f"cmk/1 {what}", directory)
+    # An agent older than this key does not say it: its answer ends where the connection does.
+    length = dict(line.partition("=")[::2] for line in _body(reply).split("\n")).get("length", "")
+    text, whole = b"", True
+    try:
+        while packet := connection.recv(65536):
+            text += packet
+    except OSError:  # reset by the agent's end, or silent for too long
+        whole = False
+    connection.close()
+    if not whole or length not in ("", str(len(text))):
+        of_all = f" of {length}" if length else ""
+        raise Failure(LATER, f"the answer of the agent at {path} broke off after {len(text)}{of_all} bytes; try again")
+    return text
 
 
-def _ask(request: str, directory: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # an iterator of (str, bytes); typing is not builtin
-    """Packets of the agent's answer, each with the socket's path; asks again until one comes or the deadline passes."""
-    whole = timeout()
-    deadline = monotonic() + whole
+def _ask(request: str, directory: str) -> "tuple[str, bytes, _socket.socket]":
+    """The first packet of the agent's answer, the path of the socket, and the connection for what may follow; raises Failure."""
+    seconds = timeout()
+    deadline = monotonic() + seconds
     paths = _candidates(directory)
     pause = _FIRST_PAUSE
     while True:
@@ -76,20 +87,16 @@ def _ask(request: str, directory: str):  # type: ignore[no-untyped-def]  # noqa:
                 left = max(deadline - monotonic(), 0.001)
                 connection.settimeout(left)
                 connection.send(f"{request}\ntimeout={int(left * 1000)}".encode("utf-8", "surrogateescape"))
-                packet = connection.recv(65536)
+                if packet := connection.recv(65536):
+                    return path, packet, connection
             except TimeoutError:
-                packet, pause = b"", whole
+                pause = seconds
             except OSError:
-                packet = b""
-            if packet:
-                while packet:
-                    yield path, packet
-                    packet = connection.recv(65536)
-                return
+                pass  # the agent went away: the next one will answer
             connection.close()
         left = deadline - monotonic()
         if left <= 0:
-            raise Failure(LATER, f"no cmk agent answered at {', '.join(paths)} within {whole:g} s")
+            raise Failure(LATER, f"no cmk agent answered at {', '.join(paths)} within {seconds:g} s")
         sleep(min(pause * (0.5 + (monotonic() * 7919 + posix.getpid()) % 0.5), left))
         pause = min(pause * 2, _LAST_PAUSE)
 

@@ -1,6 +1,7 @@
 """The protocol between launcher and agent, version ``cmk/1``: one request, one reply, lines of text.
 
-Every version that was ever shipped is spoken for ever: a launcher lives as long as its pod.
+A reply is one packet; to ``Show`` it is a head, and packets of text follow. The agent must understand every version that was ever shipped,
+for a launcher lives as long as its pod. Launchers of any age ignore keys that they do not know.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Show(msgspec.Struct, frozen=True):
 
 
 def parse(data: bytes) -> Isolate | Show:
-    """Read a request; raises WireError. Keys nobody knows are ignored, so that newer launchers can say more."""
+    """Read a request; raises WireError. Unknown keys are ignored, so that newer launchers can say more."""
     try:
         head, *lines = data.decode().splitlines()
     except (UnicodeDecodeError, ValueError) as error:
@@ -70,6 +71,11 @@ def parse(data: bytes) -> Isolate | Show:
 def ok(environment: Mapping[str, str]) -> bytes:
     """The reply that lets the launcher go on, with the variables to set."""
     return "\n".join([f"{VERSION} ok", *(f"{name}={value}" for name, value in environment.items())]).encode()
+
+
+def show_head(length: int) -> bytes:
+    """The first packet of the reply to ``Show``: ``length`` bytes of text follow. A launcher that gets fewer knows that it broke off."""
+    return f"{VERSION} ok\nlength={length}".encode()
 
 
 def refusal(code: int, text: str) -> bytes:

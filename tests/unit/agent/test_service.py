@@ -20,6 +20,14 @@ def test_the_agent_lives_in_infra(tmp_path: Path) -> None:
     on_node(tmp_path, scenario)
 
 
+def test_the_length_of_a_description_comes_before_it(tmp_path: Path) -> None:
+    async def scenario(node: Node) -> None:
+        async with await Client.start(node.socket, "cmk/1 describe") as client:
+            assert (await client.answer())[0] == f"cmk/1 ok\nlength={len(node.service.show('describe').encode())}"
+
+    on_node(tmp_path, scenario)
+
+
 def test_describe_names_the_pids(tmp_path: Path) -> None:
     async def scenario(node: Node) -> None:
         async with await node.ask() as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -9,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,11 +25,20 @@ Reply = bytes | list[bytes] | None
 OK = b"cmk/1 ok\nCMK_CPUS_ASSIGNED=3,11\nCMK_CPUS_ASSIGNED_MASK=808\nCMK_CPUS_SHARED=1\nCMK_CPUS_INFRA=0,2"
 
 
-class FakeAgent:
-    """Serves a SEQPACKET socket from a thread. The nth client gets the nth reply (the last again and again); None closes without a word."""
+def unread(connection: socket.socket) -> int:
+    """Bytes sent that the peer has not received."""
+    return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
 
-    def __init__(self, path: Path, *replies: Reply) -> None:
+
+class FakeAgent:
+    """Serves a SEQPACKET socket from a thread. The nth client gets the nth reply (the last again and again); None closes without a word.
+
+    With ``reset`` the connection is reset once the client has read the reply: the request is still unread when it is closed.
+    """
+
+    def __init__(self, path: Path, *replies: Reply, reset: bool = False) -> None:
         self.requests: list[dict[str, str]] = []
+        self._flags = socket.MSG_PEEK if reset else 0
         self._replies = list(replies)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.bind(str(path))
@@ -41,7 +53,7 @@ class FakeAgent:
             except OSError:
                 return
             with client:
-                head, *lines = client.recv(65536).decode().split("\n")
+                head, *lines = client.recv(65536, self._flags).decode().split("\n")
                 self.requests.append({"": head, **dict(line.split("=", 1) for line in lines)})
                 reply = self._replies[0] if len(self._replies) == 1 else self._replies.pop(0)
                 for packet in reply if isinstance(reply, list) else [reply] if reply else []:
@@ -49,6 +61,8 @@ class FakeAgent:
                         client.send(packet)
                     except OSError:
                         break  # the client has gone
+                while self._flags and unread(client):
+                    time.sleep(0.001)
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
@@ -124,8 +138,8 @@ def agent() -> Iterator[Callable[..., FakeAgent]]:
     """Start agents; they end with the test."""
     started: list[FakeAgent] = []
 
-    def start(path: Path, *replies: Reply) -> FakeAgent:
-        started.append(FakeAgent(path, *replies))
+    def start(path: Path, *replies: Reply, reset: bool = False) -> FakeAgent:
+        started.append(FakeAgent(path, *replies, reset=reset))
         return started[-1]
 
     yield start

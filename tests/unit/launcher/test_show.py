@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +15,57 @@ Agents = Callable[..., FakeAgent]
 
 def test_a_long_description_arrives_whole(launcher: Launcher, agent: Agents) -> None:
     body = [bytes([65 + number % 26]) * 60000 for number in range(5)]
-    fake = agent(launcher.socket, [b"cmk/1 ok", *body])
+    fake = agent(launcher.socket, [b"cmk/1 ok\nlength=300000", *body])
     done = launcher.run("describe")
     assert (done.returncode, done.stdout.encode()) == (0, b"".join(body))
     assert fake.requests[0][""] == "cmk/1 describe"
+
+
+HALF = b'{"path": "/x", "poo'
+
+
+@pytest.mark.parametrize("command", ["describe", "node-report"])
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("came", [[], [HALF], [HALF, HALF]])
+def test_an_answer_that_breaks_off_is_not_printed(
+    launcher: Launcher, agent: Agents, command: str, came: list[bytes], reset: bool
+) -> None:
+    agent(launcher.socket, [b"cmk/1 ok\nlength=40", *came], reset=reset)
+    done = launcher.run(command)
+    text = f"cmk: the answer of the agent at {launcher.socket} broke off after {19 * len(came)} of 40 bytes; try again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", text)
+
+
+def test_an_answer_that_stops_is_not_printed(launcher: Launcher) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(launcher.socket))
+        listener.listen()
+        with launcher.start("describe", CMK_LOCK_TIMEOUT="2") as process:
+            client, _ = listener.accept()
+            with client:
+                client.send(b"cmk/1 ok\nlength=40")
+                client.send(HALF)
+                assert (process.communicate(timeout=60)[0], process.returncode) == ("", 75)
+
+
+@pytest.mark.parametrize("body", [[b"{}"], [b"{", b"}"]])
+def test_an_agent_that_says_no_length_is_read_to_its_end(launcher: Launcher, agent: Agents, body: list[bytes]) -> None:
+    agent(launcher.socket, [b"cmk/1 ok", *body])
+    done = launcher.run("describe")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{}", "")
+
+
+def test_a_reset_is_no_end_of_an_answer_without_length(launcher: Launcher, agent: Agents) -> None:
+    agent(launcher.socket, [b"cmk/1 ok", HALF], reset=True)
+    done = launcher.run("describe")
+    text = f"cmk: the answer of the agent at {launcher.socket} broke off after 19 bytes; try again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", text)
+
+
+def test_unknown_keys_of_an_answer_are_ignored(launcher: Launcher, agent: Agents) -> None:
+    agent(launcher.socket, [b"cmk/1 ok\nnews=1\nlength=2\nmore", b"{}"])
+    done = launcher.run("describe")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{}", "")
 
 
 @pytest.mark.parametrize("command", ["describe", "node-report"])

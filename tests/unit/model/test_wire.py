@@ -46,3 +46,7 @@ def test_a_refusal_is_one_line() -> None:
 
 def test_the_environment_follows_the_word_ok() -> None:
     assert wire.ok({"CMK_A": "1", "CMK_B": "2,3"}) == b"cmk/1 ok\nCMK_A=1\nCMK_B=2,3"
+
+
+def test_the_head_of_a_text_is_one_that_launchers_without_lengths_take_for_ok() -> None:
+    assert wire.show_head(300) == wire.ok({"length": "300"}) == b"cmk/1 ok\nlength=300"
