@@ -37,8 +37,8 @@ class CertsError(CmkError):
     """The certificate cannot be made or put in place; the text says what to do."""
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where things are. ``owner`` is the Deployment that Secret and Lease go with; the ClusterRole is named as the configuration is."""
+class ReleaseNames(msgspec.Struct, frozen=True):
+    """Names of the API objects that one release's webhook has. ``owner`` is the Deployment that Secret and Lease go with; the ClusterRole is named as the configuration is."""
 
     namespace: str
     secret: str
@@ -47,7 +47,7 @@ class Place(msgspec.Struct, frozen=True):
     owner: str
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def dns_names(self) -> tuple[str, ...]:
         """What the API server calls the service."""
         return (f"{self.service}.{self.namespace}.svc", f"{self.service}.{self.namespace}", self.service)
 
@@ -73,12 +73,12 @@ class Certs:
     def __init__(
         self,
         api: Api,
-        place: Place,
+        names: ReleaseNames,
         lifetime: timedelta,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         settle: Callable[[float], None] = sleep,
     ) -> None:
-        self._api, self._place, self._lifetime, self._now, self._settle = api, place, lifetime, now, settle
+        self._api, self._names, self._lifetime, self._now, self._settle = api, names, lifetime, now, settle
 
     def ensure(self, *, renew: bool = False, spare: Issued | None = None) -> Json:
         """Have the Secret hold a certificate that serves these names for a good while, and go when the Deployment goes; returns it.
@@ -89,10 +89,10 @@ class Certs:
         for _ in range(_ATTEMPTS):
             owner = self.owner()
             owners = [owner] if owner else []
-            secret = self._api.find(self._place.secret_path)
+            secret = self._api.find(self._names.secret_path)
             # Belongs to a Deployment that is gone: it will be collected at any moment.
             if secret is not None and (belongs := secret["metadata"].get("ownerReferences")) and belongs != owners:
-                self._api.delete(self._place.secret_path)
+                self._api.delete(self._names.secret_path)
                 secret = None
             have = _issued(secret) if secret else spare
             why = "asked for" if renew else self._reason(have)
@@ -103,15 +103,15 @@ class Certs:
             except ApiError as error:
                 if error.status not in (CONFLICT, NOT_FOUND):
                     raise  # otherwise somebody else wrote it meanwhile: see what
-        raise CertsError(f"Secret {self._place.namespace}/{self._place.secret} keeps changing under us: who else writes it?")
+        raise CertsError(f"Secret {self._names.namespace}/{self._names.secret} keeps changing under us: who else writes it?")
 
     def trust(self, secret: Json | None = None) -> bool:
         """Have the API server trust the CA of the Secret (read when not given); False when there is no webhook configuration.
 
         Raises ApiError or CertsError.
         """
-        where = f"Secret {self._place.namespace}/{self._place.secret}"
-        secret = secret or self._api.find(self._place.secret_path)
+        where = f"Secret {self._names.namespace}/{self._names.secret}"
+        secret = secret or self._api.find(self._names.secret_path)
         if secret is None:
             raise CertsError(f"there is no {where}")
         ca = _issued(secret).ca
@@ -121,17 +121,17 @@ class Certs:
 
     def owner(self) -> Json | None:
         """Reference to the Deployment, if there is one. Raises ApiError."""
-        return reference(self._api.find(self._place.owner_path), "apps/v1", "Deployment")
+        return reference(self._api.find(self._names.owner_path), "apps/v1", "Deployment")
 
     def _reason(self, have: Issued | None) -> str:
         if have is None:
             return "there is none"
-        if fault := pki.fault(have, self._place.names, self._now()):
+        if fault := pki.fault(have, self._names.dns_names, self._now()):
             return fault
         return "two thirds of its life are over" if pki.is_due(have, self._now()) else ""
 
     def _new(self, before: Issued | None, why: str) -> Issued:
-        issued = pki.issue(self._place.names, self._now(), self._lifetime, before.ca if before else b"")
+        issued = pki.issue(self._names.dns_names, self._now(), self._lifetime, before.ca if before else b"")
         log.info("new certificate until %s: %s", f"{pki.ends(issued.cert):%Y-%m-%d %H:%M} UTC", why)
         # Besides whatever is trusted now: a server may still show a certificate whose Secret is gone.
         if self._trust(issued.ca, besides=True):
@@ -140,21 +140,21 @@ class Certs:
 
     def _write(self, issued: Issued, secret: Json | None, owners: list[Json]) -> Json:
         parts = {"tls.crt": issued.cert, "tls.key": issued.key, "ca.crt": issued.ca}
-        known = secret or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self._place.secret}, "type": _TYPE}
+        known = secret or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self._names.secret}, "type": _TYPE}
         notes = {**(known["metadata"].get("annotations") or {}), **self._notes(issued)}
         body: Json = {
             **known,
             "metadata": {**known["metadata"], "ownerReferences": owners, "annotations": notes},
             "data": {name: base64.b64encode(part).decode() for name, part in parts.items()},
         }
-        log.info("writing Secret %s/%s", self._place.namespace, self._place.secret)
+        log.info("writing Secret %s/%s", self._names.namespace, self._names.secret)
         if secret is None:
             # Applied, not posted: of a POST, RBAC cannot know whether it makes our Secret or another.
-            return self._api.apply(self._place.secret_path, body, MANAGER)
-        return self._api.replace(self._place.secret_path, body)
+            return self._api.apply(self._names.secret_path, body, MANAGER)
+        return self._api.replace(self._names.secret_path, body)
 
     def _notes(self, issued: Issued) -> dict[str, str]:
-        return {FOR: self._place.names[0], UNTIL: f"{pki.ends(issued.cert):%Y-%m-%dT%H:%M:%SZ}"}
+        return {FOR: self._names.dns_names[0], UNTIL: f"{pki.ends(issued.cert):%Y-%m-%dT%H:%M:%SZ}"}
 
     def _marked(self, meta: Json, issued: Issued, owners: list[Json]) -> bool:
         notes = self._notes(issued).items() <= (meta.get("annotations") or {}).items()
@@ -162,7 +162,7 @@ class Certs:
 
     def _trust(self, ca: bytes, *, besides: bool) -> bool:
         """Put CAs into the webhook configuration unless they are there, ``besides`` those there or in their place. False: there is none."""
-        configuration = self._api.find(self._place.configuration_path)
+        configuration = self._api.find(self._names.configuration_path)
         if configuration is None:
             return False
         for index, webhook in enumerate(configuration.get("webhooks") or []):
@@ -172,7 +172,7 @@ class Certs:
             if not pki.is_trusted(ca, have):
                 wanted = pki.bundle(ca, have, now=self._now()) if besides else ca
                 self._api.json_patch(
-                    self._place.configuration_path,
+                    self._names.configuration_path,
                     [
                         {"op": "test", "path": f"/webhooks/{index}/name", "value": WEBHOOK},
                         {
@@ -182,7 +182,7 @@ class Certs:
                         },
                     ],
                 )
-                log.info("wrote caBundle of MutatingWebhookConfiguration %s", self._place.configuration)
+                log.info("wrote caBundle of MutatingWebhookConfiguration %s", self._names.configuration)
         return True
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
-from cmk.certificates.install import Certs, CertsError, Place, reference
+from cmk.certificates.install import Certs, CertsError, ReleaseNames, reference
 from cmk.certificates.pki import Issued
 from cmk.kube.client import Api, ApiError, Json
 from cmk.kube.lease import Lease
@@ -24,7 +24,7 @@ INTERVAL_SECONDS = 3.0
 _ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
 
 
-class Mode(StrEnum):
+class CertificateMode(StrEnum):
     """Whose certificate it is: ours, cert-manager's, or one that the operator brings."""
 
     HOOKS = "hooks"
@@ -35,8 +35,10 @@ class Mode(StrEnum):
 class Keeper:
     """``manifest`` is the MutatingWebhookConfiguration as the chart rendered it, ``files`` the mounted Secret."""
 
-    def __init__(self, api: Api, certs: Certs, lease: Lease, place: Place, mode: Mode, manifest: Path, files: Path) -> None:
-        self._api, self._certs, self._lease, self._place = api, certs, lease, place
+    def __init__(
+        self, api: Api, certs: Certs, lease: Lease, names: ReleaseNames, mode: CertificateMode, manifest: Path, files: Path
+    ) -> None:
+        self._api, self._certs, self._lease, self._names = api, certs, lease, names
         self._mode, self._manifest, self._files = mode, manifest, files
         self._problem = ""
         self._spare: Issued | None = None
@@ -66,9 +68,9 @@ class Keeper:
         self._problem = problem
 
     def _look(self) -> None:
-        secret = self._certs.ensure(spare=self._served()) if self._mode is Mode.HOOKS else None
-        if self._mode is Mode.CERT_MANAGER:
-            if self._api.find(self._place.configuration_path) is None:
+        secret = self._certs.ensure(spare=self._served()) if self._mode is CertificateMode.HOOKS else None
+        if self._mode is CertificateMode.CERT_MANAGER:
+            if self._api.find(self._names.configuration_path) is None:
                 self._restore()
         elif not self._certs.trust(secret) and self._restore():
             self._certs.trust(secret)
@@ -79,12 +81,12 @@ class Keeper:
         It belongs to the ClusterRole of the release: should the release be on its way out, this goes with it.
         """
         body: Json = json.loads(self._manifest.read_bytes())
-        owner = reference(self._api.find(f"{_ROLES}/{self._place.configuration}"), "rbac.authorization.k8s.io/v1", "ClusterRole")
+        owner = reference(self._api.find(f"{_ROLES}/{self._names.configuration}"), "rbac.authorization.k8s.io/v1", "ClusterRole")
         if owner is None:
             return False
         body["metadata"]["ownerReferences"] = [owner]
-        self._api.apply(self._place.configuration_path, body, "helm")
-        log.warning("MutatingWebhookConfiguration %s was gone: made it anew", self._place.configuration)
+        self._api.apply(self._names.configuration_path, body, "helm")
+        log.warning("MutatingWebhookConfiguration %s was gone: made it anew", self._names.configuration)
         return True
 
     def _served(self) -> Issued | None:

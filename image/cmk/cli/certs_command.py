@@ -17,7 +17,7 @@ from cmk.cli import common, logs
 from cmk.model.errors import CmkError
 
 if TYPE_CHECKING:
-    from cmk.certificates.install import Certs, Place
+    from cmk.certificates.install import Certs, ReleaseNames
 
 app = typer.Typer(help="Make, put in place and look after the webhook's certificate.", no_args_is_help=True)
 LifetimeOption = Annotated[int, typer.Option(min=1, help="Hours that a certificate is valid; it is renewed at two thirds.")]
@@ -36,9 +36,9 @@ def where(
 ) -> None:
     """Where the webhook's objects are, before the command."""
     logs.configure(log_level, log_format)
-    from cmk.certificates.install import Place  # noqa: PLC0415  # brings cryptography, which no other command should pay for
+    from cmk.certificates.install import ReleaseNames  # noqa: PLC0415  # brings cryptography, which no other command should pay for
 
-    context.obj = Place(namespace, secret, service, configuration, owner)
+    context.obj = ReleaseNames(namespace, secret, service, configuration, owner)
 
 
 @app.command("create")
@@ -75,12 +75,12 @@ def keep(
 ) -> None:
     """Renew the certificate in time and put back what is deleted, until stopped."""
     from cmk.certificates.install import MANAGER  # noqa: PLC0415
-    from cmk.certificates.keeper import Keeper, Mode  # noqa: PLC0415
+    from cmk.certificates.keeper import CertificateMode, Keeper  # noqa: PLC0415
     from cmk.kube import client  # noqa: PLC0415
     from cmk.kube.lease import Creation, Lease  # noqa: PLC0415
 
-    if mode not in set(Mode):
-        common.fail(f"--mode={mode}: there is {', '.join(Mode)}", 2)
+    if mode not in set(CertificateMode):
+        common.fail(f"--mode={mode}: there is {', '.join(CertificateMode)}", 2)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -88,14 +88,14 @@ def keep(
         certs = _certs(context.obj, lifetime_hours)
         api = client.in_cluster()
         claim = Lease(api, context.obj.namespace, lease, platform.node(), Creation(MANAGER, certs.owner))
-        Keeper(api, certs, claim, context.obj, Mode(mode), manifest, files).run(stop)
+        Keeper(api, certs, claim, context.obj, CertificateMode(mode), manifest, files).run(stop)
 
 
-def _certs(place: Place, hours: int = 1) -> Certs:
+def _certs(names: ReleaseNames, hours: int = 1) -> Certs:
     from cmk.certificates.install import Certs  # noqa: PLC0415
     from cmk.kube import client  # noqa: PLC0415
 
-    return Certs(client.in_cluster(), place, timedelta(hours=hours))
+    return Certs(client.in_cluster(), names, timedelta(hours=hours))
 
 
 @contextmanager

@@ -30,7 +30,7 @@ TERMINATION_LOG = Path("/dev/termination-log")
 TRY_AGAIN = 75
 
 
-class Mode(StrEnum):
+class AllocationMode(StrEnum):
     """Where the cores of a pool come from."""
 
     PACKED = "packed"
@@ -58,8 +58,10 @@ ExclusiveOption = Annotated[
 SharedOption = Annotated[
     int, typer.Option("--num-shared-cores", "--num-cp-cores", help="Physical cores of pool shared; -1 is all that remain.")
 ]
-ExclusiveModeOption = Annotated[Mode, typer.Option("--exclusive-mode", help="One socket after the other, or round robin.")]
-SharedModeOption = Annotated[Mode, typer.Option("--shared-mode", help="One socket after the other, or round robin.")]
+ExclusiveModeOption = Annotated[
+    AllocationMode, typer.Option("--exclusive-mode", help="One socket after the other, or round robin.")
+]
+SharedModeOption = Annotated[AllocationMode, typer.Option("--shared-mode", help="One socket after the other, or round robin.")]
 ExclNonIsolcpusOption = Annotated[
     str, typer.Option("--excl-non-isolcpus", help="Cores of pool exclusive-non-isolcpus, as in 10-15; -1 is no such pool.")
 ]
@@ -147,7 +149,7 @@ def topology() -> Topology:
     return read_topology(root / "sys", procfs().root / "cmdline")
 
 
-def refuse_beside_agent(directory: Path, remedy: str) -> None:
+def fail_beside_agent(directory: Path, remedy: str) -> None:
     """Two allocators on one host would give a core away twice."""
     if path := ask.agent_at(str(directory)):
         fail(f"an agent serves this host at {path}: {remedy}")
@@ -164,8 +166,8 @@ def locked(directory: Path) -> Iterator[ConfDir]:
 def pool_flags(
     num_exclusive_cores: ExclusiveOption = 4,
     num_shared_cores: SharedOption = 1,
-    shared_mode: SharedModeOption = Mode.PACKED,
-    exclusive_mode: ExclusiveModeOption = Mode.PACKED,
+    shared_mode: SharedModeOption = AllocationMode.PACKED,
+    exclusive_mode: ExclusiveModeOption = AllocationMode.PACKED,
     excl_non_isolcpus: ExclNonIsolcpusOption = "-1",
     socket_id: SocketOption = -1,
     prefer: PreferOption = None,

@@ -43,7 +43,7 @@ def init(
     """Split this host's cores into pools, or take over the pools that kcm or an older CMK left in the directory."""
     directory = common.conf_dir(conf_dir)
     with common.one_line_errors():
-        common.refuse_beside_agent(directory, "its pools come from the chart's values")
+        common.fail_beside_agent(directory, "its pools come from the chart's values")
         pools = asked.pools()
         machine = common.topology()
         if from_configmap is not None:
@@ -89,7 +89,7 @@ def reconfigure(
         if not local.serves(str(directory)):
             chart_commands.print_upgrade(pools, node_name, namespace)
             return
-        common.refuse_beside_agent(directory, "change the chart's values")
+        common.fail_beside_agent(directory, "change the chart's values")
         wanted = _saved(pools, reserved_cpus, common.topology())
         with _pools_of(directory) as (state, saved):
             done = state.move(state.recover(saved), saved, wanted)
@@ -111,7 +111,7 @@ def reaffinitize(
         if not local.serves(str(directory)):
             typer.echo("The agent moves tasks with their pools; whoever else moves one does so on purpose. Nothing to run here.")
             return
-        common.refuse_beside_agent(directory, "its tasks are the agent's")
+        common.fail_beside_agent(directory, "its tasks are the agent's")
         with _pools_of(directory) as (state, saved):
             ledger = state.recover(saved)
             for task in ledger.tasks.values():
@@ -150,7 +150,7 @@ def uninstall(
         if not local.serves(str(directory)):
             chart_commands.print_uninstall(namespace)
             return
-        common.refuse_beside_agent(directory, "uninstall the chart")
+        common.fail_beside_agent(directory, "uninstall the chart")
         with _pools_of(directory) as (state, saved):
             if tasks := state.ledger(saved)[0].tasks:
                 pids = ", ".join(str(process.pid) for process in sorted(tasks))

@@ -20,7 +20,7 @@ def plan_lines(found: FleetPlan) -> Iterator[str]:
         sum(len(node.moves) for node in found.nodes),
         [node for node in found.nodes if node.outcome is Outcome.CHANGES],
     )
-    yield f"{len(found.nodes)} nodes: {len(changing)} change, {len(found.refused)} refuse; {moves} tasks move"
+    yield f"{len(found.nodes)} nodes: {len(changing)} change, {len(found.blocking)} refuse; {moves} tasks move"
 
 
 def verify_lines(rows: Iterable[Row]) -> Iterator[str]:

@@ -29,9 +29,9 @@ def plan(config: ConfigOption) -> None:
         found = preview.plan(wanted, hosts, live.nodes(client.in_cluster()))
         for line in fleet_table.plan_lines(found):
             typer.echo(line, err=True)
-        if found.refused:
-            first = found.refused[0]
-            more = f" (and {len(found.refused) - 1} nodes more)" if len(found.refused) > 1 else ""
+        if found.blocking:
+            first = found.blocking[0]
+            more = f" (and {len(found.blocking) - 1} nodes more)" if len(found.blocking) > 1 else ""
             common.fail_in_pod(f"upgrade refused, nothing has changed: node {first.node}: {first.text}{more}")
 
 

@@ -19,7 +19,7 @@ from cmk.model.lscpu import LscpuError
 from cmk.model.node_state import NodeState
 
 CLUSTER = "cluster"
-SAME, REFUSED, CHANGES = 0, 1, 2
+EXIT_SAME, EXIT_REFUSED, EXIT_CHANGES = 0, 1, 2
 
 
 def plan(
@@ -63,7 +63,7 @@ def plan(
         else:
             for line in fleet_table.plan_lines(found):
                 typer.echo(line)
-        raise typer.Exit(REFUSED if found.refused else CHANGES if found.changes else SAME)
+        raise typer.Exit(EXIT_REFUSED if found.blocking else EXIT_CHANGES if found.changes else EXIT_SAME)
 
 
 def _nodes(against: str, name: str, isolcpus: str) -> list[Node]:

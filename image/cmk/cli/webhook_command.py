@@ -38,6 +38,6 @@ def run(
     from cmk.webhook import process  # noqa: PLC0415  # no other command should pay for an HTTP server
 
     try:
-        process.Process(conf_file, None if insecure is Insecure.TRUE else cafile, health_port).run()
+        process.WebhookProcess(conf_file, None if insecure is Insecure.TRUE else cafile, health_port).run()
     except (CmkError, OSError) as error:
         common.fail(f"webhook: {error}")

@@ -49,7 +49,7 @@ class PoolChange(msgspec.Struct, frozen=True):
     after: list[str] | None
 
 
-class Moved(msgspec.Struct, frozen=True):
+class TaskMove(msgspec.Struct, frozen=True):
     """A task that moves."""
 
     pid: int
@@ -69,11 +69,11 @@ class NodePlan(msgspec.Struct, frozen=True):
     hash: str = ""
     text: str = ""
     pools: dict[str, PoolChange] = {}
-    moves: list[Moved] = []
+    moves: list[TaskMove] = []
     stays: int = 0
 
     @property
-    def refuses(self) -> bool:
+    def blocks_upgrade(self) -> bool:
         """Whether an upgrade has to be refused for it: a node that serves nobody has nothing to lose."""
         return self.outcome is Outcome.REFUSED
 
@@ -85,9 +85,9 @@ class FleetPlan(msgspec.Struct, frozen=True):
     notes: list[str] = []
 
     @property
-    def refused(self) -> list[NodePlan]:
+    def blocking(self) -> list[NodePlan]:
         """Nodes that stand in the way."""
-        return [node for node in self.nodes if node.refuses]
+        return [node for node in self.nodes if node.blocks_upgrade]
 
     @property
     def changes(self) -> bool:
@@ -146,7 +146,7 @@ def _compared(about: NodePlan, chosen: Chosen, found: NodeState, made: Layout, m
         return _but(about, Outcome.PAUSED if chosen.section.paused else Outcome.REFUSED, text, pools=pools)
     pods = {uid: str(pod) for pod in found.pods for uid in (pod.uid, pod.config_hash) if uid}
     moved = [
-        Moved(
+        TaskMove(
             move.task.process.pid,
             move.task.pool,
             cpuset.kernel_list(move.old),

@@ -54,9 +54,9 @@ class App:
                 raise _Answer(405, "POST an AdmissionReview")
             body = await _body(scope, receive)
             start = perf_counter()
-            response, outcome = answer(body, self._settings.value.rules)
+            response, decision = answer(body, self._settings.value.rules)
             self.metrics.seconds.observe(perf_counter() - start)
-            what = "refused" if outcome.refusal else "mutated" if outcome.patch else "unchanged"
+            what = "refused" if decision.denial else "mutated" if decision.patch else "unchanged"
             self.metrics.reviews[what].inc()
             await self._send(send, 200, response, b"application/json")
         except BadReview as error:

@@ -34,30 +34,30 @@ _MAX_WARNINGS = 8
 _NO_CPU = "leave requests and limits of cpu out: the request for cores takes their place"
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True):
     """JSON patch (empty: leave it alone), warnings for whoever creates the pod, and why it is refused (empty: it is not)."""
 
     patch: list[Json] = []
     warnings: list[str] = []
-    refusal: str = ""
+    denial: str = ""
 
 
-class _Refused(CmkError):
+class _Denied(CmkError):
     """The reason."""
 
 
-def mutate(pod: Json, rules: Rules) -> Outcome:
+def mutate(pod: Json, rules: Rules) -> Decision:
     """Patch for a v1 Pod that has the shape of one (see ``review.Pod``); changes ``pod`` along."""
     if MIRROR in _annotations(pod):
-        return Outcome()  # a static pod's shadow: its containers run already
+        return Decision()  # a static pod's shadow: its containers run already
     draft = Draft(pod)
     try:
         asked = _asked(draft, rules)
         if not any(asked.values()) and _annotations(pod).get(ASK) not in _TRUE:
-            return Outcome(draft.operations)
+            return Decision(draft.operations)
         runtime = pod["spec"].get("runtimeClassName")
         if runtime in rules.unsupported_runtime_classes:
-            raise _Refused(
+            raise _Denied(
                 f"runtimeClassName {runtime}: its containers run on a kernel of their own, which cannot be given CPUs of the node; "
                 "leave it out, or leave the request for cores out"
             )
@@ -68,8 +68,8 @@ def mutate(pod: Json, rules: Rules) -> Outcome:
             for path in _containers(pod):
                 merge(draft, path, rules.mutations.per_container)
             asked = _asked(draft, rules)  # a mutation may add containers, and requests
-    except _Refused as refused:
-        return Outcome(refusal=str(refused))
+    except _Denied as denied:
+        return Decision(denial=str(denied))
     for path, cores in asked.items():
         _mount(draft, path, rules)
         if cores:
@@ -80,14 +80,14 @@ def mutate(pod: Json, rules: Rules) -> Outcome:
     warnings = [line for path, cores in asked.items() if cores for line in _warnings(draft, path, cores)]
     if len(warnings) > _MAX_WARNINGS:
         warnings[_MAX_WARNINGS:] = [f"and {len(warnings) - _MAX_WARNINGS} more warnings of this kind"]
-    return Outcome(draft.operations, warnings)
+    return Decision(draft.operations, warnings)
 
 
 def _check_wish(text: str) -> None:
     try:
         onmove.parse(text)
     except onmove.OnMoveError as error:
-        raise _Refused(f"annotation {onmove.ANNOTATION}: {error}") from error
+        raise _Denied(f"annotation {onmove.ANNOTATION}: {error}") from error
 
 
 def _annotations(pod: Json) -> Json:
@@ -99,7 +99,7 @@ def _containers(pod: Json) -> list[Path]:
 
 
 def _asked(draft: Draft, rules: Rules) -> dict[Path, dict[str, int]]:
-    """What each container asks for, in today's words. Raises _Refused."""
+    """What each container asks for, in today's words. Raises _Denied."""
     found = {}
     for path in _containers(draft.document):
         if draft.at((*path, "resources")):
@@ -131,7 +131,7 @@ def _is_cores(name: str) -> bool:
 
 
 def _cores(draft: Draft, path: Path, rules: Rules) -> dict[str, int]:
-    """Resource name → cores that a container asks for; none of 0. Raises _Refused."""
+    """Resource name → cores that a container asks for; none of 0. Raises _Denied."""
     resources = draft.at((*path, "resources")) or {}
     merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
     found = {}
@@ -140,11 +140,11 @@ def _cores(draft: Draft, path: Path, rules: Rules) -> dict[str, int]:
         try:
             count = quantity.whole(str(merged[name]))
         except ValueError as error:
-            raise _Refused(f"{where}: {error}; a core has one owner") from error
+            raise _Denied(f"{where}: {error}; a core has one owner") from error
         pool = pool_of(name)
         if rules.pools is not None and pool not in rules.pools:
             there = ", ".join(sorted(rules.pools)) or "none"
-            raise _Refused(f"{where}: there is no exclusive pool {pool}; there are: {there}. A shared pool needs no request")
+            raise _Denied(f"{where}: there is no exclusive pool {pool}; there are: {there}. A shared pool needs no request")
         if count:
             found[name] = count
     return dict(sorted(found.items(), key=lambda item: (_FIRST.index(item[0]) if item[0] in _FIRST else len(_FIRST), item[0])))

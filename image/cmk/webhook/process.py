@@ -31,7 +31,7 @@ GRACE_SECONDS = 10
 _TICKS_PER_LOOK = 10  # uvicorn ticks ten times a second
 
 
-class Process:
+class WebhookProcess:
     """Listens from the beginning, answers from ``run`` on. Raises SettingsError, PairError or OSError when it cannot begin.
 
     ``health_port`` None is no probes; ports of 0 are any that are free, to be found in ``ports``.

@@ -9,7 +9,7 @@ import msgspec
 
 from cmk.model.errors import CmkError
 from cmk.webhook.draft import Json
-from cmk.webhook.mutate import Outcome, mutate
+from cmk.webhook.mutate import Decision, mutate
 from cmk.webhook.rules import Rules
 
 # v1beta1 has the same fields; API servers before 1.16 speak it.
@@ -73,7 +73,7 @@ class _Metadata(msgspec.Struct):
     annotations: dict[str, str] | None = None
 
 
-class Pod(msgspec.Struct):
+class PodShape(msgspec.Struct):
     """The parts of a v1 Pod that ``mutate`` looks at, to know that they have the shape of one."""
 
     spec: _Spec
@@ -88,7 +88,7 @@ class Kind(msgspec.Struct):
     version: str = ""
 
 
-class Request(msgspec.Struct):
+class AdmissionRequest(msgspec.Struct):
     """What the API server asks; ``object`` is looked at once it is known to be a pod."""
 
     uid: str
@@ -98,20 +98,20 @@ class Request(msgspec.Struct):
     object: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class Review(msgspec.Struct):
+class AdmissionReview(msgspec.Struct):
     """An AdmissionReview with its request."""
 
     apiVersion: str
     kind: str
-    request: Request
+    request: AdmissionRequest
 
 
-_REVIEW = msgspec.json.Decoder(Review)
-_POD = msgspec.json.Decoder(Pod)
+_REVIEW = msgspec.json.Decoder(AdmissionReview)
+_POD = msgspec.json.Decoder(PodShape)
 _ANYTHING = msgspec.json.Decoder()
 
 
-def answer(body: bytes, rules: Rules) -> tuple[bytes, Outcome]:
+def answer(body: bytes, rules: Rules) -> tuple[bytes, Decision]:
     """The response to a review, and what was decided; raises BadReview with what is wrong with it."""
     try:
         review = _REVIEW.decode(body)
@@ -121,15 +121,15 @@ def answer(body: bytes, rules: Rules) -> tuple[bytes, Outcome]:
         _expect("request.kind", f"{request.kind.group}/{request.kind.kind}", ("/Pod",))
         _expect("request.kind.version", request.kind.version, ("v1",))
         if request.operation != "CREATE" or request.subResource:
-            outcome = Outcome()  # containers of a pod that is there cannot get a mount
+            decision = Decision()  # containers of a pod that is there cannot get a mount
         else:
             _POD.decode(request.object)
-            outcome = mutate(_ANYTHING.decode(request.object), rules)
+            decision = mutate(_ANYTHING.decode(request.object), rules)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadReview(str(error)) from error
     except RecursionError as error:
         raise BadReview("nested too deeply") from error
-    return _encode(review, outcome), outcome
+    return _encode(review, decision), decision
 
 
 def _expect(what: str, value: str, wanted: tuple[str, ...]) -> None:
@@ -137,14 +137,14 @@ def _expect(what: str, value: str, wanted: tuple[str, ...]) -> None:
         raise BadReview(f"{what} is {value[:MAX_ECHO]!r}, expected {' or '.join(wanted)}")
 
 
-def _encode(review: Review, outcome: Outcome) -> bytes:
-    response: dict[str, Any] = {"uid": review.request.uid, "allowed": not outcome.refusal}
-    if outcome.refusal:
-        response["status"] = {"code": _UNPROCESSABLE, "reason": "Invalid", "message": outcome.refusal}
-    if outcome.patch:
+def _encode(review: AdmissionReview, decision: Decision) -> bytes:
+    response: dict[str, Any] = {"uid": review.request.uid, "allowed": not decision.denial}
+    if decision.denial:
+        response["status"] = {"code": _UNPROCESSABLE, "reason": "Invalid", "message": decision.denial}
+    if decision.patch:
         response["patchType"] = "JSONPatch"
-        response["patch"] = base64.b64encode(msgspec.json.encode(outcome.patch)).decode()
-    if outcome.warnings:
-        response["warnings"] = outcome.warnings
+        response["patch"] = base64.b64encode(msgspec.json.encode(decision.patch)).decode()
+    if decision.warnings:
+        response["warnings"] = decision.warnings
     full: Json = {"apiVersion": review.apiVersion, "kind": "AdmissionReview", "response": response}
     return msgspec.json.encode(full)

@@ -32,7 +32,7 @@ class Workloads(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fiel
     pools: frozenset[str] | None = None
 
 
-class Server(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
+class ServerSection(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
     """Where to listen and which files to use. Port 0 is any that is free."""
 
     cert: _File
@@ -44,7 +44,7 @@ class Server(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=
 
 
 class _ServerFile(msgspec.Struct, forbid_unknown_fields=True):
-    server: Server
+    server: ServerSection
 
 
 class _MutationsFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,7 +54,7 @@ class _MutationsFile(msgspec.Struct, forbid_unknown_fields=True):
 class Settings(msgspec.Struct, frozen=True):
     """Everything that the files say, and the files."""
 
-    server: Server
+    server: ServerSection
     rules: Rules
     files: tuple[Path, ...]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cmk.certificates.install import WEBHOOK
-from cmk.certificates.keeper import Keeper, Mode
+from cmk.certificates.keeper import CertificateMode, Keeper
 from cmk.kube.client import ApiError
 from cmk.kube.lease import Creation, Lease
-from tests.unit.certificates.test_install import PLACE, World
+from tests.unit.certificates.test_install import RELEASE, World
 
 ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterroles/cmk-webhook"
 MANIFEST = {
@@ -22,19 +22,19 @@ MANIFEST = {
 }
 
 
-def keeper(world: World, tmp_path: Path, mode: Mode = Mode.HOOKS, name: str = "one") -> Keeper:
+def keeper(world: World, tmp_path: Path, mode: CertificateMode = CertificateMode.HOOKS, name: str = "one") -> Keeper:
     (tmp_path / "webhook.json").write_text(json.dumps(MANIFEST))
     lease = Lease(world.api, "cmk", "cmk-webhook", name, Creation("cmk-certs", world.certs.owner))
     world.api.put(ROLE, {"metadata": {"name": "cmk-webhook"}})
-    return Keeper(world.api, world.certs, lease, PLACE, mode, tmp_path / "webhook.json", tmp_path)
+    return Keeper(world.api, world.certs, lease, RELEASE, mode, tmp_path / "webhook.json", tmp_path)
 
 
 def test_everything_from_nothing(tmp_path: Path) -> None:
     world = World(configuration=False)
     keeper(world, tmp_path).turn()
     assert world.bundle == world.secret.ca
-    assert world.api.get(PLACE.secret_path)["metadata"]["ownerReferences"]
-    assert world.api.get(PLACE.configuration_path)["metadata"]["ownerReferences"][0]["kind"] == "ClusterRole"
+    assert world.api.get(RELEASE.secret_path)["metadata"]["ownerReferences"]
+    assert world.api.get(RELEASE.configuration_path)["metadata"]["ownerReferences"][0]["kind"] == "ClusterRole"
 
 
 def test_a_second_turn_writes_nothing_but_the_lease(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_the_configuration_comes_back_in_helms_name(tmp_path: Path) -> None:
     kept = keeper(world, tmp_path)
     kept.turn()
     bundle = world.bundle
-    world.api.delete(PLACE.configuration_path)
+    world.api.delete(RELEASE.configuration_path)
     world.api.writes.clear()
     kept.turn()
     assert "apply as helm mutatingwebhookconfigurations" in world.api.writes
@@ -63,7 +63,7 @@ def test_not_when_the_release_is_on_its_way_out(tmp_path: Path) -> None:
     kept = keeper(world, tmp_path)
     world.api.store.pop(ROLE)
     kept.turn()
-    assert PLACE.configuration_path not in world.api.store
+    assert RELEASE.configuration_path not in world.api.store
 
 
 FILES = ("tls.crt", "tls.key", "ca.crt")
@@ -81,7 +81,7 @@ def test_the_secret_comes_back_as_the_servers_have_it(tmp_path: Path, gone: tupl
     kept.turn()
     for name in gone:
         (tmp_path / name).unlink()
-    world.api.delete(PLACE.secret_path)
+    world.api.delete(RELEASE.secret_path)
     kept.turn()
     assert world.secret == served
 
@@ -91,17 +91,17 @@ def test_who_has_not_the_lease_does_nothing(tmp_path: Path) -> None:
     assert Lease(world.api, "cmk", "cmk-webhook", "other", Creation("cmk-certs", world.certs.owner)).hold()
     kept = keeper(world, tmp_path)
     kept.turn()
-    assert PLACE.secret_path not in world.api.store
+    assert RELEASE.secret_path not in world.api.store
 
 
-@pytest.mark.parametrize("mode", [Mode.CERT_MANAGER, Mode.SECRET])
-def test_a_certificate_of_somebody_else_is_not_touched(tmp_path: Path, mode: Mode) -> None:
+@pytest.mark.parametrize("mode", [CertificateMode.CERT_MANAGER, CertificateMode.SECRET])
+def test_a_certificate_of_somebody_else_is_not_touched(tmp_path: Path, mode: CertificateMode) -> None:
     world = World(configuration=False)
     world.certs.ensure()
-    theirs = world.api.get(PLACE.secret_path)
+    theirs = world.api.get(RELEASE.secret_path)
     keeper(world, tmp_path, mode).turn()
-    assert world.api.get(PLACE.secret_path) == theirs
-    assert bool(world.bundle) == (mode is Mode.SECRET)
+    assert world.api.get(RELEASE.secret_path) == theirs
+    assert bool(world.bundle) == (mode is CertificateMode.SECRET)
 
 
 def test_what_goes_wrong_is_told_once_and_tried_again(
@@ -129,7 +129,7 @@ def test_it_gives_the_lease_back_when_it_leaves(tmp_path: Path) -> None:
     kept = keeper(world, tmp_path)
     thread = threading.Thread(target=kept.run, args=(stop,))
     thread.start()
-    while PLACE.secret_path not in world.api.store:
+    while RELEASE.secret_path not in world.api.store:
         pass
     stop.set()
     thread.join()

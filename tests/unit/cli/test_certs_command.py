@@ -16,7 +16,7 @@ from cmk.cli.app import app
 from cmk.kube import client
 from cmk.kube.client import ApiError
 from tests.unit.certificates.objects import Objects
-from tests.unit.certificates.test_install import PLACE, World
+from tests.unit.certificates.test_install import RELEASE, World
 from tests.unit.certificates.test_keeper import MANIFEST, ROLE
 
 WHERE = (
@@ -58,7 +58,7 @@ def test_renew_makes_another(world: World) -> None:
 
 def test_without_a_configuration_patch_fails_in_one_line(world: World) -> None:
     run("create")
-    world.api.store.pop(PLACE.configuration_path)
+    world.api.store.pop(RELEASE.configuration_path)
     assert run("patch") == (1, "cmk: certs: there is no MutatingWebhookConfiguration cmk-webhook\n")
 
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from cmk.fleet import preview
-from cmk.fleet.preview import Moved, Node, Outcome, PoolChange
+from cmk.fleet.preview import Node, Outcome, PoolChange, TaskMove
 from cmk.model import node_state
 from cmk.model.config import ClusterConfig, Group, Host, Selection
 from cmk.model.node_state import NodeState
@@ -18,7 +18,7 @@ def only(wanted: ClusterConfig, one: Node) -> preview.NodePlan:
 
 def test_a_node_that_has_it_already() -> None:
     found = preview.plan(config(2), {}, [node("a", tasks=(TASK,))])
-    assert (found.nodes[0].outcome, found.nodes[0].stays, found.changes, found.refused) == (Outcome.SAME, 1, False, [])
+    assert (found.nodes[0].outcome, found.nodes[0].stays, found.changes, found.blocking) == (Outcome.SAME, 1, False, [])
 
 
 def test_a_growth_shows_the_pools_that_change_and_who_stays() -> None:
@@ -30,19 +30,19 @@ def test_a_growth_shows_the_pools_that_change_and_who_stays() -> None:
 def test_a_shrink_shows_who_moves() -> None:
     found = only(config(1), node("a", tasks=(TASK,), pods=(POD,)))
     assert (found.outcome, found.stays) == (Outcome.CHANGES, 0)
-    assert found.moves == [Moved(17, "exclusive", "1,5", "0,4", "ns/web", "c" * 12)]
+    assert found.moves == [TaskMove(17, "exclusive", "1,5", "0,4", "ns/web", "c" * 12)]
 
 
 def test_a_shrink_below_what_a_pod_requests_is_refused_by_its_name() -> None:
     found = preview.plan(config(0), {}, [node("a", pods=(POD,))])
-    assert [item.outcome for item in found.refused] == [Outcome.REFUSED]
+    assert [item.outcome for item in found.blocking] == [Outcome.REFUSED]
     assert found.nodes[0].text == "pool exclusive would have 0 cores, but 1 are held or requested: ns/web 1"
 
 
 def test_a_paused_node_stands_in_nobodys_way() -> None:
     found = preview.plan(config(0, paused=True), {}, [node("a", pods=(POD,)), node("b")])
     assert [item.outcome for item in found.nodes] == [Outcome.PAUSED, Outcome.PAUSED]
-    assert (found.refused, found.changes) == ([], False)
+    assert (found.blocking, found.changes) == ([], False)
 
 
 def test_what_the_machine_cannot_do_is_refused_where_there_is_something_to_lose() -> None:
@@ -61,7 +61,7 @@ def test_nodes_without_a_report_or_with_an_old_one_or_a_broken_one_pass() -> Non
     nodes = [Node("a", {}), Node("b", {}, {"status": {"configHash": "x"}}), Node("c", {}, {"status": {"state": {"topology": 1}}})]
     found = preview.plan(config(1), {}, nodes)
     assert [item.outcome for item in found.nodes] == [Outcome.NEW, Outcome.UNKNOWN, Outcome.UNKNOWN]
-    assert (found.refused, found.changes) == ([], True)
+    assert (found.blocking, found.changes) == ([], True)
 
 
 def test_a_node_that_is_not_selected_leaves_if_it_was() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jsonpatch
 
 from cmk.webhook.draft import Json
-from cmk.webhook.mutate import Outcome, mutate
+from cmk.webhook.mutate import Decision, mutate
 from cmk.webhook.rules import Rules
 
 CORES = "cmk.intel.com/exclusive-cores"
@@ -29,10 +29,10 @@ def pod(*containers: Json, annotations: Any = None, **spec: Any) -> Json:  # noq
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": list(containers), **spec}}
 
 
-def changed(before: Json, rules: Rules | None = None) -> tuple[Json, Outcome]:
+def changed(before: Json, rules: Rules | None = None) -> tuple[Json, Decision]:
     """The pod after the patch, as the API server makes it of the patch alone; a second call must find nothing to do."""
     rules = rules or Rules()
-    outcome = mutate(copy.deepcopy(before), rules)
-    after = jsonpatch.apply_patch(before, outcome.patch)
+    decision = mutate(copy.deepcopy(before), rules)
+    after = jsonpatch.apply_patch(before, decision.patch)
     assert mutate(copy.deepcopy(after), rules).patch == []
-    return after, outcome
+    return after, decision

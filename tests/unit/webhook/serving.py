@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cmk.certificates import pki
 from cmk.certificates.pki import Issued
-from cmk.webhook.process import Process
+from cmk.webhook.process import WebhookProcess
 from tests.unit.webhook.pods import container, pod
 
 NAME = "cmk-webhook.cmk.svc"
@@ -140,7 +140,7 @@ def serving(directory: Path, *, client_ca: Path | None = None, mutations: str = 
     (directory / "secret").mkdir()
     issued = issue()
     write(directory / "secret", issued)
-    process = Process(configure(directory, mutations=mutations), client_ca, 0)
+    process = WebhookProcess(configure(directory, mutations=mutations), client_ca, 0)
     thread = threading.Thread(target=process.run)
     thread.start()
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from cmk.webhook.asgi import MAX_BODY, App
 from cmk.webhook.live import Live
-from cmk.webhook.settings import Rules, Server, Settings
+from cmk.webhook.settings import Rules, ServerSection, Settings
 from cmk.webhook.tls import Pair, Served, base_context
 from tests.unit.webhook.serving import REVIEW
 
@@ -19,7 +19,7 @@ from tests.unit.webhook.serving import REVIEW
 def app() -> App:
     pair = Pair(Path("c"), Path("k"))
     served = Served(base_context(pair, lambda: served.context), None, pair)
-    settings = Settings(Server(cert="c", key="k"), Rules(), ())
+    settings = Settings(ServerSection(cert="c", key="k"), Rules(), ())
     return App(Live("configuration", lambda: settings, lambda _: []), Live("certificate", lambda: served, lambda _: []))
 
 

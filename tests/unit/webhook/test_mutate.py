@@ -13,10 +13,10 @@ OTHER = "cmk.intel.com/exclusive-non-isolcpus-cores"
 DONE = "cmk.intel.com/resources-injected"
 
 
-def refusal(before: Json, rules: Rules | None = None) -> str:
-    outcome = mutate(before, rules or Rules())
-    assert outcome.patch == []
-    return outcome.refusal
+def denial(before: Json, rules: Rules | None = None) -> str:
+    decision = mutate(before, rules or Rules())
+    assert decision.patch == []
+    return decision.denial
 
 
 def env(of: Json) -> dict[str, str]:
@@ -25,8 +25,8 @@ def env(of: Json) -> dict[str, str]:
 
 def test_a_pod_with_nothing_but_the_request() -> None:
     before = pod({"name": "app", "resources": {"requests": {CORES: 2}}})
-    _, outcome = changed(before)
-    assert outcome.patch == [
+    _, decision = changed(before)
+    assert decision.patch == [
         {"op": "add", "path": "/spec/containers/0/resources/limits", "value": {CORES: 2}},
         {"op": "add", "path": "/spec/volumes", "value": [VOLUME]},
         {"op": "add", "path": "/spec/containers/0/volumeMounts", "value": [MOUNT]},
@@ -34,7 +34,7 @@ def test_a_pod_with_nothing_but_the_request() -> None:
         {"op": "add", "path": "/spec/tolerations", "value": [TOLERATION]},
         {"op": "add", "path": "/metadata/annotations", "value": {DONE: "true"}},
     ]
-    assert outcome.warnings == []
+    assert decision.warnings == []
 
 
 def test_it_gives_no_account_no_proc_and_no_blanket_toleration() -> None:
@@ -81,9 +81,9 @@ def test_every_container_gets_the_launcher_and_those_that_ask_their_number() -> 
 
 def test_a_hundred_containers() -> None:
     before = pod(*(container(f"c{number}", cores=str(number)) for number in range(100)))
-    after, outcome = changed(before)
+    after, decision = changed(before)
     assert [env(item).get("CMK_NUM_CORES") for item in after["spec"]["containers"][1:]] == [str(n) for n in range(1, 100)]
-    assert len(outcome.patch) == 2 * 100 - 1 + 3
+    assert len(decision.patch) == 2 * 100 - 1 + 3
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_cores_as_requests_and_limits(resources: Json, number: str, limits: Json
 
 @pytest.mark.parametrize("zero", ["0", 0, "0m"])
 def test_zero_cores_are_none_and_still_need_a_limit(zero: Any) -> None:  # noqa: ANN401
-    after, outcome = changed(pod(container(resources={"requests": {CORES: zero}})))
+    after, decision = changed(pod(container(resources={"requests": {CORES: zero}})))
     assert after["spec"]["containers"][0]["resources"]["limits"] == {CORES: zero}
-    assert len(outcome.patch) == 1
+    assert len(decision.patch) == 1
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_a_volume_of_that_name_with_something_else_stays_what_it_is() -> None:
 
 def test_an_injection_that_was_cut_short_is_completed() -> None:
     before = pod(container("a", cores="1", volumeMounts=[MOUNT]), container("b"), volumes=[VOLUME], annotations={DONE: "true"})
-    _, outcome = changed(before)
-    assert [operation["path"] for operation in outcome.patch] == [
+    _, decision = changed(before)
+    assert [operation["path"] for operation in decision.patch] == [
         "/spec/containers/0/env",
         "/spec/containers/1/volumeMounts",
         "/spec/tolerations",
@@ -225,27 +225,27 @@ def test_fields_that_are_null() -> None:
 
 @pytest.mark.parametrize("cores", ["1500m", "0.5", "-1", 1.5, "many"])
 def test_parts_of_a_core_are_refused(cores: Any) -> None:  # noqa: ANN401
-    assert refusal(pod(container(cores=cores))).startswith(f"container app asks for {CORES}: ")
+    assert denial(pod(container(cores=cores))).startswith(f"container app asks for {CORES}: ")
 
 
 def test_an_unknown_pool_is_refused_with_those_there_are() -> None:
     rules = Rules(pools=frozenset({"exclusive", "dpdk"}))
     before = pod(container(resources={"limits": {"cmk.intel.com/dkdp-cores": "1"}}))
-    assert refusal(before, rules) == (
+    assert denial(before, rules) == (
         "container app asks for cmk.intel.com/dkdp-cores: there is no exclusive pool dkdp; there are: dpdk, exclusive. "
         "A shared pool needs no request"
     )
 
 
 def test_any_pool_will_do_where_none_is_known() -> None:
-    assert changed(pod(container(resources={"limits": {"cmk.intel.com/dkdp-cores": "1"}})))[1].refusal == ""
+    assert changed(pod(container(resources={"limits": {"cmk.intel.com/dkdp-cores": "1"}})))[1].denial == ""
 
 
 @pytest.mark.parametrize("asks", [{"cores": "1"}, {}])
 def test_a_runtime_with_a_kernel_of_its_own_is_refused(asks: Json) -> None:
     rules = Rules(unsupported_runtime_classes=frozenset({"kata"}))
     annotations = {} if asks else {"cmk.intel.com/mutate": "true"}
-    text = refusal(pod(container(**asks), runtimeClassName="kata", annotations=annotations), rules)
+    text = denial(pod(container(**asks), runtimeClassName="kata", annotations=annotations), rules)
     assert text.startswith("runtimeClassName kata: its containers run on a kernel of their own")
 
 
@@ -256,19 +256,19 @@ def test_that_runtime_may_run_what_does_not_ask() -> None:
 
 
 def test_a_wish_for_moves_that_nobody_understands_is_refused() -> None:
-    text = refusal(pod(container(cores="1"), annotations={"cmk.intel.com/on-move": "stay"}))
+    text = denial(pod(container(cores="1"), annotations={"cmk.intel.com/on-move": "stay"}))
     assert text == "annotation cmk.intel.com/on-move: on-move 'stay' is none of follow, pinned, notify, notify:SIGNAL"
-    assert changed(pod(container(cores="1"), annotations={"cmk.intel.com/on-move": "notify:SIGHUP"}))[1].refusal == ""
+    assert changed(pod(container(cores="1"), annotations={"cmk.intel.com/on-move": "notify:SIGHUP"}))[1].denial == ""
 
 
 def test_the_scheduler_is_told_of_the_cores_where_wanted() -> None:
-    after, outcome = changed(pod(container(cores="2"), container("b", cores="0"), container("c")), Rules(cpu_requests=True))
+    after, decision = changed(pod(container(cores="2"), container("b", cores="0"), container("c")), Rules(cpu_requests=True))
     assert [(item.get("resources") or {}).get("requests", {}).get("cpu") for item in after["spec"]["containers"]] == [
         "2",
         None,
         None,
     ]
-    assert outcome.warnings == []
+    assert decision.warnings == []
 
 
 def test_cores_of_two_pools_are_added_up() -> None:
@@ -280,9 +280,9 @@ def test_cores_of_two_pools_are_added_up() -> None:
 def test_cpu_that_somebody_asked_for_is_kept_and_warned_of(kind: str) -> None:
     asked = {"requests": {CORES: "2"}, "limits": {CORES: "2"}}
     asked[kind]["cpu"] = "500m"
-    after, outcome = changed(pod(container(resources=asked)), Rules(cpu_requests=True))
+    after, decision = changed(pod(container(resources=asked)), Rules(cpu_requests=True))
     assert after["spec"]["containers"][0]["resources"] == asked
-    (warning,) = outcome.warnings
+    (warning,) = decision.warnings
     assert warning.endswith("leave requests and limits of cpu out: the request for cores takes their place")
 
 
@@ -296,9 +296,9 @@ def test_as_much_cpu_as_cores_is_no_conflict() -> None:
 
 
 def test_of_two_pools_the_first_is_counted_as_cmk_did_and_told() -> None:
-    after, outcome = changed(pod(container(resources={"limits": {OTHER: "1", CORES: "2"}})))
+    after, decision = changed(pod(container(resources={"limits": {OTHER: "1", CORES: "2"}})))
     assert env(after["spec"]["containers"][0])["CMK_NUM_CORES"] == "2"
-    (warning,) = outcome.warnings
+    (warning,) = decision.warnings
     assert warning == (
         "container app asks for cores of several pools: CMK_NUM_CORES is that of cmk.intel.com/exclusive-cores; "
         "set it at each cmk isolate"
@@ -307,6 +307,6 @@ def test_of_two_pools_the_first_is_counted_as_cmk_did_and_told() -> None:
 
 def test_warnings_do_not_flood() -> None:
     asked = {"limits": {CORES: "1", "cpu": "1"}}
-    outcome = changed(pod(*(container(f"c{number}", resources=asked) for number in range(50))))[1]
-    assert len(outcome.warnings) == 9
-    assert outcome.warnings[-1] == "and 42 more warnings of this kind"
+    decision = changed(pod(*(container(f"c{number}", resources=asked) for number in range(50))))[1]
+    assert len(decision.warnings) == 9
+    assert decision.warnings[-1] == "and 42 more warnings of this kind"
