@@ -1,7 +1,7 @@
-"""The webhook's certificate on the API: its Secret, and the CA that the API server is told to trust.
+"""The webhook's certificate in the API: its Secret, and the ``caBundle`` by which the API server trusts it.
 
-A change loses no call because its order is: trust the new CA besides the old one, then show the new certificate. Who reads the Secret late
-goes on showing the old one, and is still trusted.
+A change loses no call because of its order: first the API server trusts the new CA besides the old one, then replicas serve the new
+certificate. A replica that reads the Secret late goes on serving the old certificate, which is still trusted.
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 WEBHOOK = "pods.cmk.intel.com"
 # Field manager of all that this module and the keeper create.
 MANAGER = "cmk-certs"
-# For every API server's watch to have told it of a new CA, before a server may show a certificate from it.
-SETTLE_SECONDS = 2.0
-# What the chart goes by when it leaves out a hook that has nothing to do: for whom the certificate is, and until when (UTC, RFC 3339).
+# Gives every API server time to see the new CA before a replica serves a certificate signed by it.
+SECONDS_TO_SPREAD = 2.0
+# By these annotations the chart leaves out a hook that has nothing to do: the certificate's DNS name, and its end (UTC, RFC 3339).
 FOR, UNTIL = "cmk.intel.com/service", "cmk.intel.com/not-after"
 _ATTEMPTS = 5
 _TYPE = "kubernetes.io/tls"
 
 
 class CertsError(CmkError):
-    """The certificate cannot be made or put in place; the text says what to do."""
+    """The certificate cannot be issued or installed; the text says what to do."""
 
 
 class ReleaseNames(msgspec.Struct, frozen=True):
-    """Names of the API objects that one release's webhook has. ``owner`` is the Deployment that Secret and Lease go with; the ClusterRole is named as the configuration is."""
+    """Names of the API objects of one release's webhook.
+
+    ``owner`` is the Deployment that owns Secret and Lease. The ClusterRole has the name of ``configuration``, which it owns.
+    """
 
     namespace: str
     secret: str
@@ -48,22 +51,22 @@ class ReleaseNames(msgspec.Struct, frozen=True):
 
     @property
     def dns_names(self) -> tuple[str, ...]:
-        """What the API server calls the service."""
+        """The names by which a Service is called, the API server's first."""
         return (f"{self.service}.{self.namespace}.svc", f"{self.service}.{self.namespace}", self.service)
 
     @property
     def secret_path(self) -> str:
-        """The Secret."""
+        """API path of the Secret."""
         return f"/api/v1/namespaces/{self.namespace}/secrets/{self.secret}"
 
     @property
     def owner_path(self) -> str:
-        """The Deployment."""
+        """API path of the Deployment."""
         return f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.owner}"
 
     @property
     def configuration_path(self) -> str:
-        """The MutatingWebhookConfiguration."""
+        """API path of the MutatingWebhookConfiguration."""
         return f"{WEBHOOKS}/{self.configuration}"
 
 
@@ -76,101 +79,103 @@ class Certs:
         names: ReleaseNames,
         lifetime: timedelta,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        settle: Callable[[float], None] = sleep,
+        pause: Callable[[float], None] = sleep,
     ) -> None:
-        self._api, self._names, self._lifetime, self._now, self._settle = api, names, lifetime, now, settle
+        self._api, self._names, self._lifetime, self._now, self._pause = api, names, lifetime, now, pause
 
     def ensure(self, *, renew: bool = False, spare: Issued | None = None) -> Json:
-        """Have the Secret hold a certificate that serves these names for a good while, and go when the Deployment goes; returns it.
+        """Give the Secret a certificate for these names that is not due yet, and the Deployment as its owner; returns the Secret.
 
-        ``renew`` makes a new one whatever is there. ``spare`` is what a running server holds, for a Secret that somebody deleted. Raises
-        ApiError or CertsError.
+        ``renew`` issues a new certificate in any case. ``spare`` is the certificate of a running server, for a Secret that was deleted.
+        Raises ApiError or CertsError.
         """
         for _ in range(_ATTEMPTS):
             owner = self.owner()
             owners = [owner] if owner else []
             secret = self._api.find(self._names.secret_path)
-            # Belongs to a Deployment that is gone: it will be collected at any moment.
+            # Its owner is a Deployment that is gone: Kubernetes collects it at any moment.
             if secret is not None and (belongs := secret["metadata"].get("ownerReferences")) and belongs != owners:
                 self._api.delete(self._names.secret_path)
                 secret = None
-            have = _issued(secret) if secret else spare
-            why = "asked for" if renew else self._reason(have)
-            if secret and have and not why and self._marked(secret["metadata"], have, owners):
+            current = _issued(secret) if secret else spare
+            reason = "asked for" if renew else self._reason_to_renew(current)
+            if secret and current and not reason and self._is_annotated(secret["metadata"], current, owners):
                 return secret
             try:
-                return self._write(have if have and not why else self._new(have, why), secret, owners)
+                return self._write(current if current and not reason else self._new(current, reason), secret, owners)
             except ApiError as error:
                 if error.status not in (CONFLICT, NOT_FOUND):
-                    raise  # otherwise somebody else wrote it meanwhile: see what
-        raise CertsError(f"Secret {self._names.namespace}/{self._names.secret} keeps changing under us: who else writes it?")
+                    raise  # otherwise another writer was quicker: read what it wrote
+        raise CertsError(
+            f"Secret {self._names.namespace}/{self._names.secret} changes faster than it can be written: find out what else writes it"
+        )
 
     def trust(self, secret: Json | None = None) -> bool:
-        """Have the API server trust the CA of the Secret (read when not given); False when there is no webhook configuration.
+        """Make the API server trust the CA of the Secret (read when not given); False when there is no webhook configuration.
 
         Raises ApiError or CertsError.
         """
         where = f"Secret {self._names.namespace}/{self._names.secret}"
         secret = secret or self._api.find(self._names.secret_path)
         if secret is None:
-            raise CertsError(f"there is no {where}")
+            raise CertsError(f"there is no {where}: create it, or run cmk certs create")
         ca = _issued(secret).ca
         if not pki.is_trusted(ca, ca):
-            raise CertsError(f"{where} has no CA in ca.crt: put the one there that signed tls.crt")
-        return self._trust(ca, besides=False)
+            raise CertsError(f"{where} has no CA in ca.crt: put the CA there that signed tls.crt")
+        return self._trust(ca, keep_current=False)
 
     def owner(self) -> Json | None:
-        """Reference to the Deployment, if there is one. Raises ApiError."""
+        """Owner reference to the Deployment; None when there is none. Raises ApiError."""
         return reference(self._api.find(self._names.owner_path), "apps/v1", "Deployment")
 
-    def _reason(self, have: Issued | None) -> str:
-        if have is None:
+    def _reason_to_renew(self, current: Issued | None) -> str:
+        if current is None:
             return "there is none"
-        if fault := pki.fault(have, self._names.dns_names, self._now()):
+        if fault := pki.fault(current, self._names.dns_names, self._now()):
             return fault
-        return "two thirds of its life are over" if pki.is_due(have, self._now()) else ""
+        return "two thirds of its life are over" if pki.is_due(current, self._now()) else ""
 
-    def _new(self, before: Issued | None, why: str) -> Issued:
+    def _new(self, before: Issued | None, reason: str) -> Issued:
         issued = pki.issue(self._names.dns_names, self._now(), self._lifetime, before.ca if before else b"")
-        log.info("new certificate until %s: %s", f"{pki.ends(issued.cert):%Y-%m-%d %H:%M} UTC", why)
-        # Besides whatever is trusted now: a server may still show a certificate whose Secret is gone.
-        if self._trust(issued.ca, besides=True):
-            self._settle(SETTLE_SECONDS)
+        log.info("new certificate until %s: %s", f"{pki.ends(issued.cert):%Y-%m-%d %H:%M} UTC", reason)
+        # The CAs trusted now stay: a replica may still serve a certificate whose Secret is gone.
+        if self._trust(issued.ca, keep_current=True):
+            self._pause(SECONDS_TO_SPREAD)
         return issued
 
     def _write(self, issued: Issued, secret: Json | None, owners: list[Json]) -> Json:
         parts = {"tls.crt": issued.cert, "tls.key": issued.key, "ca.crt": issued.ca}
-        known = secret or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self._names.secret}, "type": _TYPE}
-        notes = {**(known["metadata"].get("annotations") or {}), **self._notes(issued)}
+        base = secret or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self._names.secret}, "type": _TYPE}
+        annotations = {**(base["metadata"].get("annotations") or {}), **self._annotations(issued)}
         body: Json = {
-            **known,
-            "metadata": {**known["metadata"], "ownerReferences": owners, "annotations": notes},
+            **base,
+            "metadata": {**base["metadata"], "ownerReferences": owners, "annotations": annotations},
             "data": {name: base64.b64encode(part).decode() for name, part in parts.items()},
         }
         log.info("writing Secret %s/%s", self._names.namespace, self._names.secret)
         if secret is None:
-            # Applied, not posted: of a POST, RBAC cannot know whether it makes our Secret or another.
+            # Applied, not posted: RBAC cannot limit a POST to a Secret of this name.
             return self._api.apply(self._names.secret_path, body, MANAGER)
         return self._api.replace(self._names.secret_path, body)
 
-    def _notes(self, issued: Issued) -> dict[str, str]:
+    def _annotations(self, issued: Issued) -> dict[str, str]:
         return {FOR: self._names.dns_names[0], UNTIL: f"{pki.ends(issued.cert):%Y-%m-%dT%H:%M:%SZ}"}
 
-    def _marked(self, meta: Json, issued: Issued, owners: list[Json]) -> bool:
-        notes = self._notes(issued).items() <= (meta.get("annotations") or {}).items()
-        return notes and (meta.get("ownerReferences") or []) == owners
+    def _is_annotated(self, meta: Json, issued: Issued, owners: list[Json]) -> bool:
+        annotated = self._annotations(issued).items() <= (meta.get("annotations") or {}).items()
+        return annotated and (meta.get("ownerReferences") or []) == owners
 
-    def _trust(self, ca: bytes, *, besides: bool) -> bool:
-        """Put CAs into the webhook configuration unless they are there, ``besides`` those there or in their place. False: there is none."""
+    def _trust(self, ca: bytes, *, keep_current: bool) -> bool:
+        """Put CAs into the webhook configuration unless it has them, and keep or drop its present ones. False: no configuration."""
         configuration = self._api.find(self._names.configuration_path)
         if configuration is None:
             return False
         for index, webhook in enumerate(configuration.get("webhooks") or []):
             if webhook["name"] != WEBHOOK:
                 continue
-            have = base64.b64decode(webhook["clientConfig"].get("caBundle") or "")
-            if not pki.is_trusted(ca, have):
-                wanted = pki.bundle(ca, have, now=self._now()) if besides else ca
+            current = base64.b64decode(webhook["clientConfig"].get("caBundle") or "")
+            if not pki.is_trusted(ca, current):
+                wanted = pki.bundle(ca, current, now=self._now()) if keep_current else ca
                 self._api.json_patch(
                     self._names.configuration_path,
                     [
@@ -187,7 +192,7 @@ class Certs:
 
 
 def reference(obj: Json | None, version: str, kind: str) -> Json | None:
-    """What an object is called in the ``ownerReferences`` of another."""
+    """The entry for an object in the ``ownerReferences`` of another; None without an object."""
     if obj is None:
         return None
     return {"apiVersion": version, "kind": kind, "name": obj["metadata"]["name"], "uid": obj["metadata"]["uid"]}

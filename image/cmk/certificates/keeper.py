@@ -1,7 +1,7 @@
-"""Between upgrades: renews the webhook's certificate in time, and puts back what somebody took away.
+"""The keeper renews the webhook's certificate in time, and restores the objects around it when somebody deletes them.
 
-One per webhook pod, in a container of its own: only this one has credentials, the one that reads what strangers send has none. Of all of
-them the holder of a Lease works.
+It runs in a container of its own beside each replica of the webhook: this container has credentials, the one that anybody can send reviews
+to has none. Of all keepers, the holder of a Lease works.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
 
 
 class CertificateMode(StrEnum):
-    """Whose certificate it is: ours, cert-manager's, or one that the operator brings."""
+    """Who issues the certificate: the chart's hooks and the keeper, cert-manager, or the operator, who brings a Secret."""
 
     HOOKS = "hooks"
     CERT_MANAGER = "certManager"
@@ -33,7 +33,7 @@ class CertificateMode(StrEnum):
 
 
 class Keeper:
-    """``manifest`` is the MutatingWebhookConfiguration as the chart rendered it, ``files`` the mounted Secret."""
+    """The loop. ``manifest`` is the MutatingWebhookConfiguration as the chart rendered it, ``files`` the mounted Secret."""
 
     def __init__(
         self, api: Api, certs: Certs, lease: Lease, names: ReleaseNames, mode: CertificateMode, manifest: Path, files: Path
@@ -44,30 +44,30 @@ class Keeper:
         self._spare: Issued | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Look after everything until told to stop."""
+        """Take turns until ``stop`` is set, then release the Lease."""
         while not stop.is_set():
             self.turn()
             stop.wait(INTERVAL_SECONDS)
         try:
             self._lease.release()
         except ApiError as error:
-            log.warning("lease: %s", error)  # it runs out by itself
+            log.warning("lease: %s", error)  # it expires by itself
 
     def turn(self) -> None:
-        """Once: if the Lease is ours, put right what is wrong; what cannot be is told once and tried again."""
+        """If the Lease is ours, restore and renew what needs it. A problem is logged when it begins and tried again at each turn."""
         problem = ""
         try:
             if self._lease.hold():
-                self._look()
+                self._maintain()
         except (ApiError, CertsError, OSError) as error:
             problem = str(error)
         if problem and problem != self._problem:
             log.warning("%s; trying again", problem)
         elif self._problem and not problem:
-            log.info("all is well again")
+            log.info("no more problems")
         self._problem = problem
 
-    def _look(self) -> None:
+    def _maintain(self) -> None:
         secret = self._certs.ensure(spare=self._served()) if self._mode is CertificateMode.HOOKS else None
         if self._mode is CertificateMode.CERT_MANAGER:
             if self._api.find(self._names.configuration_path) is None:
@@ -76,9 +76,9 @@ class Keeper:
             self._certs.trust(secret)
 
     def _restore(self) -> bool:
-        """Make the webhook configuration anew, as Helm would, so that Helm's next upgrade finds its own; False when it must not be.
+        """Create the webhook configuration anew, with Helm as field manager, so that Helm's next upgrade takes it for its own.
 
-        It belongs to the ClusterRole of the release: should the release be on its way out, this goes with it.
+        Its owner is the release's ClusterRole, so that it goes with a release that is being uninstalled; False when that is gone already.
         """
         body: Json = json.loads(self._manifest.read_bytes())
         owner = reference(self._api.find(f"{_ROLES}/{self._names.configuration}"), "rbac.authorization.k8s.io/v1", "ClusterRole")
@@ -86,12 +86,12 @@ class Keeper:
             return False
         body["metadata"]["ownerReferences"] = [owner]
         self._api.apply(self._names.configuration_path, body, "helm")
-        log.warning("MutatingWebhookConfiguration %s was gone: made it anew", self._names.configuration)
+        log.warning("MutatingWebhookConfiguration %s was gone: created it anew", self._names.configuration)
         return True
 
     def _served(self) -> Issued | None:
-        """What the server beside us holds: kubelet takes the files away with the Secret, and the server goes on with what it has read."""
-        with suppress(OSError):  # there is none, or none yet
+        """The certificate of the server in this pod, which keeps what it has read when kubelet removes the files along with the Secret."""
+        with suppress(OSError):  # no Secret, or not yet
             cert, key, ca = ((self._files / name).read_bytes() for name in ("tls.crt", "tls.key", "ca.crt"))
             self._spare = Issued(cert, key, ca)
         return self._spare

@@ -1,7 +1,7 @@
-"""Certificates of the webhook: make one, and judge one that is there. Pure but for random numbers.
+"""Certificates of the webhook: how one is issued, and how an existing one is checked. Pure but for random numbers.
 
-Each certificate comes with a CA of its own, whose key is forgotten at once: nobody can sign another with it. Clients are given the new CA
-and the one before, until the next change.
+Each certificate has a CA of its own, whose key is forgotten at once: nobody can sign another certificate with it. Clients trust the new CA
+and the previous one until the next change.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-# An API server whose clock is behind must not find us not yet valid.
+# So that an API server whose clock is behind takes the certificate for valid.
 BACKDATED = timedelta(hours=1)
-# The newest CA, the one before, and one that a change which was cut short may have left.
+# The newest CA, the previous one, and one that an interrupted change may have left.
 MAX_CAS = 3
 
 
 class Issued(msgspec.Struct, frozen=True):
-    """Certificate, its key, and the CAs that clients should trust, newest first; all PEM."""
+    """A certificate, its key, and the CAs that clients should trust, newest first; all PEM."""
 
     cert: bytes
     key: bytes
@@ -30,7 +30,7 @@ class Issued(msgspec.Struct, frozen=True):
 
 
 def issue(names: Iterable[str], now: datetime, lifetime: timedelta, trusted_before: bytes = b"") -> Issued:
-    """A certificate for these DNS names, on P-256, and its CA before the CAs trusted so far."""
+    """A new certificate for these DNS names, on P-256; its CA comes before the CAs trusted so far."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = _name(f"cmk webhook CA {now:%Y-%m-%d %H:%M:%S}")
     begin, end = now - BACKDATED, now + lifetime
@@ -54,23 +54,23 @@ def issue(names: Iterable[str], now: datetime, lifetime: timedelta, trusted_befo
 
 
 def bundle(*pems: bytes, now: datetime) -> bytes:
-    """The CAs of several files, each once, without those that have ended, at most ``MAX_CAS``."""
-    found: list[x509.Certificate] = []
+    """The CAs of several files in one, each once, without expired ones, at most ``MAX_CAS``."""
+    cas: list[x509.Certificate] = []
     for pem in pems:
-        for item in _read(pem):
-            if item not in found and item.not_valid_after_utc > now:
-                found.append(item)
-    return b"".join(item.public_bytes(serialization.Encoding.PEM) for item in found[:MAX_CAS])
+        for ca in _read(pem):
+            if ca not in cas and ca.not_valid_after_utc > now:
+                cas.append(ca)
+    return b"".join(ca.public_bytes(serialization.Encoding.PEM) for ca in cas[:MAX_CAS])
 
 
 def is_trusted(wanted: bytes, by: bytes) -> bool:
-    """Whether every CA of one file is in another."""
-    there = _read(by)
-    return bool(_read(wanted)) and all(item in there for item in _read(wanted))
+    """Whether the file ``wanted`` has CAs, and the file ``by`` has each of them."""
+    trusted = _read(by)
+    return bool(_read(wanted)) and all(ca in trusted for ca in _read(wanted))
 
 
 def fault(issued: Issued, names: Iterable[str], now: datetime) -> str:
-    """Why this must not be used: another's key, other names, a CA that did not sign it, ended. Empty when it may."""
+    """Why a certificate cannot be used: unreadable, another's key, other names, not signed by its CA, expired. Empty when it can."""
     try:
         cert = x509.load_pem_x509_certificate(issued.cert)
         key = serialization.load_pem_private_key(issued.key, password=None)
@@ -81,15 +81,15 @@ def fault(issued: Issued, names: Iterable[str], now: datetime) -> str:
         return "the key is another certificate's"
     try:
         extension = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        have = set(extension.value.get_values_for_type(x509.DNSName))
+        certified = set(extension.value.get_values_for_type(x509.DNSName))
     except (x509.ExtensionNotFound, ValueError):
-        have = set()
-    if missing := [name for name in names if name not in have]:
+        certified = set()
+    if missing := [name for name in names if name not in certified]:
         return f"it is not for {missing[0]}"
     if not any(_signed(cert, ca) for ca in _read(issued.ca)):
-        return "no CA beside it has signed it"
+        return "it is not signed by the CA beside it"
     if cert.not_valid_after_utc <= now:
-        return f"it ended on {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+        return f"it expired on {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
     return ""
 
 
@@ -148,12 +148,12 @@ def _read(pem: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
-        return []  # empty, or what somebody wrote over it: nothing in it is trusted
+        return []  # empty or not PEM: nothing in it is trusted
 
 
 def _signed(cert: x509.Certificate, ca: x509.Certificate) -> bool:
     try:
         cert.verify_directly_issued_by(ca)
-    except Exception:  # cryptography has one kind of error per reason, and all of them mean no
+    except Exception:  # cryptography has an error class for each reason, and all of them mean no
         return False
     return True

@@ -1,4 +1,4 @@
-"""The webhook's two HTTP applications (ASGI): reviews over TLS, and probes and figures beside them."""
+"""The webhook's two HTTP applications (ASGI): reviews over TLS, and probes and metrics on a port beside."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-# An object and the one before it, 3 MB each at most, and what surrounds them.
+# A review holds the object and its previous version, 3 MB each at most, and little beside.
 MAX_BODY = 7 << 20
 _TEXT = b"text/plain; charset=utf-8"
 
 
 class _Answer(CmkError):
-    """An answer other than 200."""
+    """An HTTP answer with a status other than 200."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -31,7 +31,7 @@ class _Answer(CmkError):
 
 
 class App:
-    """State of one server, and its applications ``reviews`` and ``health``."""
+    """The two applications of one server, ``reviews`` and ``health``, and the state that they share."""
 
     def __init__(self, settings: Live[Settings], served: Live[Served]) -> None:
         self._settings, self._served = settings, served
@@ -42,7 +42,7 @@ class App:
 
     @property
     def problems(self) -> list[str]:
-        """What keeps the newest files out of use."""
+        """Why the newest files are not in use; empty when they are."""
         return [problem for problem in (self._settings.problem, self._served.problem) if problem]
 
     async def reviews(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,12 +56,12 @@ class App:
             start = perf_counter()
             response, decision = answer(body, self._settings.value.rules)
             self.metrics.seconds.observe(perf_counter() - start)
-            what = "refused" if decision.denial else "mutated" if decision.patch else "unchanged"
-            self.metrics.reviews[what].inc()
+            outcome = "refused" if decision.denial else "mutated" if decision.patch else "unchanged"
+            self.metrics.reviews[outcome].inc()
             await self._send(send, 200, response, b"application/json")
         except BadReview as error:
             self.metrics.reviews["malformed"].inc()
-            await self._send(send, 400, f"not a review of a pod: {error}".encode())
+            await self._send(send, 400, f"this is not a review of a pod: {error}".encode())
         except _Answer as error:
             await self._send(send, error.status, str(error).encode())
 
@@ -73,7 +73,7 @@ class App:
         elif path == "/healthz":
             await self._send(send, 200, b"ok")
         elif path == "/readyz":
-            # The last good files still serve: worth telling, no reason to send pods elsewhere.
+            # The last good files are still in use: a reason to say so, not to take this replica out of the Service.
             detail = "".join(f"{problem}\n" for problem in self.problems)
             status, text = (503, "shutting down\n") if self.draining else (200, "ok\n")
             await self._send(send, status, f"{text}{detail}".encode())
@@ -82,7 +82,7 @@ class App:
 
     async def _send(self, send: Send, status: int, body: bytes, kind: bytes = _TEXT) -> None:
         headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
-        # What we did not read would be taken for the next request; and who talks to a server that leaves should go to another.
+        # A body that was not read would be taken for the next request. And clients of a server that shuts down should connect to another.
         if self.draining or status == 413:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -90,7 +90,7 @@ class App:
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:
-    too_large = _Answer(413, f"more than {MAX_BODY} bytes: no review of a pod is that large")
+    too_large = _Answer(413, f"the body has more than {MAX_BODY} bytes: no review of a pod is that large")
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > MAX_BODY:
             raise too_large

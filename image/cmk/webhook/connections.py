@@ -1,4 +1,4 @@
-"""Connections of the webhook's server: deadlines for who is slow, one packet for each answer."""
+"""Connections of the webhook's server: deadlines for slow clients, one packet for each answer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ REQUEST_SECONDS = 10.0
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection that must send its first request in time, and the next one once it has begun."""
+    """A connection that is dropped when its first request, or one that has begun, is not complete in time."""
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for the first request."""
-        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]  # does what uvicorn calls of one
+        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]  # has the methods that uvicorn calls
         self._expect_all()
 
     def data_received(self, data: bytes) -> None:
@@ -29,33 +29,33 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
 
     def on_message_complete(self) -> None:
-        """It has come."""
-        self._forget()
+        """The request is complete: no deadline until the next one begins."""
+        self._cancel_deadline()
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing more will come."""
-        self._forget()
+        """The connection is closed: no deadline."""
+        self._cancel_deadline()
         super().connection_lost(exc)
 
     def _expect_all(self) -> None:
         self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
-    def _forget(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
 
 class _Joining:
-    """A transport that sends what is written in one turn of the loop at once: head and body in one TLS record and one packet."""
+    """A transport that joins the writes of one turn of the event loop: head and body go out in one TLS record and one packet."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self._pending: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Send with whatever else comes in this turn."""
+        """Send together with whatever else is written in this turn."""
         if not self._pending:
             self._loop.call_soon(self._flush)
         self._pending.append(data)
@@ -75,21 +75,21 @@ class _Joining:
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """An event loop whose servers drop who does not finish the TLS handshake; uvicorn has no setting for it."""
+    """An event loop that drops clients whose TLS handshake does not finish in time; uvicorn has no setting for it."""
 
     async def create_server(self, *args: Any, **kwargs: Any) -> asyncio.Server:  # noqa: ANN401  # as asyncio has it
-        """Add the time-out where there is TLS."""
+        """Add the time-out to servers that speak TLS."""
         if kwargs.get("ssl") is not None:
             kwargs["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
         return await super().create_server(*args, **kwargs)
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """A bound socket; ``::`` is every address of both families, or of IPv4 where the kernel has no IPv6."""
+    """A listening socket; ``::`` is every address of both families, or of IPv4 where the kernel has no IPv6. Raises OSError."""
     if address == "::" and not socket.has_dualstack_ipv6():
-        address = "0.0.0.0"  # noqa: S104  # every address is what was asked for
+        address = "0.0.0.0"  # noqa: S104  # the caller asked for every address
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.create_server((address, port), family=family, dualstack_ipv6=address == "::")
-    # Connections inherit it. asyncio sets it only on sockets that it made itself, and without it an answer waits 40 ms for an ACK.
+    # Connections inherit the option. asyncio sets it only on sockets of its own, and without it an answer waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

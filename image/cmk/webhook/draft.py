@@ -1,4 +1,4 @@
-"""A JSON document that is being changed, and the JSON patch (RFC 6902) that says how. Pure."""
+"""A JSON document under change, and the JSON patch (RFC 6902) of the changes made so far. Pure."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ Path = tuple[str | int, ...]
 
 
 class Draft:
-    """Changes are made in ``document`` itself and written down in ``operations``, each of them once.
+    """Every change is made in ``document`` itself, and once in ``operations``, the patch.
 
-    What we put there and add to later is one operation, for the operation holds the very object that we add to. ``null`` is treated as
-    what is missing, as the API server does.
+    A map or list that the draft has put into the document and adds to later stays one operation, for the operation holds that very
+    object. ``null`` counts as missing, as it does for the API server.
     """
 
     def __init__(self, document: Json) -> None:
         self.document = document
         self.operations: list[Json] = []
-        self._own: set[int] = set()
+        self._own: set[int] = set()  # id() of each map and list that an operation holds
 
     def at(self, path: Path) -> Any:  # noqa: ANN401  # JSON
-        """What is at a path; None when nothing is."""
-        place: Any = self.document
+        """The value at a path; None when there is none."""
+        value: Any = self.document
         for step in path:
-            place = place[step] if isinstance(step, int) else place.get(step)
-            if place is None:
+            value = value[step] if isinstance(step, int) else value.get(step)
+            if value is None:
                 return None
-        return place
+        return value
 
     def put(self, path: Path, value: Any) -> None:  # noqa: ANN401  # JSON
-        """Set a member of a map, making maps above it where they miss; nothing is written down when it is there already."""
+        """Set a member of a map, and make the maps above it that are missing. No operation when the member has this value already."""
         if self.at(path) == value:
             return
         parent = self.map(path[:-1])
@@ -42,26 +42,26 @@ class Draft:
         self._adopt(fresh)
 
     def map(self, path: Path) -> Json:
-        """The map at a path, made when it misses or is something else."""
+        """The map at a path, made when it is missing or the value there is not a map."""
         if not isinstance(self.at(path), dict):
             self.put(path, {})
-        found: Json = self.at(path)
-        return found
+        value: Json = self.at(path)
+        return value
 
     def append(self, path: Path, value: Any) -> None:  # noqa: ANN401  # JSON
-        """Add to the end of a list, made when it misses or is something else."""
-        found = self.at(path)
-        if not isinstance(found, list):
+        """Add to the end of a list, made when it is missing or the value there is not a list."""
+        items = self.at(path)
+        if not isinstance(items, list):
             self.put(path, [value])
             return
         fresh = copy.deepcopy(value)
-        if id(found) not in self._own:
+        if id(items) not in self._own:
             self.operations.append({"op": "add", "path": pointer((*path, "-")), "value": fresh})
-        found.append(fresh)
+        items.append(fresh)
         self._adopt(fresh)
 
     def replace(self, path: Path, value: Any) -> None:  # noqa: ANN401  # JSON
-        """Put another item in the place of one of a list."""
+        """Replace the item of a list that is at a path."""
         items = self.at(path[:-1])
         fresh = copy.deepcopy(value)
         if id(items) not in self._own:
@@ -70,7 +70,7 @@ class Draft:
         self._adopt(fresh)
 
     def drop(self, path: Path) -> None:
-        """Take a member out of a map."""
+        """Remove a member of a map."""
         parent = self.at(path[:-1])
         del parent[path[-1]]
         if id(parent) not in self._own:
@@ -88,5 +88,5 @@ class Draft:
 
 
 def pointer(path: Path) -> str:
-    """JSON pointer (RFC 6901) of a path."""
+    """The JSON pointer (RFC 6901) of a path."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)

@@ -1,7 +1,8 @@
-"""Merge what an operator's mutations say into a pod. Pure.
+"""The merge of an operator's mutations into a pod. Pure.
 
-Maps are merged, the mutation's values win. Lists get what they lack; an item with the same key (name, mount path…) is merged when it is a
-container and replaced otherwise: half a volume of one kind and half of another is no volume. Doing it twice is doing it once.
+Maps are merged; where both have a value, the mutation's wins. Items missing from a list are appended; an item with the same key (name,
+mount path…) is merged when it is a container and replaced otherwise: half of one volume and half of another do not make a volume. A second
+merge of the same mutations changes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 from cmk.webhook.draft import Draft, Json, Path
 
 CONTAINERS = ("initContainers", "containers")
-# What tells the items of a list apart, by the list's name; other lists are sets of whole items.
+# The key that identifies an item, by the name of the list; in other lists an item is identified by its whole value.
 _KEYS = {
     "containers": "name",
     "env": "name",
@@ -41,8 +42,8 @@ def merge(draft: Draft, path: Path, addition: Json) -> None:
 def _merge_list(draft: Draft, path: Path, additions: list[Any]) -> None:
     key = _KEYS.get(str(path[-1]))
     for value in additions:
-        there = draft.at(path)
-        items = there if isinstance(there, list) else []
+        current = draft.at(path)
+        items = current if isinstance(current, list) else []
         if value in items:
             continue
         index = _find(items, key, value)

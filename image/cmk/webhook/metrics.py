@@ -1,4 +1,4 @@
-"""What the webhook counts, in Prometheus' words."""
+"""The webhook's metrics, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAN = float("nan")
 
 
 class Metrics:
-    """One server's figures."""
+    """The metrics of one server. The callables are asked at each scrape; ``certificate_end`` is in seconds since the epoch."""
 
     def __init__(
         self, certificate_end: Callable[[], float | None], is_newest: Callable[[], bool], failures: Callable[[], int]
@@ -20,7 +20,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         reviews = Counter(
             "cmk_webhook_reviews",
-            "Reviews answered, by what became of them: mutated, unchanged, refused, malformed.",
+            "Reviews answered, by outcome: mutated, unchanged, refused, malformed.",
             ["outcome"],
             registry=self._registry,
         )
@@ -47,5 +47,5 @@ class Metrics:
         broken.set_function(lambda: float(failures()))
 
     def text(self) -> bytes:
-        """All of them."""
+        """The answer to a scrape."""
         return generate_latest(self._registry)

@@ -1,7 +1,7 @@
-"""What a pod that asks for cores gets: launcher, ``CMK_NUM_CORES``, toleration, annotation. Pure: a pod in, a JSON patch out.
+"""The mutation of a pod that requests cores: launcher, ``CMK_NUM_CORES``, toleration, annotation. Pure: a pod in, a JSON patch out.
 
-What is asked for is read from the pod as it is, never from our own annotation, which anybody can write; so a second call finds nothing
-left to do, and a container that another webhook added in between gets what the others have.
+The requests are read from the containers, never from our own annotation, which anybody can write. So a second call finds nothing left to
+do, and a container that another webhook has added in between gets the same as the others.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ NUM_CORES = "CMK_NUM_CORES"
 TOLERATION = {"key": "cmk", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
 # Opaque integer resources, which Kubernetes dropped in 1.9: what kcm and the first CMK advertised.
 OLD_RESOURCES = {"pod.alpha.kubernetes.io/opaque-int-resource-cmk", "pod.alpha.kubernetes.io/opaque-int-resource-kcm"}
-_TODAYS = resource_of("exclusive")
+_EXCLUSIVE = resource_of("exclusive")
 _TRUE = ("true", "True", "1")
-# As Intel CMK looked at them, should a container ask for cores of two pools.
-_FIRST = (_TODAYS, resource_of("exclusive-non-isolcpus"))
+# The order of Intel CMK, for a container that requests cores of two pools.
+_FIRST = (_EXCLUSIVE, resource_of("exclusive-non-isolcpus"))
 _NO_MUTATIONS = Mutations()
 _MAX_WARNINGS = 8
 _NO_CPU = "leave requests and limits of cpu out: the request for cores takes their place"
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """JSON patch (empty: leave it alone), warnings for whoever creates the pod, and why it is refused (empty: it is not)."""
+    """The answer about a pod: JSON patch (empty: no change), warnings for its creator, and the reason of a denial (empty: admitted)."""
 
     patch: list[Json] = []
     warnings: list[str] = []
@@ -43,13 +43,13 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class _Denied(CmkError):
-    """The reason."""
+    """The pod is not admitted; the text is the reason that its creator reads."""
 
 
 def mutate(pod: Json, rules: Rules) -> Decision:
-    """Patch for a v1 Pod that has the shape of one (see ``review.Pod``); changes ``pod`` along."""
+    """The patch for a v1 Pod whose shape has been checked (``review.PodShape``); changes ``pod`` itself, too."""
     if MIRROR in _annotations(pod):
-        return Decision()  # a static pod's shadow: its containers run already
+        return Decision()  # the API object of a static pod, whose containers run already
     draft = Draft(pod)
     try:
         asked = _asked(draft, rules)
@@ -59,10 +59,10 @@ def mutate(pod: Json, rules: Rules) -> Decision:
         if runtime in rules.unsupported_runtime_classes:
             raise _Denied(
                 f"runtimeClassName {runtime}: its containers run on a kernel of their own, which cannot be given CPUs of the node; "
-                "leave it out, or leave the request for cores out"
+                "leave runtimeClassName out, or leave the request for cores out"
             )
-        if wish := _annotations(pod).get(onmove.ANNOTATION):
-            _check_wish(str(wish))
+        if on_move := _annotations(pod).get(onmove.ANNOTATION):
+            _check_on_move(str(on_move))
         if rules.mutations != _NO_MUTATIONS:
             merge(draft, (), rules.mutations.per_pod)
             for path in _containers(pod):
@@ -83,7 +83,7 @@ def mutate(pod: Json, rules: Rules) -> Decision:
     return Decision(draft.operations, warnings)
 
 
-def _check_wish(text: str) -> None:
+def _check_on_move(text: str) -> None:
     try:
         onmove.parse(text)
     except onmove.OnMoveError as error:
@@ -99,27 +99,27 @@ def _containers(pod: Json) -> list[Path]:
 
 
 def _asked(draft: Draft, rules: Rules) -> dict[Path, dict[str, int]]:
-    """What each container asks for, in today's words. Raises _Denied."""
-    found = {}
+    """Container → resource → cores that it requests, after its resources have got their present names. Raises _Denied."""
+    asked = {}
     for path in _containers(draft.document):
         if draft.at((*path, "resources")):
             _modernise(draft, path)
-            found[path] = _cores(draft, path, rules)
+            asked[path] = _cores(draft, path, rules)
         else:
-            found[path] = {}
-    return found
+            asked[path] = {}
+    return asked
 
 
 def _modernise(draft: Draft, path: Path) -> None:
-    """Today's names for yesterday's resources, and the limit that an extended resource must have."""
+    """Replace the resource names of old releases, and add the limit that an extended resource must have."""
     resources: Json = draft.at((*path, "resources"))
     for kind in ("requests", "limits"):
         asked = resources.get(kind) or {}
         for old in sorted(OLD_RESOURCES & asked.keys()):
             count = asked[old]
             draft.drop((*path, "resources", kind, old))
-            if count is not None and asked.get(_TODAYS) is None:
-                draft.put((*path, "resources", kind, _TODAYS), str(count))
+            if count is not None and asked.get(_EXCLUSIVE) is None:
+                draft.put((*path, "resources", kind, _EXCLUSIVE), str(count))
     limits = resources.get("limits") or {}
     for name, count in (resources.get("requests") or {}).items():
         if _is_cores(name) and count is not None and limits.get(name) is None:
@@ -131,10 +131,10 @@ def _is_cores(name: str) -> bool:
 
 
 def _cores(draft: Draft, path: Path, rules: Rules) -> dict[str, int]:
-    """Resource name → cores that a container asks for; none of 0. Raises _Denied."""
+    """Resource name → cores that a container requests, without requests of 0. Raises _Denied."""
     resources = draft.at((*path, "resources")) or {}
     merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    found = {}
+    cores = {}
     for name in filter(_is_cores, merged):
         where = f"container {draft.at((*path, 'name'))} asks for {name}"
         try:
@@ -143,20 +143,20 @@ def _cores(draft: Draft, path: Path, rules: Rules) -> dict[str, int]:
             raise _Denied(f"{where}: {error}; a core has one owner") from error
         pool = pool_of(name)
         if rules.pools is not None and pool not in rules.pools:
-            there = ", ".join(sorted(rules.pools)) or "none"
-            raise _Denied(f"{where}: there is no exclusive pool {pool}; there are: {there}. A shared pool needs no request")
+            pools = ", ".join(sorted(rules.pools)) or "none"
+            raise _Denied(f"{where}: there is no exclusive pool {pool}; there are: {pools}. A shared pool needs no request")
         if count:
-            found[name] = count
-    return dict(sorted(found.items(), key=lambda item: (_FIRST.index(item[0]) if item[0] in _FIRST else len(_FIRST), item[0])))
+            cores[name] = count
+    return dict(sorted(cores.items(), key=lambda item: (_FIRST.index(item[0]) if item[0] in _FIRST else len(_FIRST), item[0])))
 
 
 def _mount(draft: Draft, path: Path, rules: Rules) -> None:
-    """The install directory at the mount path, unless the container has it, or has something else of its own there."""
+    """Mount the install directory at the mount path, unless the container mounts it somewhere or mounts something else there."""
     volumes = draft.at(("spec", "volumes")) or []
     ours = {item.get("name") for item in volumes if (item.get("hostPath") or {}).get("path") == rules.install_dir}
     for mount in draft.at((*path, "volumeMounts")) or []:
-        place = posixpath.normpath(mount.get("mountPath") or "/")
-        if mount.get("name") in ours or f"{place}/".startswith(f"{rules.mount_path}/"):
+        at = posixpath.normpath(mount.get("mountPath") or "/")
+        if mount.get("name") in ours or f"{at}/".startswith(f"{rules.mount_path}/"):
             return
     if ours:
         name = min(ours, key=str)
@@ -169,7 +169,7 @@ def _mount(draft: Draft, path: Path, rules: Rules) -> None:
 
 
 def _announce(draft: Draft, path: Path, cores: dict[str, int], rules: Rules) -> None:
-    """Tell ``cmk isolate``, and if wanted the scheduler, how many."""
+    """Set the number of cores for ``cmk isolate``, and with ``cpu_requests`` for the scheduler."""
     if not any(entry.get("name") == NUM_CORES for entry in draft.at((*path, "env")) or []):
         draft.append((*path, "env"), {"name": NUM_CORES, "value": str(next(iter(cores.values())))})
     resources = draft.at((*path, "resources"))
@@ -186,24 +186,26 @@ def _tolerates(toleration: Json) -> bool:
 
 def _warnings(draft: Draft, path: Path, cores: dict[str, int]) -> list[str]:
     container, name = draft.at(path), draft.at((*path, "name"))
-    found = []
+    warnings = []
     resources = container["resources"]
     limit, request = ((resources.get(kind) or {}).get("cpu") for kind in ("limits", "requests"))
     if limit is not None:
-        found.append(f"container {name} has limits.cpu {limit}: the kernel throttles it on its own cores; {_NO_CPU}")
+        warnings.append(f"container {name} has limits.cpu {limit}: the kernel throttles it on its own cores; {_NO_CPU}")
     elif request is not None and not _equals(str(request), sum(cores.values())):
-        found.append(f"container {name} has requests.cpu {request} beside its {sum(cores.values())} exclusive cores; {_NO_CPU}")
+        warnings.append(
+            f"container {name} has requests.cpu {request} beside its {sum(cores.values())} exclusive cores; {_NO_CPU}"
+        )
     if len(set(cores.values())) > 1 and any(
         entry == {"name": NUM_CORES, "value": str(next(iter(cores.values())))} for entry in container["env"]
     ):
-        found.append(
+        warnings.append(
             f"container {name} asks for cores of several pools: {NUM_CORES} is that of {next(iter(cores))}; set it at each cmk isolate"
         )
-    return found
+    return warnings
 
 
 def _equals(text: str, count: int) -> bool:
     try:
         return quantity.parse(text) == count
     except ValueError:
-        return False  # the API server says so itself
+        return False  # the API server refuses what is not a quantity

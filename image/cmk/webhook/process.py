@@ -1,4 +1,4 @@
-"""The webhook's process: uvicorn, with files that change under it, and an end that loses no call."""
+"""The webhook's process: uvicorn, plus files that are loaded again when they change, and a shutdown that loses no call."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ log = logging.getLogger(__name__)
 # The API server keeps idle connections for 90 s; whoever closes first fails the request that is on its way.
 KEEP_ALIVE_SECONDS = 120
 MAX_CONNECTIONS = 256
-# How long we go on answering after SIGTERM: until every API server knows that we leave.
+# How long reviews are answered after SIGTERM: until every API server has learnt that this endpoint is gone.
 DRAIN_SECONDS = 5.0
 GRACE_SECONDS = 10
 _TICKS_PER_LOOK = 10  # uvicorn ticks ten times a second
 
 
 class WebhookProcess:
-    """Listens from the beginning, answers from ``run`` on. Raises SettingsError, PairError or OSError when it cannot begin.
+    """Listens as soon as it is made, and answers from ``run`` on. Raises SettingsError, PairError or OSError when it cannot listen.
 
-    ``health_port`` None is no probes; ports of 0 are any that are free, to be found in ``ports``.
+    Without ``health_port`` there are no probes and metrics. Port 0 is any free port; ``ports`` has the numbers: reviews, then health.
     """
 
     def __init__(self, conf_file: Path, client_ca: Path | None, health_port: int | None) -> None:
         configuration = Live("configuration", lambda: settings.load(conf_file), lambda value: value.files)
         served = Live("certificate", lambda: tls.load(_pair(configuration.value, client_ca)), lambda value: value.pair.files)
-        _tell_hazards(configuration.value)
+        _log_hazards(configuration.value)
         self.app = App(configuration, served)
         self._reviews = _Reviews(self.app, configuration, served, client_ca)
         server = configuration.value.server
@@ -53,15 +53,15 @@ class WebhookProcess:
         """Serve until SIGTERM, or until ``stop`` is called."""
         for what, port in zip(("reviews", "health"), self.ports, strict=False):
             log.info("%s on port %d", what, port)
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says at start and end, we say in our own words
-        # Reviews are trees without cycles: what is there now need not be looked through again and again for garbage.
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)  # start and end are in our own log lines
+        # Reviews are trees without cycles: the garbage collector need not go through all objects of the start again and again.
         gc.collect()
         gc.freeze()
         with asyncio.Runner(loop_factory=Loop) as runner:
             runner.run(self._serve())
 
     def stop(self) -> None:
-        """End at once, from whichever thread."""
+        """End at once; may be called from any thread."""
         self._reviews.should_exit = True
 
     async def _serve(self) -> None:
@@ -102,7 +102,7 @@ def _config(app: Any, **more: Any) -> uvicorn.Config:  # noqa: ANN401  # ASGI, a
 
 
 class _Reviews(uvicorn.Server):
-    """Looks after changed files, and on SIGTERM serves on until nobody comes any more."""
+    """The server of reviews: loads changed files, and after SIGTERM goes on answering for ``DRAIN_SECONDS``."""
 
     def __init__(self, app: App, configuration: Live[Settings], served: Live[tls.Served], client_ca: Path | None) -> None:
         base = tls.base_context(served.value.pair, lambda: served.value.context)
@@ -110,45 +110,47 @@ class _Reviews(uvicorn.Server):
         self._app, self._configuration, self._served, self._client_ca = app, configuration, served, client_ca
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second, from uvicorn."""
+        """Look at the files once a second; uvicorn calls this ten times as often."""
         if counter % _TICKS_PER_LOOK == 0:
-            self._look()
+            self._refresh()
         return await super().on_tick(counter)
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         before = self._configuration.value
         if self._configuration.refresh():
             after = self._configuration.value
-            _tell_hazards(after)
+            _log_hazards(after)
             if _pair(after, self._client_ca) != _pair(before, self._client_ca):
                 self._served.reload()
             for name in ("binding_address", "port"):
                 old, new = getattr(before.server, name), getattr(after.server, name)
                 if old != new:
-                    log.warning("server.%s is %s now: takes a restart, %s stays", name.replace("_", "-"), new, old)
+                    log.warning(
+                        "server.%s is %s now: it takes a restart, until then it stays %s", name.replace("_", "-"), new, old
+                    )
         self._served.refresh()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """On the first signal begin to leave; on a second, leave."""
+        """Begin to drain on the first SIGTERM; shut down on a second, or on SIGINT."""
         if self._app.draining or sig == signal.SIGINT:
             super().handle_exit(sig, frame)
             return
         self._app.draining = True
-        log.info("leaving: answering for another %.0f s", DRAIN_SECONDS)
-        asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._leave)
+        log.info("shutting down: reviews are answered for another %.0f s", DRAIN_SECONDS)
+        asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._exit)
 
-    def _leave(self) -> None:
+    def _exit(self) -> None:
         self.should_exit = True
 
 
 class _Beside(uvicorn.Server):
-    """A second server in the process: signals are the first one's."""
+    """The server of probes and metrics; the server of reviews handles the process's signals."""
 
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # a generator is one, too
-        """Capture none."""
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # uvicorn's is a generator
+        """Capture no signal."""
         return nullcontext()
 
 
-def _tell_hazards(current: Settings) -> None:
+def _log_hazards(current: Settings) -> None:
     for line in hazards(current.rules.mutations):
         log.warning("mutations: %s", line)

@@ -1,4 +1,4 @@
-"""AdmissionReview in, AdmissionReview out. Pure: bytes to bytes."""
+"""The review of a pod: AdmissionReview in, AdmissionReview out. Pure: bytes to bytes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cmk.webhook.rules import Rules
 
 # v1beta1 has the same fields; API servers before 1.16 speak it.
 VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
-# An answer whose status has a message is shown as: admission webhook "…" denied the request: MESSAGE
+# Clients show the message of a denial as: admission webhook "…" denied the request: MESSAGE
 _UNPROCESSABLE = 422
 MAX_ECHO = 80
 _Quantities = dict[str, str | int | float | None] | None
 
 
 class BadReview(CmkError):
-    """This is no review of a pod."""
+    """The body is not a review of a pod; the text says what is wrong with it."""
 
 
 class _Resources(msgspec.Struct):
@@ -112,7 +112,7 @@ _ANYTHING = msgspec.json.Decoder()
 
 
 def answer(body: bytes, rules: Rules) -> tuple[bytes, Decision]:
-    """The response to a review, and what was decided; raises BadReview with what is wrong with it."""
+    """The response to a review, and the decision in it; raises BadReview."""
     try:
         review = _REVIEW.decode(body)
         request = review.request
@@ -121,7 +121,7 @@ def answer(body: bytes, rules: Rules) -> tuple[bytes, Decision]:
         _expect("request.kind", f"{request.kind.group}/{request.kind.kind}", ("/Pod",))
         _expect("request.kind.version", request.kind.version, ("v1",))
         if request.operation != "CREATE" or request.subResource:
-            decision = Decision()  # containers of a pod that is there cannot get a mount
+            decision = Decision()  # containers of an existing pod cannot get a mount
         else:
             _POD.decode(request.object)
             decision = mutate(_ANYTHING.decode(request.object), rules)

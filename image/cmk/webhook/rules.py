@@ -1,4 +1,4 @@
-"""What the webhook does to pods, as an operator sets it. Pure."""
+"""The operator's settings for the webhook's mutation of pods, and their checks. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from cmk.model.errors import CmkError
 from cmk.webhook.draft import Json
 
-# What decides how a pod gets its identity or what it is: an admission webhook cannot change the former and must not the latter.
+# All other metadata is a pod's identity and its owners: an admission webhook cannot change the former and must not change the latter.
 _METADATA = ("annotations", "labels")
 
 
@@ -20,16 +20,16 @@ class RulesError(CmkError):
 class Mutations(
     msgspec.Struct, frozen=True, rename={"per_pod": "perPod", "per_container": "perContainer"}, forbid_unknown_fields=True
 ):
-    """Parts of a v1 Pod and of a v1 Container that every pod asking for cores gets on top of its own."""
+    """Parts of a v1 Pod and of a v1 Container, merged into every pod that requests cores and into each of its containers."""
 
     per_pod: Json = {}
     per_container: Json = {}
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """``install_dir`` is the node's, ``mount_path`` where containers see it.
+    """``install_dir`` is a directory of the node, ``mount_path`` where containers mount it.
 
-    ``cpu_requests`` adds ``requests.cpu`` for the cores asked for. ``pools`` are the exclusive pools of the cluster, None when not known.
+    ``cpu_requests`` adds ``requests.cpu`` for the requested cores. ``pools`` are the exclusive pools of the cluster, None when not known.
     """
 
     install_dir: str = "/opt/cmk"
@@ -41,31 +41,32 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checked(mutations: Mutations) -> Mutations:
-    """Refuse what the API server would refuse of every pod, or would ignore; raises RulesError with the place.
+    """Check for everything that the API server would refuse in every pod, or would ignore; raises RulesError with the place.
 
-    ``serviceAccount`` is the old name of ``serviceAccountName``, and the API server, which has set the latter by then, looks at no other.
+    Returns the mutations with ``serviceAccountName`` for ``serviceAccount``, its old name: the API server has set the new one before it
+    calls the webhook, and ignores the old one.
     """
     pod = mutations.per_pod
     for key in pod.keys() - {"metadata", "spec"}:
-        raise RulesError(f"perPod.{key}: there is metadata and spec")
+        raise RulesError(f"perPod.{key} is not known: perPod has metadata and spec")
     metadata, spec = _map(pod, "perPod", "metadata"), _map(pod, "perPod", "spec")
     for key in metadata.keys() - set(_METADATA):
         raise RulesError(f"perPod.metadata.{key}: a webhook sets {' and '.join(_METADATA)} only")
     for key in _METADATA:
         for name, value in _map(metadata, "perPod.metadata", key).items():
             if not isinstance(value, str):
-                raise RulesError(f"perPod.metadata.{key}.{name}: {value!r} is no text: quote it")
+                raise RulesError(f"perPod.metadata.{key}.{name}: {value!r} is not a string: quote it")
     for key in ("containers", "initContainers", "volumes", "imagePullSecrets"):
         _named(spec, "perPod.spec", key, "name")
     _list(spec, "perPod.spec", "tolerations")
     for key in ("name", "image"):
         if key in mutations.per_container:
-            raise RulesError(f"perContainer.{key}: it would be the same in every container")
+            raise RulesError(f"perContainer.{key} would be the same in every container: leave it out")
     _named(mutations.per_container, "perContainer", "env", "name")
     _named(mutations.per_container, "perContainer", "volumeMounts", "mountPath")
     for index, entry in enumerate(mutations.per_container.get("env") or []):
         if not isinstance(entry.get("value", ""), str):
-            raise RulesError(f"perContainer.env[{index}].value: {entry['value']!r} is no text: quote it")
+            raise RulesError(f"perContainer.env[{index}].value: {entry['value']!r} is not a string: quote it")
     if "serviceAccount" in spec:
         spec = {**spec, "serviceAccountName": spec.get("serviceAccountName", spec["serviceAccount"])}
         return msgspec.structs.replace(mutations, per_pod={**pod, "spec": spec})
@@ -73,19 +74,19 @@ def checked(mutations: Mutations) -> Mutations:
 
 
 def hazards(mutations: Mutations) -> list[str]:
-    """What the mutations that Intel CMK shipped give away, and nobody needs any more."""
+    """One line for each privilege that the mutations give to pods without need, as those that Intel CMK shipped do."""
     spec = mutations.per_pod.get("spec") or {}
-    found = []
+    lines = []
     if "serviceAccountName" in spec:
-        found.append(
+        lines.append(
             f"perPod.spec.serviceAccountName gives every pod that asks for cores the rights of {spec['serviceAccountName']}"
         )
     if any(item.get("operator") == "Exists" and not item.get("key") for item in spec.get("tolerations") or []):
-        found.append("perPod.spec.tolerations: Exists without a key lets pods onto every node, control planes included")
+        lines.append("perPod.spec.tolerations: Exists without a key lets pods onto every node, control planes included")
     for volume in spec.get("volumes") or []:
         if (volume.get("hostPath") or {}).get("path") in ("/", "/proc"):
-            found.append(f"perPod.spec.volumes: {volume['name']} shows pods {volume['hostPath']['path']} of the node")
-    return [f"{line}; cmk isolate needs none of it" for line in found]
+            lines.append(f"perPod.spec.volumes: {volume['name']} shows pods {volume['hostPath']['path']} of the node")
+    return [f"{line}; cmk isolate needs none of it" for line in lines]
 
 
 def _map(parent: Json, place: str, key: str) -> Json:

@@ -1,4 +1,4 @@
-"""``server.yaml`` and the mutations it names: Intel CMK's files, with a section of ours."""
+"""The webhook's files: ``server.yaml`` and the mutations that it names, as Intel CMK has them, with one more section."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _T = TypeVar("_T")
 
 
 class SettingsError(CmkError):
-    """A file cannot be read, or does not say what it should; the text names file and place."""
+    """A file cannot be read, or its content is not valid; the text names the file and the place in it."""
 
 
 class Workloads(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
-    """The chart's ``workloads`` values, and the exclusive pools of all its nodes (null: any name will do)."""
+    """The chart's ``workloads`` values, and the exclusive pools of all its nodes (null: every name is accepted)."""
 
     install_dir: _Directory = "/opt/cmk"
     mount_path: _Directory = "/opt/bin"
@@ -33,7 +33,7 @@ class Workloads(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fiel
 
 
 class ServerSection(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
-    """Where to listen and which files to use. Port 0 is any that is free."""
+    """The section ``server``: where to listen and which files to use. Port 0 is any free port."""
 
     cert: _File
     key: _File
@@ -52,7 +52,7 @@ class _MutationsFile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Everything that the files say, and the files."""
+    """The content of the files, and their paths."""
 
     server: ServerSection
     rules: Rules
@@ -82,11 +82,11 @@ def load(path: Path) -> Settings:
 
 def _read(path: Path, kind: type[_T]) -> _T:
     try:
-        found: Any = yaml.safe_load(path.read_bytes())
-        return msgspec.convert(found if found is not None else {}, kind, strict=True)
+        content: Any = yaml.safe_load(path.read_bytes())
+        return msgspec.convert(content if content is not None else {}, kind, strict=True)
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     except (ValueError, RecursionError) as error:  # msgspec's, and PyYAML's for a date that no calendar has
         raise SettingsError(f"{path}: {error}") from error

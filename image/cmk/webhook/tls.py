@@ -1,7 +1,7 @@
-"""TLS of the server: certificates change under open connections.
+"""TLS of the webhook's server, whose certificates change under open connections.
 
-A context that has served must not be loaded into again: a pair that does not match breaks every later handshake, and another type of key is
-not noticed. So each change makes a new context, and a base context hands every handshake over to the newest good one.
+No certificate may be loaded into a context that is in use: a pair that does not match breaks every later handshake, and another type of key
+is not noticed. So each change makes a new context, and a base context hands every handshake over to the newest good one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class PairError(CmkError):
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """Certificate, key, and the CA that clients must have theirs from (None: they need none)."""
+    """Files of the certificate, the key, and the CA that must have signed a client's certificate (None: clients need none)."""
 
     cert: Path
     key: Path
@@ -28,12 +28,12 @@ class Pair(msgspec.Struct, frozen=True):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All of them."""
+        """Every file of the pair."""
         return tuple(path for path in (self.cert, self.key, self.client_ca) if path is not None)
 
 
 class Served(msgspec.Struct, frozen=True):
-    """A context and when its certificate ends (seconds since the epoch; None when it is not valid today)."""
+    """A context, and when its certificate ends (seconds since the epoch; None when it is not valid today)."""
 
     context: ssl.SSLContext
     not_after: float | None
@@ -54,18 +54,18 @@ def load(pair: Pair) -> Served:
 
 
 def base_context(pair: Pair, newest: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """What a server listens with: it has no certificate of its own, only the newest context's."""
+    """The context that a server listens with: it has no certificate, and uses the newest context's for every connection."""
     context = _context(pair)
 
     def choose(connection: ssl.SSLObject, name: str | None, base: ssl.SSLContext) -> None:
         connection.context = newest()
 
-    context.sni_callback = choose  # called for clients that name no server as well
+    context.sni_callback = choose  # also called for clients that name no server
     return context
 
 
 def _check(path: Path, remedy: str) -> None:
-    # ssl's own errors name no file.
+    # The errors of ssl name no file.
     try:
         path.open("rb").close()
     except OSError as error:
@@ -73,10 +73,10 @@ def _check(path: Path, remedy: str) -> None:
 
 
 def _context(pair: Pair) -> ssl.SSLContext:
-    # Not create_default_context: since Python 3.13 that refuses a client CA without key usage, as many clusters have.
+    # Not create_default_context: since Python 3.13 it refuses a client CA without key usage, as many clusters have.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])  # all that the API server speaks to webhooks
+    context.set_alpn_protocols(["http/1.1"])  # the API server speaks nothing else to webhooks
     # The API server resumes no sessions; tickets would only cost.
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
@@ -90,7 +90,7 @@ def _context(pair: Pair) -> ssl.SSLContext:
 
 
 def _not_after(server: ssl.SSLContext, cert: Path) -> float | None:
-    """End of the certificate that a context serves: the standard library tells it of a peer only, so shake hands with ourselves."""
+    """When a context's certificate ends. The standard library says this of a peer only, so the context shakes hands with a client here."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate vouches for itself
@@ -104,6 +104,6 @@ def _not_after(server: ssl.SSLContext, cert: Path) -> float | None:
         except ssl.SSLWantReadError:
             continue
         except ssl.SSLError:
-            return None  # ended or not begun by our clock: whether to believe it is up to the API server's
-    found = ours.getpeercert() or {}
-    return float(ssl.cert_time_to_seconds(str(found["notAfter"]))) if "notAfter" in found else None
+            return None  # not valid by our clock; the API server judges by its own
+    fields = ours.getpeercert() or {}
+    return float(ssl.cert_time_to_seconds(str(fields["notAfter"]))) if "notAfter" in fields else None

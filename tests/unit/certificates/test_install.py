@@ -198,7 +198,7 @@ def test_a_secret_that_never_stands_still_is_told_of() -> None:
         world.api.before_write = touch
 
     world.api.before_write = touch
-    with pytest.raises(CertsError, match="Secret cmk/cmk-webhook-cert keeps changing under us"):
+    with pytest.raises(CertsError, match="Secret cmk/cmk-webhook-cert changes faster than it can be written"):
         world.certs.ensure(renew=True)
 
 
@@ -246,7 +246,7 @@ def test_a_secret_that_an_operator_brings_needs_its_ca() -> None:
     with pytest.raises(CertsError, match="there is no Secret cmk/cmk-webhook-cert"):
         world.certs.trust()
     world.api.put(RELEASE.secret_path, {"metadata": {"name": "s"}, "data": {"tls.crt": ""}})
-    with pytest.raises(CertsError, match=r"has no CA in ca.crt: put the one there that signed tls.crt"):
+    with pytest.raises(CertsError, match=r"has no CA in ca.crt: put the CA there that signed tls.crt"):
         world.certs.trust()
 
 

@@ -120,7 +120,7 @@ def test_what_goes_wrong_is_told_once_and_tried_again(
         kept.turn()
     assert caplog.text.count("cannot reach the API server; trying again") == 1
     kept.turn()
-    assert "all is well again" in caplog.text
+    assert "no more problems" in caplog.text
 
 
 def test_it_gives_the_lease_back_when_it_leaves(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_nothing_is_trusted_by_nothing() -> None:
         ({"cert": b""}, "unreadable"),
         ({"key": b"rubbish"}, "unreadable"),
         ({"key": issued().key}, "the key is another certificate's"),
-        ({"ca": issued().ca}, "no CA beside it has signed it"),
-        ({"ca": b""}, "no CA beside it has signed it"),
+        ({"ca": issued().ca}, "it is not signed by the CA beside it"),
+        ({"ca": b""}, "it is not signed by the CA beside it"),
     ],
     ids=["nothing", "no certificate", "no key", "another key", "another CA", "no CA"],
 )
@@ -113,7 +113,7 @@ def test_for_other_names() -> None:
 
 
 def test_ended() -> None:
-    assert pki.fault(issued(), NAMES, NOW + LIFE) == "it ended on 2026-05-30 12:00 UTC"
+    assert pki.fault(issued(), NAMES, NOW + LIFE) == "it expired on 2026-05-30 12:00 UTC"
 
 
 @pytest.mark.parametrize(("days", "due"), [(0, False), (59, False), (60, True), (89, True)])

@@ -32,7 +32,7 @@ WHERE = (
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     found = World()
     monkeypatch.setattr(client, "in_cluster", lambda: found.api)
-    monkeypatch.setattr(hooks, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(hooks, "SECONDS_TO_SPREAD", 0)
     return found
 
 
@@ -63,7 +63,10 @@ def test_without_a_configuration_patch_fails_in_one_line(world: World) -> None:
 
 
 def test_without_a_secret_patch_fails_in_one_line(world: World) -> None:
-    assert run("patch") == (1, "cmk: certs: there is no Secret cmk/cmk-webhook-cert\n")
+    assert run("patch") == (
+        1,
+        "cmk: certs: there is no Secret cmk/cmk-webhook-cert: create it, or run cmk certs create\n",
+    )
 
 
 def test_outside_a_pod_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,7 +229,7 @@ def test_mutations_change_and_a_broken_file_keeps_the_last_good_ones(server: Ser
 def test_another_port_takes_a_restart(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "server.yaml"
     path.write_text(path.read_text().replace('"port": 0', '"port": 1'))
-    until(lambda: "server.port is 1 now: takes a restart, 0 stays" in caplog.text)
+    until(lambda: "server.port is 1 now: it takes a restart, until then it stays 0" in caplog.text)
     assert server.ask()[0] == 200
 
 

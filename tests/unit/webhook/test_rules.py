@@ -81,17 +81,17 @@ def test_lists_without_names_get_what_they_lack() -> None:
 @pytest.mark.parametrize(
     ("per_pod", "per_container", "line"),
     [
-        ({"status": {}}, {}, "perPod.status: there is metadata and spec"),
+        ({"status": {}}, {}, "perPod.status is not known: perPod has metadata and spec"),
         ({"metadata": {"name": "x"}}, {}, "perPod.metadata.name: a webhook sets annotations and labels only"),
-        ({"metadata": {"labels": {"a": 1}}}, {}, "perPod.metadata.labels.a: 1 is no text: quote it"),
+        ({"metadata": {"labels": {"a": 1}}}, {}, "perPod.metadata.labels.a: 1 is not a string: quote it"),
         ({"metadata": {"annotations": ["a"]}}, {}, r"perPod.metadata.annotations: expected a map, got \['a'\]"),
         ({"spec": []}, {}, r"perPod.spec: expected a map, got \[\]"),
         ({"spec": {"volumes": {}}}, {}, "perPod.spec.volumes: expected a list"),
         ({"spec": {"volumes": [{}]}}, {}, r"perPod.spec.volumes\[0\].name is missing"),
         ({"spec": {"tolerations": ["x"]}}, {}, r"perPod.spec.tolerations\[0\]: expected a map, got 'x'"),
-        ({}, {"name": "x"}, "perContainer.name: it would be the same in every container"),
+        ({}, {"name": "x"}, "perContainer.name would be the same in every container"),
         ({}, {"env": [{"value": "1"}]}, r"perContainer.env\[0\].name is missing"),
-        ({}, {"env": [{"name": "A", "value": 1}]}, r"perContainer.env\[0\].value: 1 is no text: quote it"),
+        ({}, {"env": [{"name": "A", "value": 1}]}, r"perContainer.env\[0\].value: 1 is not a string: quote it"),
         ({}, {"volumeMounts": [{"name": "x"}]}, r"perContainer.volumeMounts\[0\].mountPath is missing"),
     ],
 )

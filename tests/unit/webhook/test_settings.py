@@ -48,10 +48,10 @@ def test_no_mutations_are_fine(tmp_path: Path, mutations: str) -> None:
         ("server: {cert: /c, key: /k, prot: 1}", MUTATIONS, "unknown field `prot`"),
         ("server: {cert: /c, key: /k, port: 70000}", MUTATIONS, r"<= 65535 - at `\$.server.port`"),
         ("server: {cert: /c, key: /k, workloads: {mount-path: opt}}", MUTATIONS, r"at `\$.server.workloads.mount-path`"),
-        ("server: [", MUTATIONS, "server.yaml is no YAML"),
+        ("server: [", MUTATIONS, "server.yaml is not valid YAML"),
         (SERVER, "mutations: {perpod: {}}", "mutations.yaml: Object contains unknown field `perpod`"),
-        (SERVER, "mutations: {perPod: {name: x}}", "mutations.yaml: perPod.name: there is metadata and spec"),
-        (SERVER, "a: b: c", "mutations.yaml is no YAML"),
+        (SERVER, "mutations: {perPod: {name: x}}", "mutations.yaml: perPod.name is not known: perPod has metadata and spec"),
+        (SERVER, "a: b: c", "mutations.yaml is not valid YAML"),
         ("server: {cert: /c, key: /k, mutations: /nowhere}", "", "/nowhere: No such file or directory"),
     ],
 )
