@@ -28,7 +28,7 @@ def test_packed_pools_take_isolated_cores_and_say_what_is_stranded(guest: Guest)
     }
     assert guest.capacity() == ("4", "4")
     assert report["status"]["isolatedFrom"] == ["sysfs", "cmdline"]
-    assert "isolated CPUs 14-15 are in no pool: nobody asked for them" in report["status"]["warnings"]
+    assert "isolated CPUs 14-15 are in no pool: no pool asks for them" in report["status"]["warnings"]
     event = "involvedObject.name=node1,reason=LayoutWarning"
 
     def told() -> bool:

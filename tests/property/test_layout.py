@@ -20,12 +20,12 @@ def machines(draw: st.DrawFn) -> Topology:
     cores = draw(st.integers(1, 12))
     threads = draw(st.integers(1, 4))
     ids = draw(st.permutations(range(cores * threads * 2)))
-    made = []
+    cores_of_machine = []
     for number in range(cores):
         cpus = frozenset(ids[number * threads : (number + 1) * threads])
         isolated = draw(st.sampled_from([frozenset(), cpus, frozenset(list(cpus)[:1])]))
-        made.append(Core(number, draw(st.integers(0, sockets - 1)), cpus, isolated, draw(st.sampled_from([0, 1, 2]))))
-    return Topology(tuple(made))
+        cores_of_machine.append(Core(number, draw(st.integers(0, sockets - 1)), cpus, isolated, draw(st.sampled_from([0, 1, 2]))))
+    return Topology(tuple(cores_of_machine))
 
 
 def _asked(exclusive: bool) -> st.SearchStrategy[PoolConfig]:
@@ -138,8 +138,8 @@ def test_a_request_is_refused_only_when_it_does_not_fit(topology: Topology, excl
         "infra": PoolConfig("rest"),
     }
     isolated = [core for core in topology.cores if core.isolated]
-    there = len(isolated) if isolated else len(topology.cores) - 1
-    fits = exclusive + shared <= there and len(isolated) < len(topology.cores)
+    available = len(isolated) if isolated else len(topology.cores) - 1
+    fits = exclusive + shared <= available and len(isolated) < len(topology.cores)
     try:
         compute(topology, asked)
     except LayoutError:

@@ -1,4 +1,4 @@
-"""Counted pools take the very cores that CMK gave them, whatever others took before: an independent model of its ``init``."""
+"""Pools with a number of cores get the very cores that CMK gave them, whatever other pools have: an independent model of its ``init``."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def requests(draw: st.DrawFn, prefer: st.SearchStrategy[str | None]) -> dict[str
     return {**asked, "infra": PoolConfig("rest")}
 
 
-def dealt(cores: list[Core], mode: str) -> list[Core]:
+def ordered(cores: list[Core], mode: str) -> list[Core]:
     """``packed``: socket after socket; ``spread``: the first core of each socket, then the second of each, and so on."""
     if mode == "packed":
         return sorted(cores, key=lambda core: (core.socket, core.id))
@@ -63,32 +63,32 @@ def dealt(cores: list[Core], mode: str) -> list[Core]:
 
 
 def cmk(topology: Topology, asked: dict[str, PoolConfig], reserved: frozenset[int]) -> dict[str, frozenset[int]]:
-    """Each pool in its turn deals out all cores, whoever has them, and takes the first that nobody has.
+    """Each pool orders all cores, those of other pools included, and takes the first ones that are in no pool.
 
-    All cores are the isolated ones where there are any. CPUs that are reserved, which CMK did not know of, are not dealt out.
+    All cores are the isolated ones if the machine has any. Reserved CPUs, which CMK did not have, are left out.
     """
     kind = [core for core in topology.cores if core.isolated or not topology.has_isolated]
     kind = [core for core in kind if core.id not in reserved]
     taken = set(asked["named"].named_cores or ()) if "named" in asked else set()
-    made = {}
+    pools = {}
     for name in TURNS:
         if name not in asked:
             continue
         pool = asked[name]
-        order = dealt(kind, pool.mode)
+        order = ordered(kind, pool.mode)
         if pool.prefer == "sst-bf":
             slowest = min(core.base_frequency for core in topology.cores)
             fast = [core for core in order if core.base_frequency > slowest]
             slow = [core for core in order if core.base_frequency == slowest]
-            if pool.exclusive and topology.has_isolated:  # CMK asked for isolated SST-BF cores, and those were dealt out
-                fast, slow = dealt(fast, pool.mode), dealt(slow, pool.mode)
+            if pool.exclusive and topology.has_isolated:  # CMK ordered fast cores and others separately here
+                fast, slow = ordered(fast, pool.mode), ordered(slow, pool.mode)
             order = fast + slow
         elif pool.prefer == "sst-cp":
             words = ["performance", "balance_performance", "power", ""]
             order = [core for word in words for core in order if core.energy_preference == word]
-        made[name] = frozenset([core.id for core in order if core.id not in taken][: pool.count])
-        taken |= made[name]
-    return made
+        pools[name] = frozenset([core.id for core in order if core.id not in taken][: pool.count])
+        taken |= pools[name]
+    return pools
 
 
 RESERVED = st.frozensets(st.integers(0, 12), max_size=3)
@@ -105,7 +105,7 @@ def check(topology: Topology, asked: dict[str, PoolConfig], reserved: frozenset[
 
 @settings(max_examples=500)
 @given(machines(), requests(st.none()), RESERVED)
-def test_a_pool_is_dealt_all_cores_and_leaves_out_taken_ones(
+def test_a_pool_counts_cores_of_other_pools_in_its_order(
     topology: Topology, asked: dict[str, PoolConfig], reserved: frozenset[int]
 ) -> None:
     check(topology, asked, reserved)
@@ -113,7 +113,7 @@ def test_a_pool_is_dealt_all_cores_and_leaves_out_taken_ones(
 
 @settings(max_examples=500)
 @given(machines(), requests(st.sampled_from([None, "sst-bf", "sst-cp"])), RESERVED)
-def test_distinguished_cores_come_first_in_the_order_dealt(
+def test_distinguished_cores_come_first_in_the_mode_s_order(
     topology: Topology, asked: dict[str, PoolConfig], reserved: frozenset[int]
 ) -> None:
     check(topology, asked, reserved)

@@ -85,7 +85,7 @@ def test_init_does_not_move_pools(machine: Host) -> None:
         ),
         (
             ("--excl-non-isolcpus=2", "--num-exclusive-cores=0"),
-            "cores 2 asked for exclusive-non-isolcpus are isolated (isolcpus): ",
+            "cores 2 of pool exclusive-non-isolcpus are isolated (isolcpus): ",
         ),
         (("--excl-non-isolcpus=9",), "pool exclusive-non-isolcpus asks for cores 9, which do not exist; this node has cores 0-7"),
         (("--excl-non-isolcpus=a",), "--excl-non-isolcpus=a: 'a' in CPU list 'a' is no CPU, range or group"),

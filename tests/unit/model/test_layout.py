@@ -40,9 +40,9 @@ def test_with_isolated_cores_pools_take_them_and_infra_takes_the_others() -> Non
     }
 
 
-def test_isolated_cores_that_nobody_asked_for_are_stranded_and_named() -> None:
+def test_isolated_cores_that_no_pool_asks_for_are_named() -> None:
     layout = compute(machine(isolated={4, 12, 5, 13, 6, 14, 7, 15}), pools(exclusive=1))
-    assert layout.warnings == ("isolated CPUs 6-7,14-15 are in no pool: nobody asked for them",)
+    assert layout.warnings == ("isolated CPUs 6-7,14-15 are in no pool: no pool asks for them",)
 
 
 def test_a_core_counts_as_isolated_only_when_all_its_threads_are() -> None:
@@ -59,20 +59,20 @@ def test_spread_goes_round_the_sockets() -> None:
 @pytest.mark.parametrize(
     ("mode", "exclusive", "shared", "expected"),
     [
-        ("packed", 3, 2, ["4,5,12,13"]),  # dealt 0 4 1 5 2 6 3 7, of which 0 1 2 are taken
+        ("packed", 3, 2, ["4,5,12,13"]),  # in the order 0 4 1 5 2 6 3 7, of which 0 1 2 are assigned already
         ("packed", 3, 3, ["4,5,6,12,13,14"]),
         ("packed", 3, 4, ["3,11", "4,5,6,12,13,14"]),
         ("packed", 5, 2, ["5,6,13,14"]),
-        ("spread", 3, 1, ["5,13"]),  # 0 4 1 are taken
+        ("spread", 3, 1, ["5,13"]),  # 0 4 1 are assigned already
         ("spread", 3, 2, ["2,10", "5,13"]),
     ],
 )
-def test_spread_deals_all_cores_and_leaves_out_taken_ones(mode: str, exclusive: int, shared: int, expected: list[str]) -> None:
+def test_spread_counts_cores_of_other_pools_in_its_order(mode: str, exclusive: int, shared: int, expected: list[str]) -> None:
     layout = compute(machine(sockets=2, cores=4), pools(exclusive, shared, mode, "spread"))
     assert names(layout)["shared"] == expected
 
 
-def test_spread_does_not_deal_reserved_cpus() -> None:
+def test_spread_leaves_out_reserved_cpus() -> None:
     layout = compute(machine(sockets=2, cores=4), pools(2, 0, "spread"), frozenset({0, 1}))
     assert names(layout)["exclusive"] == ["2,10", "4,12"]
 
@@ -105,7 +105,7 @@ def test_lists_are_ordered_by_number_not_by_text() -> None:
         (machine(cores=2, isolated={0, 1, 2, 3}), pools(1, 1), "every core is isolated and none is left for infra"),
     ],
 )
-def test_an_impossible_request_says_what_was_asked_and_what_there_is(
+def test_an_impossible_request_says_what_was_requested_and_what_the_machine_has(
     topology: object, asked: dict[str, PoolConfig], complaint: str
 ) -> None:
     with pytest.raises(LayoutError, match=complaint):
@@ -139,19 +139,19 @@ def test_minus_one_is_what_remains_after_the_others(asked: dict[str, PoolConfig]
 
 
 def test_minus_one_takes_all_isolated_cores_that_remain() -> None:
-    made = layout_of(machine(isolated=ISOLATED), exclusive=exclusive(-1), shared=PoolConfig(1))
-    assert made["exclusive"] == ["4,12", "5,13", "6,14"]
-    assert made["infra"] == ["0,1,2,3,8,9,10,11"]
+    lists = layout_of(machine(isolated=ISOLATED), exclusive=exclusive(-1), shared=PoolConfig(1))
+    assert lists["exclusive"] == ["4,12", "5,13", "6,14"]
+    assert lists["infra"] == ["0,1,2,3,8,9,10,11"]
 
 
 def test_the_rest_may_go_to_another_pool_when_infra_has_a_number() -> None:
-    made = layout_of(machine(), exclusive=exclusive(2), shared=PoolConfig("rest"), infra=PoolConfig(2))
-    assert made == {"exclusive": ["0,8", "1,9"], "shared": ["4,5,6,7,12,13,14,15"], "infra": ["2,3,10,11"]}
+    lists = layout_of(machine(), exclusive=exclusive(2), shared=PoolConfig("rest"), infra=PoolConfig(2))
+    assert lists == {"exclusive": ["0,8", "1,9"], "shared": ["4,5,6,7,12,13,14,15"], "infra": ["2,3,10,11"]}
 
 
 def test_an_exclusive_rest_takes_whole_cores() -> None:
-    made = layout_of(machine(cores=4), gold=exclusive("rest"), infra=PoolConfig(cpus="0"))
-    assert made == {"gold": ["1,5", "2,6", "3,7"], "infra": ["0"]}
+    lists = layout_of(machine(cores=4), gold=exclusive("rest"), infra=PoolConfig(cpus="0"))
+    assert lists == {"gold": ["1,5", "2,6", "3,7"], "infra": ["0"]}
 
 
 @pytest.mark.parametrize("cores", ["1-2,7", (1, 2, 7)])
@@ -164,24 +164,24 @@ def test_named_cores_are_out_of_reach_of_counted_pools() -> None:
 
 
 def test_a_shared_pool_may_name_single_threads_and_infra_gets_their_siblings() -> None:
-    made = layout_of(machine(cores=2), shared=PoolConfig(cpus="0-1"))
-    assert made == {"shared": ["0,1"], "infra": ["2,3"]}
+    lists = layout_of(machine(cores=2), shared=PoolConfig(cpus="0-1"))
+    assert lists == {"shared": ["0,1"], "infra": ["2,3"]}
 
 
 def test_cores_may_be_counted_by_socket() -> None:
-    made = layout_of(machine(sockets=2, cores=4), exclusive=exclusive({"0": 1, "1": 3}))
-    assert made["exclusive"] == ["0,8", "4,12", "5,13", "6,14"]
+    lists = layout_of(machine(sockets=2, cores=4), exclusive=exclusive({"0": 1, "1": 3}))
+    assert lists["exclusive"] == ["0,8", "4,12", "5,13", "6,14"]
 
 
-def test_several_exclusive_pools_take_turns_by_name_after_exclusive() -> None:
-    made = layout_of(machine(), zinc=exclusive(1), gold=exclusive(1), exclusive=exclusive(1), shared=PoolConfig(1))
-    assert [made[name] for name in ("exclusive", "gold", "zinc", "shared")] == [["0,8"], ["1,9"], ["2,10"], ["3,11"]]
+def test_exclusive_pools_come_by_name_after_the_pool_exclusive() -> None:
+    lists = layout_of(machine(), zinc=exclusive(1), gold=exclusive(1), exclusive=exclusive(1), shared=PoolConfig(1))
+    assert [lists[name] for name in ("exclusive", "gold", "zinc", "shared")] == [["0,8"], ["1,9"], ["2,10"], ["3,11"]]
 
 
 def test_exclusive_non_isolcpus_takes_cores_beside_isolated_ones() -> None:
-    made = layout_of(machine(isolated=ISOLATED), **{"exclusive": exclusive(4), "exclusive-non-isolcpus": exclusive("2-3")})
-    assert made["exclusive-non-isolcpus"] == ["2,10", "3,11"]
-    assert made["infra"] == ["0,1,8,9"]
+    lists = layout_of(machine(isolated=ISOLATED), **{"exclusive": exclusive(4), "exclusive-non-isolcpus": exclusive("2-3")})
+    assert lists["exclusive-non-isolcpus"] == ["2,10", "3,11"]
+    assert lists["infra"] == ["0,1,8,9"]
 
 
 def test_exclusive_non_isolcpus_works_where_nothing_is_isolated() -> None:
@@ -189,11 +189,11 @@ def test_exclusive_non_isolcpus_works_where_nothing_is_isolated() -> None:
 
 
 def test_reserved_cpus_are_in_no_pool_and_their_cores_in_no_exclusive_one() -> None:
-    made = layout_of(machine(cores=4), "0,1", exclusive=exclusive(2))
-    assert made == {"exclusive": ["2,6", "3,7"], "infra": ["4,5"]}
+    lists = layout_of(machine(cores=4), "0,1", exclusive=exclusive(2))
+    assert lists == {"exclusive": ["2,6", "3,7"], "infra": ["4,5"]}
 
 
-def test_reserved_cpus_that_are_not_there_are_named() -> None:
+def test_reserved_cpus_that_are_not_online_are_named() -> None:
     assert "reserved CPUs 99 are not online" in compute(machine(), pools(), frozenset({99})).warnings
 
 
@@ -208,7 +208,7 @@ def test_sst_bf_cores_come_first() -> None:
 
 @pytest.mark.parametrize(("isolated", "expected"), [(set(), ["0,8", "1,9"]), (set(range(16)) - {3, 11}, ["0,8", "6,14"])])
 def test_isolated_sst_bf_cores_are_spread_by_themselves(isolated: set[int], expected: list[str]) -> None:
-    cores = machine(sockets=2, cores=4, isolated=isolated).cores  # dealt 0 4 1 5 2 6 3 7; of these 0 1 6 are fast
+    cores = machine(sockets=2, cores=4, isolated=isolated).cores  # in the order 0 4 1 5 2 6 3 7, of which 0 1 6 are fast
     topology = Topology(tuple(structs.replace(core, base_frequency=28 if core.id in {0, 1, 6} else 21) for core in cores))
     assert layout_of(topology, exclusive=exclusive(2, mode="spread", prefer="sst-bf"))["exclusive"] == expected
 
@@ -216,23 +216,23 @@ def test_isolated_sst_bf_cores_are_spread_by_themselves(isolated: set[int], expe
 def test_sst_cp_classes_go_to_exclusive_then_shared() -> None:
     words = {6: "performance", 7: "performance", 2: "balance_performance"}
     topology = Topology(tuple(structs.replace(core, energy_preference=words.get(core.id, "power")) for core in machine().cores))
-    made = layout_of(topology, exclusive=exclusive(2, prefer="sst-cp"), shared=PoolConfig(1, prefer="sst-cp"))
-    assert (made["exclusive"], made["shared"]) == (["6,14", "7,15"], ["2,10"])
+    lists = layout_of(topology, exclusive=exclusive(2, prefer="sst-cp"), shared=PoolConfig(1, prefer="sst-cp"))
+    assert (lists["exclusive"], lists["shared"]) == (["6,14", "7,15"], ["2,10"])
 
 
-def test_a_shared_pool_without_load_balancing_is_told() -> None:
+def test_a_shared_pool_without_load_balancing_has_a_warning() -> None:
     topology = structs.replace(machine(isolated=ISOLATED), unbalanced=frozenset(ISOLATED))
     warnings = compute(topology, {"shared": PoolConfig(4), "infra": PoolConfig("rest")}).warnings
-    assert any("pool shared has CPUs 4-7,12-15 that isolcpus took out of scheduling" in warning for warning in warnings)
+    assert any("pool shared has CPUs 4-7,12-15 that isolcpus removes from load balancing" in warning for warning in warnings)
 
 
-def test_exclusive_cpus_that_nohz_full_leaves_out_are_told() -> None:
+def test_exclusive_cpus_outside_nohz_full_have_a_warning() -> None:
     topology = structs.replace(machine(isolated=ISOLATED), nohz_full=frozenset({4, 12}))
     warnings = compute(topology, {"exclusive": exclusive(2), "shared": PoolConfig(2), "infra": PoolConfig("rest")}).warnings
-    assert warnings == ("pool exclusive has CPUs 5,13 with a periodic tick: nohz_full= leaves them out",)
+    assert warnings == ("pool exclusive has CPUs 5,13 with a periodic tick: nohz_full= does not include them",)
 
 
-def test_an_exclusive_pool_on_named_cores_that_are_not_isolated_is_told() -> None:
+def test_an_exclusive_pool_on_named_cores_that_are_not_isolated_has_a_warning() -> None:
     warnings = compute(machine(isolated=ISOLATED), {"gold": exclusive("3-7"), "infra": PoolConfig("rest")}).warnings
     assert "pool gold has CPUs 3,11, which are not isolated" in warnings
 
@@ -259,7 +259,7 @@ def test_a_contradiction_names_pool_and_remedy(asked: dict[str, PoolConfig], res
 
 
 def test_an_isolated_core_is_refused_for_exclusive_non_isolcpus() -> None:
-    with pytest.raises(LayoutError, match=r"cores 4 asked for exclusive-non-isolcpus are isolated \(isolcpus\)"):
+    with pytest.raises(LayoutError, match=r"cores 4 of pool exclusive-non-isolcpus are isolated \(isolcpus\)"):
         layout_of(machine(isolated=ISOLATED), **{"exclusive-non-isolcpus": exclusive("3-4")})
 
 
