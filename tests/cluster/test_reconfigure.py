@@ -198,7 +198,7 @@ def test_a_pod_that_must_not_be_moved_stands_in_the_way(restored: Cluster) -> No
         (pid,) = wait_for("it runs isolated", lambda: cluster.tasks("exclusive"))
         done = cluster.upgrade(*HOOKS, *SWAPPED, check=False)
         assert done.returncode != 0
-        assert "does not move (cmk.intel.com/on-move: pinned), but would have to go from CPUs 0 to 1" in done.stderr
+        assert "does not move (cmk.intel.com/on-move: pinned), but would have to move from CPUs 0 to 1" in done.stderr
         assert cpus(cluster, pid) == "0"
     finally:
         cluster.kubectl("delete", "pod", "still", "--grace-period=0", "--force")

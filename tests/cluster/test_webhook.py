@@ -172,7 +172,7 @@ class TestWhatPodsGet:
     def test_parts_of_a_core_are_refused(self, cluster: Cluster) -> None:
         made, said = try_out(cluster, pod("p", {"limits": {CORES: "1500m"}}))
         assert not made
-        assert f"container app asks for {CORES}: 1500m is no whole number" in said
+        assert f"container app asks for {CORES}: 1500m is not a whole number" in said
 
     def test_cpu_beside_cores_is_warned_of(self, cluster: Cluster) -> None:
         made, said = try_out(cluster, pod("p", {"limits": {CORES: "1", "cpu": "500m"}}))

@@ -45,7 +45,7 @@ def served(
     """Of a node that serves workloads on a saved layout."""
     states = layers.states()
     tasks = sorted(ledger.tasks.values(), key=lambda task: task.process)
-    pods = node_state.mattering(observed.pods.values(), tasks)
+    pods = node_state.relevant_pods(observed.pods.values(), tasks)
     return Content(
         [*_served(saved, pending, observed), *report.isolation_conditions(states)],
         report.node_report(ledger, node.topology, path),
@@ -68,7 +68,7 @@ def served(
 
 def refused(node: NodeLayout, refusal: Impossible, observed: Observed, path: str) -> Content:
     """Of a node that serves nobody."""
-    pods = node_state.mattering(observed.pods.values(), ())
+    pods = node_state.relevant_pods(observed.pods.values(), ())
     return Content(
         [Condition("Ready", False, refusal.reason, refusal.text)],
         {

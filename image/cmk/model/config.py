@@ -1,7 +1,7 @@
-"""Configuration of nodes as the chart writes it into ConfigMaps, and the choice of the section that holds for one node.
+"""The configuration of all nodes as the chart writes it into ConfigMaps, and the choice of the section for one node.
 
-Precedence is host > group > default. Helm has merged the scopes already, so the choice is a look-up: a host's section for its group, or
-the group's section, or the default.
+Precedence is host > group > default. Helm has merged the scopes already, so the choice is a look-up: a host's section for its group, else
+the group's section, else the default.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ AUTO = "auto"
 Count = Annotated[int, msgspec.Meta(ge=0)]
 CoreId = Annotated[int, msgspec.Meta(ge=0)]
 CpuId = CoreId
-# A word, or a kernel list with more than one number: "3" could mean three cores or core 3.
+# "rest", or a kernel list with more than one number: "3" could mean three cores or core 3.
 CoresText = Annotated[str, msgspec.Meta(pattern=r"^(rest|[0-9]+[-,][-0-9,:/]*)$")]
 CpusText = Annotated[str, msgspec.Meta(pattern=r"^[0-9][-0-9,:/]*$")]
 Cores = Annotated[int, msgspec.Meta(ge=-1)] | CoresText | tuple[CoreId, ...] | dict[str, Count]
 
 
 class ConfigError(CmkError):
-    """A configuration that cannot be used; the text names the place and the value."""
+    """A configuration that is not valid; the text names the place and the value."""
 
 
 class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one pool asks for: ``cores`` or ``cpus``, never both.
+    """The request of one pool: ``cores`` or ``cpus``, never both.
 
-    ``cores``: number of physical cores; -1 all that remain after the others; ``rest`` every CPU in no other pool; a list or range of core
-    numbers; or numbers of cores by socket. ``cpus``: logical CPUs. ``prefer``: cores that SST-BF or SST-CP distinguish come first.
+    ``cores`` is a number of physical cores, -1 for all that other pools leave, ``rest`` for every CPU in no other pool, a list or range of
+    core numbers, or numbers of cores by socket. ``cpus`` are logical CPUs. With ``prefer``, cores that SST-BF or SST-CP distinguishes come
+    first.
     """
 
     cores: Cores | None = None
@@ -65,34 +66,34 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def named_cores(self) -> frozenset[int] | None:
-        """Core numbers that were named, or None."""
+        """Core numbers if ``cores`` lists them, else None."""
         if isinstance(self.cores, str) and self.cores != REST:
             return cpuset.parse(self.cores)
         return frozenset(self.cores) if isinstance(self.cores, tuple) else None
 
     @property
     def named_cpus(self) -> CpuSet | None:
-        """Logical CPUs that were named, or None."""
+        """Logical CPUs if ``cpus`` lists them, else None."""
         return None if self.cpus is None else cpuset.parse(str(self.cpus))
 
     @property
     def count(self) -> int | None:
-        """How many cores were asked for, sockets added up; None when the answer depends on the machine."""
+        """Number of cores, summed over sockets; None when it depends on the machine."""
         if isinstance(self.cores, dict):
             return sum(self.cores.values())
         return self.cores if isinstance(self.cores, int) and self.cores >= 0 else None
 
     @property
     def absent(self) -> bool:
-        """Whether there is to be no such pool."""
+        """Whether the pool has 0 cores, which means that the node does not have it."""
         return self.count == 0
 
 
 class Section(msgspec.Struct, frozen=True):
-    """One node's whole configuration. ``hash`` is computed by Helm and echoed by the agent, never recomputed.
+    """One node's whole configuration. ``hash`` is computed by Helm; the agent copies it and never computes it.
 
-    ``reserved`` is a CPU list or ``auto``; ``origins`` maps each value (``shared.cores``) to the scope it came from; of
-    ``max_unavailable`` nodes at a time the pools may change, 0 for all.
+    ``reserved`` is a CPU list or ``auto``; ``origins`` maps each value (``shared.cores``) to the scope that set it; the pools of at most
+    ``max_unavailable`` nodes change at a time, 0 for no limit.
     """
 
     pools: dict[str, PoolConfig]
@@ -116,19 +117,19 @@ class Section(msgspec.Struct, frozen=True):
         return (self.pools, self.reserved) == (other.pools, other.reserved)
 
     def values(self) -> list[str]:
-        """Each value with its scope, as a report says it: ``shared.cores=2 from hosts.worker-0``."""
-        found: dict[str, object] = {"taint": self.taint, "paused": self.paused}
+        """Each value with its scope, as the NodeReport has them: ``shared.cores=2 from hosts.worker-0``."""
+        values: dict[str, object] = {"taint": self.taint, "paused": self.paused}
         if self.reserved:
-            found["reserved.cpus"] = self.reserved
+            values["reserved.cpus"] = self.reserved
         for name, pool in self.pools.items():
             settings = {"cores": pool.cores, "cpus": pool.cpus, "mode": pool.mode, "prefer": pool.prefer}
-            found |= {f"{name}.{key}": value for key, value in settings.items() if value is not None}
-        found |= {f"isolation.{layer}": value for layer, value in self.isolation.values().items()}
-        return [f"{key}={_plain(value)} from {self.origins.get(key, 'built-in')}" for key, value in sorted(found.items())]
+            values |= {f"{name}.{key}": value for key, value in settings.items() if value is not None}
+        values |= {f"isolation.{layer}": value for layer, value in self.isolation.values().items()}
+        return [f"{key}={_plain(value)} from {self.origins.get(key, 'built-in')}" for key, value in sorted(values.items())]
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """Which nodes are CMK nodes: the union of a label selector and names, or all."""
+    """The nodes on which cmk runs: those that match a label selector and those with the names, or all."""
 
     selector: dict[str, str] = {}
     names: tuple[str, ...] = ()
@@ -141,7 +142,10 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Configuration of all nodes whose labels match (a label may have one of several values); the highest weight wins, then name order."""
+    """The configuration of all nodes whose labels match (any of several values per label).
+
+    Of several groups that match a node, the highest ``weight`` wins, then the first by name.
+    """
 
     section: Section
     match_labels: dict[str, str | tuple[str, ...]] = msgspec.field(name="matchLabels", default_factory=dict)
@@ -155,7 +159,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class ClusterConfig(msgspec.Struct, frozen=True):
-    """The ConfigMap that every agent reads: selection, default and groups."""
+    """The content of the ConfigMap that every agent reads: selection, default and groups."""
 
     selection: Selection
     default: Section
@@ -163,9 +167,9 @@ class ClusterConfig(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True):
-    """A host's section for each group it can be in; with ``group`` it names its own and has that section alone.
+    """A host's section for each group that it can be in ("" for none). With ``group`` the host names its group and has one section.
 
-    ``scope`` is its name in the values. ``alone``: groups mean nothing to it (the rule of StarlingX's charts).
+    ``scope`` is the host's name in the chart's values. ``alone`` means that the host ignores groups (the rule of StarlingX's charts).
     """
 
     sections: dict[str, Section]
@@ -175,54 +179,57 @@ class Host(msgspec.Struct, frozen=True):
 
 
 class Chosen(msgspec.Struct, frozen=True):
-    """The section that holds for one node and the scope it came from (``default``, ``groups.X``, ``hosts.X``)."""
+    """The section of one node and its scope (``default``, ``groups.X``, ``hosts.X``)."""
 
     section: Section
     scope: str
 
 
 def with_preference(pools: Mapping[str, PoolConfig], labels: Mapping[str, str]) -> dict[str, PoolConfig]:
-    """Pools that say nothing prefer what Node Feature Discovery has labelled the node with; raises ConfigError when that is both."""
-    found = [how for label, how in _FEATURE_LABELS.items() if labels.get(label, "").lower() == "true"]
-    if len(found) > 1:
+    """The pools, with ``prefer`` set from the node's labels of Node Feature Discovery where a pool has none.
+
+    Raises ConfigError when the node has the labels of both SST-BF and SST-CP.
+    """
+    features = [how for label, how in _FEATURE_LABELS.items() if labels.get(label, "").lower() == "true"]
+    if len(features) > 1:
         raise ConfigError(
             f"the node is labelled for both SST-BF and SST-CP, which exclude each other: remove one of {', '.join(_FEATURE_LABELS)}"
         )
     return {
-        name: msgspec.structs.replace(pool, prefer=found[0]) if found and pool.prefer is None else pool
+        name: msgspec.structs.replace(pool, prefer=features[0]) if features and pool.prefer is None else pool
         for name, pool in pools.items()
     }
 
 
 def shard_of(host: str) -> int:
-    """The hosts ConfigMap that holds a host: ``adler32sum host | mod 16`` in Helm, the same number here."""
+    """The number of the hosts ConfigMap with this host's sections: ``adler32sum host | mod 16`` in Helm."""
     return zlib.adler32(host.encode()) % SHARDS
 
 
 def names_of(node: str, labels: Mapping[str, str]) -> list[str]:
-    """Names by which ``hosts`` may mean this node: its own, then its hostname label."""
+    """Names under which ``hosts`` may list a node: its own, then its hostname label."""
     return list(dict.fromkeys((node, labels.get(HOSTNAME_LABEL, node))))
 
 
 def parse_cluster(text: str | bytes) -> ClusterConfig:
-    """Read ``config.json``; raises ConfigError."""
+    """Read the text of ``config.json``; raises ConfigError."""
     return _decode(text, ClusterConfig, "config.json")
 
 
 def parse_hosts(text: str | bytes) -> dict[str, Host]:
-    """Read ``hosts.json``; raises ConfigError."""
+    """Read the text of ``hosts.json``: host → sections; raises ConfigError."""
     return _decode(text, dict[str, Host], "hosts.json")
 
 
 def choose(config: ClusterConfig, hosts: Mapping[str, Host], node: str, labels: Mapping[str, str]) -> Chosen:
-    """Pick the section of a node; raises ConfigError when a host names a group that does not exist."""
+    """The section of a node; raises ConfigError when a host has no section for its group."""
     name = next((name for name in names_of(node, labels) if name in hosts), node)
     host = hosts.get(name)
     group = host.group if host and host.group else _matching_group(config.groups, labels)
     if host is not None:
         section = host.sections.get("" if host.alone else group)
         if section is None:
-            raise ConfigError(f"hosts.{name} has no section for group {group!r}; has {sorted(host.sections)}")
+            raise ConfigError(f"hosts.{name} has no section for group {group!r}; it has sections for {sorted(host.sections)}")
         return Chosen(section, host.scope or f"hosts.{name}")
     if group:
         return Chosen(config.groups[group].section, group if group.startswith("conf.") else f"groups.{group}")

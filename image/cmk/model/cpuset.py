@@ -20,7 +20,7 @@ _ITEM = re.compile(r"(?P<first>\d+|N)(?:-(?P<last>\d+|N)(?::(?P<used>\d+)/(?P<gr
 
 
 class CpuSetError(CmkError):
-    """A CPU list that cannot be read; the text names the part at fault."""
+    """Text that is not a valid CPU list; the text of the error names the part that is wrong."""
 
 
 def parse(text: str, last_cpu: int | None = None) -> CpuSet:
@@ -38,7 +38,7 @@ def parse(text: str, last_cpu: int | None = None) -> CpuSet:
             continue
         match = _ITEM.match(item)
         if match is None:
-            raise CpuSetError(f"{item!r} in CPU list {text!r} is no CPU, range or group; write it as in 0-3,8 or 0-15:2/4")
+            raise CpuSetError(f"{item!r} in CPU list {text!r} is not a CPU, range or group; write it as in 0-3,8 or 0-15:2/4")
         first = _resolve(match["first"], last_cpu, text)
         last = _resolve(match["last"] or match["first"], last_cpu, text)
         if first > last:

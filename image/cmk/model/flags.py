@@ -1,4 +1,4 @@
-"""Pools as CMK's command line asks for them, and the chart's values that say the same."""
+"""Pools as CMK's command line describes them, and the equivalent values of the chart."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from cmk.model import cpuset
 from cmk.model.config import ConfigError, PoolConfig
 from cmk.model.layout import EXCLUSIVE, INFRA, NON_ISOLCPUS, SHARED
 
-Mode = Literal["packed", "spread"]
 NONE = "-1"
 
 
 class PoolFlags(msgspec.Struct, frozen=True):
-    """``--num-exclusive-cores`` and what goes with it, defaults as CMK 1.5.2 had them. ``socket`` -1 is any."""
+    """``--num-exclusive-cores`` and the other flags of pools, with the defaults of CMK 1.5.2. ``socket`` -1 means any."""
 
     exclusive: int = 4
     shared: int = 1
-    exclusive_mode: Mode = "packed"
-    shared_mode: Mode = "packed"
+    exclusive_mode: Literal["packed", "spread"] = "packed"
+    shared_mode: Literal["packed", "spread"] = "packed"
     excl_non_isolcpus: str = NONE
     socket: int = -1
     prefer: Literal["sst-bf", "sst-cp"] | None = None
 
     def pools(self) -> dict[str, PoolConfig]:
-        """The configuration meant; raises ConfigError."""
+        """The pools that the flags describe; raises ConfigError."""
         pools = {
             EXCLUSIVE: PoolConfig(self._count("exclusive", self.exclusive), None, True, self.exclusive_mode, self.prefer),
             SHARED: PoolConfig(self._count("shared", self.shared), None, False, self.shared_mode),
@@ -54,20 +53,20 @@ class PoolFlags(msgspec.Struct, frozen=True):
 
 
 def values_of(pools: Mapping[str, PoolConfig]) -> dict[str, Any]:
-    """``pools`` of the chart's values: what differs from built-in settings is all that is written."""
-    made: dict[str, Any] = {}
+    """``pools`` of the chart's values, without settings that have their built-in value."""
+    values: dict[str, Any] = {}
     for name, pool in pools.items():
         if name == INFRA:
-            continue  # the rest, as built in
+            continue  # the rest is built in
         cores = pool.cores
         if isinstance(cores, tuple):
             text = cpuset.kernel_list(cores)
             cores = text if len(cores) > 1 else list(cores)  # type: ignore[assignment]  # a lone number would count
-        made[name] = {"cores": cores}
+        values[name] = {"cores": cores}
         if pool.mode != "packed":
-            made[name]["mode"] = pool.mode
+            values[name]["mode"] = pool.mode
         if pool.prefer:
-            made[name]["prefer"] = pool.prefer
+            values[name]["prefer"] = pool.prefer
         if pool.exclusive and name not in {EXCLUSIVE, NON_ISOLCPUS}:
-            made[name]["exclusive"] = True
-    return made
+            values[name]["exclusive"] = True
+    return values

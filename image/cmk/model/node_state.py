@@ -1,4 +1,4 @@
-"""All that has to be known of a node to plan a change of its pools elsewhere: the agent publishes it in the node's report."""
+"""The state of a node that is needed to plan a change of its pools elsewhere; the agent publishes it in the node's report."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from cmk.model.topology import Topology
 
 
 class NodeStateError(CmkError):
-    """A report that cannot be read; the text says why."""
+    """State in a report that cannot be read; the text says why."""
 
 
 class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``layout`` and the ``section`` it was made from are None on a node that nobody serves. ``pods`` are those bound to it that matter to
-    pools; ``outside`` is what ``reserved: auto`` means there.
+    """``layout`` and its ``section`` are None on a node without pools. ``pods`` are the relevant pods bound to the node.
+
+    ``outside`` are CPUs that no container may use there, the meaning of ``reserved: auto``.
     """
 
     topology: Topology
@@ -37,30 +38,30 @@ class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] = {}
 
     def plan(self, chosen: Chosen) -> tuple[Layout, Plan]:
-        """What a configuration means for the node; raises ConfigError, LayoutError."""
+        """The node's layout under a configuration and the plan to get there; raises ConfigError, LayoutError."""
         if self.layout is not None and self.section is not None and chosen.section.same_pools(self.section):
             return self.layout, Plan(self.tasks)
-        made = layout.for_section(chosen.section, self.topology, self.labels, self.outside)
-        before = self.layout or Layout({name: msgspec.structs.replace(pool, lists=()) for name, pool in made.pools.items()})
-        return made, planner.plan(before, made, self.tasks, self.pods)
+        after = layout.for_section(chosen.section, self.topology, self.labels, self.outside)
+        before = self.layout or Layout({name: msgspec.structs.replace(pool, lists=()) for name, pool in after.pools.items()})
+        return after, planner.plan(before, after, self.tasks, self.pods)
 
 
 def dump(state: NodeState) -> dict[str, Any]:
-    """As JSON has it, in an order that does not change."""
-    found: dict[str, Any] = msgspec.to_builtins(state, order="sorted")
-    return found
+    """The state as JSON values, in a stable order."""
+    values: dict[str, Any] = msgspec.to_builtins(state, order="sorted")
+    return values
 
 
-def load(found: object) -> NodeState:
-    """Read what ``dump`` made; raises NodeStateError."""
+def load(values: object) -> NodeState:
+    """Read the values that ``dump`` returned; raises NodeStateError."""
     try:
-        return msgspec.convert(found, NodeState)
+        return msgspec.convert(values, NodeState)
     except msgspec.ValidationError as error:
         raise NodeStateError(str(error)) from error
 
 
-def mattering(pods: Iterable[Pod], tasks: Iterable[Task]) -> tuple[Pod, ...]:
-    """Pods that may hold something or do so, in an order that does not change."""
+def relevant_pods(pods: Iterable[Pod], tasks: Iterable[Task]) -> tuple[Pod, ...]:
+    """Pods that have not ended and that hold lists or may request them, sorted by uid."""
     holders = {task.pod for task in tasks}
-    found = (pod for pod in pods if not pod.terminal and (pod.grants or pod.uid in holders or pod.config_hash in holders))
-    return tuple(sorted(found, key=lambda pod: pod.uid))
+    relevant = (pod for pod in pods if not pod.terminal and (pod.grants or pod.uid in holders or pod.config_hash in holders))
+    return tuple(sorted(relevant, key=lambda pod: pod.uid))

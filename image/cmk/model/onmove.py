@@ -1,4 +1,4 @@
-"""What a workload wants when its CPUs change under it: to follow, to be left where it is, or to follow and be told."""
+"""The on-move wish of a workload, for changes of its CPUs while it runs: follow, stay pinned, or follow and be notified."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ ANNOTATION = "cmk.intel.com/on-move"
 
 
 class OnMoveError(CmkError):
-    """A wish that nobody understands; the text names it and what there is."""
+    """Text that is not a valid on-move; the text of the error names the valid ones."""
 
 
 class How(StrEnum):
-    """``follow``: its threads are pinned anew. ``pinned``: a change that would move it is refused. ``notify``: it is told as well."""
+    """``follow``: the task's threads are pinned anew. ``pinned``: a change that moves it is refused. ``notify``: follow, with a notice."""
 
     FOLLOW = "follow"
     PINNED = "pinned"
@@ -25,7 +25,7 @@ class How(StrEnum):
 
 
 class OnMove(msgspec.Struct, frozen=True):
-    """How, and the number of the signal that tells it (0: it looks into its file itself)."""
+    """A task's wish, and the number of the signal that it gets after a change (0: none, it watches its file)."""
 
     how: How = How.FOLLOW
     signal: int = 0

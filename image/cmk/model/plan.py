@@ -68,7 +68,7 @@ def plan(old: Layout, new: Layout, tasks: Iterable[Task], pods: Iterable[Pod] = 
     ordered = sorted(tasks, key=lambda task: task.process)
     bound = list(pods)
     names = _names(bound)
-    refusals = _vanished(old, new, ordered, names) or _too_small(new, ordered, bound)
+    refusals = _removed_pools(old, new, ordered, names) or _too_small(new, ordered, bound)
     if refusals:
         return Plan(refusals=tuple(refusals))
     lists: dict[Process, tuple[str, ...]] = {}
@@ -94,7 +94,7 @@ def _names(pods: Iterable[Pod]) -> dict[str, str]:
     return {uid: str(pod) for pod in pods for uid in (pod.uid, pod.config_hash) if uid}
 
 
-def _vanished(old: Layout, new: Layout, tasks: list[Task], names: Mapping[str, str]) -> list[PlanRefusal]:
+def _removed_pools(old: Layout, new: Layout, tasks: list[Task], names: Mapping[str, str]) -> list[PlanRefusal]:
     refusals = []
     for task in tasks:
         before, after = old.pools[task.pool], new.pools.get(task.pool)
@@ -210,7 +210,7 @@ def _no_list(task: Task, pool: Pool, names: Mapping[str, str]) -> str:
 
 def _refuse_move(move: Move, names: Mapping[str, str]) -> PlanRefusal:
     text = (
-        f"{_name(move.task, names)} does not move (cmk.intel.com/on-move: pinned), but would have to go from CPUs "
+        f"{_name(move.task, names)} does not move (cmk.intel.com/on-move: pinned), but would have to move from CPUs "
         f"{cpuset.kernel_list(move.old)} to {cpuset.kernel_list(move.new)}"
     )
     return PlanRefusal(move.task.pool, text, move.task.pod, move.task.container)

@@ -1,4 +1,4 @@
-"""Pods and what they may hold: the effective request of cmk's extended resources, counted as the scheduler counts it."""
+"""Pods and their effective requests of cmk's extended resources, counted as the scheduler counts them."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def effective_requests(spec: Mapping[str, Any]) -> dict[str, int]:
         if container.get("restartPolicy") == "Always":
             sidecars = moment
     total = _sum([running, sidecars])
-    found = {name: max(total.get(name, 0), peak.get(name, 0)) for name in total.keys() | peak.keys()}
-    return {name: count for name, count in sorted(found.items()) if count}
+    counts = {name: max(total.get(name, 0), peak.get(name, 0)) for name in total.keys() | peak.keys()}
+    return {name: count for name, count in sorted(counts.items()) if count}
 
 
 def _requests(container: Mapping[str, Any]) -> dict[str, int]:
     resources = container.get("resources") or {}
-    # The API server copies limits of extended resources into requests; both are read for objects that have not passed it.
+    # The API server copies limits of extended resources into requests; both are read, for objects that have not passed through it.
     merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
     return {name: quantity.whole(str(count)) for name, count in merged.items() if name.startswith(RESOURCE_PREFIX)}
 
@@ -71,14 +71,15 @@ def resource_of(pool: str) -> str:
 
 
 def pool_of(resource: str) -> str:
-    """The pool whose lists a resource grants."""
+    """The pool of an extended resource: the inverse of ``resource_of``."""
     return resource.removeprefix(RESOURCE_PREFIX).removesuffix("-cores")
 
 
 class Pod(msgspec.Struct, frozen=True):
-    """A pod bound to this node and what it is granted: resource name → number of lists.
+    """A pod bound to this node. ``grants`` is its effective request: resource name → number of lists.
 
-    ``config_hash`` names a static pod's cgroup, where its uid on the API does not occur. ``on_move`` is its annotation, if it has one.
+    ``config_hash`` names a static pod's cgroup, where its uid on the API does not occur. ``on_move`` is its annotation, "" if none.
+    ``terminal`` pods have ended.
     """
 
     uid: str

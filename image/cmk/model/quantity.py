@@ -13,10 +13,10 @@ _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 def parse(text: str) -> Fraction:
     """The exact value; raises ValueError."""
-    found = _FORM.fullmatch(text)
-    if not found:
-        raise ValueError(f"{text[:40]!r} is no quantity")
-    number, exponent, suffix = found.groups()
+    match = _FORM.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text[:40]!r} is not a valid quantity")
+    number, exponent, suffix = match.groups()
     value = Fraction(number)
     if suffix in _BINARY:
         return value * (1 << _BINARY[suffix])
@@ -26,8 +26,8 @@ def parse(text: str) -> Fraction:
 
 
 def whole(text: str) -> int:
-    """A quantity that counts things; raises ValueError when it is negative or has a fraction."""
+    """The value of a quantity that must be a whole number; raises ValueError when it is negative or has a fraction."""
     value = parse(text)
     if value.denominator != 1 or value < 0:
-        raise ValueError(f"{text[:40]} is no whole number")
+        raise ValueError(f"{text[:40]} is not a whole number")
     return int(value)

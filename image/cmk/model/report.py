@@ -1,4 +1,4 @@
-"""What ``describe``, ``node-report`` and the NodeReport object say, in the shapes that CMK 1.5.x printed."""
+"""The contents of ``describe``, ``node-report`` and the NodeReport object, in the shapes that CMK 1.5.x printed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cmk.model.topology import Topology
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """One Kubernetes condition, without its transition time: that belongs to the object that carries it."""
+    """One Kubernetes condition without its transition time, which belongs to the object that has the condition."""
 
     type: str
     status: bool
@@ -70,7 +70,7 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
 
 
 def check(ledger: Ledger, topology: Topology) -> list[str]:
-    """Contradictions between pools, or between pools and machine; empty when all is well."""
+    """Contradictions between pools, or between pools and the machine, as error texts; empty when there are none."""
     errors = []
     lists = [(f"{pool.name}:{item.name}", item.cpus) for pool in ledger.layout.pools.values() for item in pool.lists]
     for index, (name, cpus) in enumerate(lists):
@@ -116,7 +116,7 @@ def isolation_conditions(states: Mapping[str, LayerState]) -> list[Condition]:
 
 
 def merge_conditions(old: Iterable[dict[str, Any]], new: Iterable[Condition], now: str) -> list[dict[str, Any]]:
-    """Conditions as the API wants them; the transition time moves only when the status does."""
+    """Conditions as objects of the API; the transition time of one changes only when its status does."""
     since = {item.get("type"): item for item in old}
     merged = []
     for condition in new:

@@ -10,7 +10,7 @@ from cmk.model.cpuset import CpuSet
 class Core(msgspec.Struct, frozen=True):
     """One physical core: its ``lscpu`` number, its socket and its online threads.
 
-    ``base_frequency`` (kHz, 0 unknown) tells cores apart under SST-BF, ``energy_preference`` (the cpufreq driver's word) under SST-CP.
+    ``base_frequency`` (kHz, 0 unknown) distinguishes cores under SST-BF, ``energy_preference`` (of the cpufreq driver) under SST-CP.
     """
 
     id: int
@@ -22,7 +22,7 @@ class Core(msgspec.Struct, frozen=True):
 
     @property
     def isolated(self) -> bool:
-        """Whether every thread is isolated: a half isolated core counts as not isolated (CMK's rule)."""
+        """Whether every thread is isolated: a partly isolated core counts as not isolated (CMK's rule)."""
         return self.cpus == self.isolated_cpus
 
     @property
@@ -34,8 +34,8 @@ class Core(msgspec.Struct, frozen=True):
 class Topology(msgspec.Struct, frozen=True):
     """All online cores of a node, ordered by core number.
 
-    ``isolated_from`` tells which sources named isolated CPUs: ``sysfs``, ``cmdline``, both or none. ``unbalanced`` are CPUs without
-    scheduler domains: tasks stay where they are put, or all on one. ``nohz_full`` are CPUs without a periodic tick.
+    ``isolated_from`` lists the sources that named isolated CPUs: ``sysfs``, ``cmdline``, both or none. ``unbalanced`` are CPUs without
+    scheduler domains: the kernel never moves a task from one to another. ``nohz_full`` are CPUs without a periodic tick.
     """
 
     cores: tuple[Core, ...]
@@ -45,7 +45,7 @@ class Topology(msgspec.Struct, frozen=True):
 
     @property
     def has_isolated(self) -> bool:
-        """Whether any core is isolated, which decides where pools take theirs from."""
+        """Whether any core is isolated: then pools get only isolated cores by number."""
         return any(core.isolated for core in self.cores)
 
     @property

@@ -12,8 +12,6 @@ import yaml
 from typer.testing import CliRunner
 
 from cmk.cli.app import app
-from cmk.model.config import ConfigError
-from cmk.model.flags import PoolFlags, values_of
 from tests.fabricate import fabricate
 from tests.topologies import linux
 
@@ -43,25 +41,6 @@ def test_reconfigure_takes_the_flags_of_init() -> None:
 
 def test_reconfigure_setup_takes_the_flags_of_init() -> None:
     assert printed("reconfigure_setup", "--install-dir=/opt/bin", "--namespace=ns", *FLAGS)["pools"] == POOLS
-
-
-@pytest.mark.parametrize(
-    ("flags", "values"),
-    [
-        (PoolFlags(), {"exclusive": {"cores": 4}, "shared": {"cores": 1}}),
-        (PoolFlags(exclusive=-1, shared=0), {"exclusive": {"cores": -1}, "shared": {"cores": 0}}),
-        (PoolFlags(socket=1), {"exclusive": {"cores": {"1": 4}}, "shared": {"cores": {"1": 1}}}),
-        (PoolFlags(prefer="sst-bf"), {"exclusive": {"cores": 4, "prefer": "sst-bf"}, "shared": {"cores": 1}}),
-    ],
-)
-def test_values_say_what_differs_from_what_is_built_in(flags: PoolFlags, values: dict[str, Any]) -> None:
-    assert values_of(flags.pools()) == values
-
-
-@pytest.mark.parametrize("flags", [PoolFlags(exclusive=-2), PoolFlags(shared=-1, socket=0), PoolFlags(excl_non_isolcpus="4-1")])
-def test_what_cannot_be_meant_is_refused(flags: PoolFlags) -> None:
-    with pytest.raises(ConfigError, match=r"^--"):
-        flags.pools()
 
 
 def run(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -107,7 +107,7 @@ def test_a_machine_that_is_no_node_yet(wanted: Path, tmp_path: Path) -> None:
         (("--config={wanted}", "--against={wanted}"), "holds something that is no NodeReport"),
         (("--config={wanted}", "--against={wanted}/../bad.json"), "bad.json is no JSON"),
         (("--config={wanted}", "--against={wanted}/../bad.yaml"), "bad.yaml is no YAML"),
-        (("--config={wanted}", "--against={wanted}/../bad.txt"), "bad.txt: line 1 is none of lscpu -p=CPU,CORE,SOCKET"),
+        (("--config={wanted}", "--against={wanted}/../bad.txt"), "bad.txt: line 1 is not a line of lscpu -p=CPU,CORE,SOCKET"),
         (("--config={wanted}/..", "--against={wanted}"), "No such file or directory"),
     ],
 )

@@ -88,7 +88,7 @@ def test_init_does_not_move_pools(machine: Host) -> None:
             "cores 2 of pool exclusive-non-isolcpus are isolated (isolcpus): ",
         ),
         (("--excl-non-isolcpus=9",), "pool exclusive-non-isolcpus asks for cores 9, which do not exist; this node has cores 0-7"),
-        (("--excl-non-isolcpus=a",), "--excl-non-isolcpus=a: 'a' in CPU list 'a' is no CPU, range or group"),
+        (("--excl-non-isolcpus=a",), "--excl-non-isolcpus=a: 'a' in CPU list 'a' is not a CPU, range or group"),
         (("--num-exclusive-cores=-2",), "--num-exclusive-cores=-2: write a number of cores, or -1 for all that remain"),
         (("--num-exclusive-cores=-1", "--socket-id=0"), "--num-exclusive-cores=-1 and --socket-id=0 exclude each other"),
         (

@@ -91,7 +91,7 @@ def test_every_shape_of_tree_is_taken_over(host: Host, name: str) -> None:
         ({"exclusive": ("1", {"0/3,11": ""}), "infra": ("0", {"0/3": ""})}, "CPU 3 is in exclusive:3,11 and in infra:3"),
         ({"exclusive": ("1", {"0/3,11": ""})}, "there is no CPU in pool infra"),
         ({"exclusive": ("yes", {"0/3,11": ""})}, "exclusive says neither 0 nor 1"),
-        ({"infra": ("0", {"0/a": ""})}, "infra:a: 'a' in CPU list 'a' is no CPU"),
+        ({"infra": ("0", {"0/a": ""})}, "infra:a: 'a' in CPU list 'a' is not a CPU"),
         ({"infra": ("0", {"0/0": "12,x"})}, "tasks holds something that is no pid"),
     ],
 )

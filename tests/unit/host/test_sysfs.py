@@ -66,7 +66,7 @@ def test_without_topology_files_every_cpu_is_a_core_of_one_socket(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
-    [("online", "", "names no CPU"), ("online", "x", "is no CPU"), ("isolated", "3-1", "runs backwards")],
+    [("online", "", "names no CPU"), ("online", "x", "is not a CPU"), ("isolated", "3-1", "runs backwards")],
 )
 def test_damaged_files_are_named(tmp_path: Path, name: str, content: str, complaint: str) -> None:
     sys_root, cmdline = fabricate(tmp_path, MACHINES["no SMT"])

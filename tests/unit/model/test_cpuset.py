@@ -30,15 +30,15 @@ def test_reads_kernel_lists(text: str, expected: set[int]) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("a", "'a' in CPU list 'a' is no CPU"),
+        ("a", "'a' in CPU list 'a' is not a CPU"),
         ("1,,2", "'' in CPU list"),
         ("3-1", "runs backwards"),
         ("0-7:3/2", "between 1 and 2"),
         ("0-7:0/2", "between 1 and 2"),
-        ("-1", "is no CPU"),
+        ("-1", "is not a CPU"),
         ("99999999999", "beyond"),
-        ("1-2-3", "is no CPU"),
-        ("0x3", "is no CPU"),
+        ("1-2-3", "is not a CPU"),
+        ("0x3", "is not a CPU"),
     ],
 )
 def test_refuses_what_the_kernel_refuses(text: str, complaint: str) -> None:

@@ -31,20 +31,20 @@ def test_columns_in_another_order() -> None:
     assert parse("# Socket,CPU,Core\n1,3,0\n").cores == (Core(0, 1, frozenset({3})),)
 
 
-def test_a_machine_that_knows_no_socket() -> None:
+def test_a_machine_without_socket_numbers() -> None:
     assert parse("0,0,\n1,1,\n").cores == (Core(0, 0, frozenset({0})), Core(1, 0, frozenset({1})))
 
 
-def test_isolated_cpus_are_told_beside() -> None:
-    made = parse(DEFAULT, frozenset({1, 5, 2}))
-    assert [core.isolated for core in made.cores] == [False, True, False]
-    assert made.isolated_from == ("cmdline",)
+def test_isolated_cpus_are_an_argument() -> None:
+    topology = parse(DEFAULT, frozenset({1, 5, 2}))
+    assert [core.isolated for core in topology.cores] == [False, True, False]
+    assert topology.isolated_from == ("cmdline",)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "no CPU in it"), ("# CPU,Core,Socket\n", "no CPU in it"), ("0,0\n", "line 1"), ("a,b,c\n", "line 1 is none")],
+    [("", "lists no CPU"), ("# CPU,Core,Socket\n", "lists no CPU"), ("0,0\n", "line 1"), ("a,b,c\n", "line 1 is not")],
 )
-def test_what_is_no_output_of_lscpu_is_told(text: str, message: str) -> None:
+def test_text_that_is_not_the_output_of_lscpu_is_refused(text: str, message: str) -> None:
     with pytest.raises(LscpuError, match=message):
         parse(text)

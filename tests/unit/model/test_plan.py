@@ -68,7 +68,7 @@ def test_a_task_that_asked_for_a_socket_stays_on_it() -> None:
 def test_a_pinned_task_does_not_move() -> None:
     new = layout(exclusive((2, 6), (3, 7)))
     (text,) = refusals(new, task(7, "1,5", on_move=OnMove(How.PINNED)), pods=())
-    assert text.endswith("does not move (cmk.intel.com/on-move: pinned), but would have to go from CPUs 1,5 to 2,6")
+    assert text.endswith("does not move (cmk.intel.com/on-move: pinned), but would have to move from CPUs 1,5 to 2,6")
 
 
 def test_a_pinned_task_that_keeps_its_list_refuses_nothing() -> None:

@@ -10,7 +10,7 @@ from tests.unit.machines import machine
 TOPOLOGY = machine(cores=2)
 
 
-def books() -> Ledger:
+def ledger_with_a_task() -> Ledger:
     pools = {"exclusive": PoolConfig(1, exclusive=True), "infra": PoolConfig("rest")}
     ledger = Ledger(compute(TOPOLOGY, pools), require_grant=False)
     ledger.allocate(Request("exclusive", Process(2000, 1)))
@@ -18,7 +18,7 @@ def books() -> Ledger:
 
 
 def test_describe_has_the_shape_of_cmk() -> None:
-    assert report.describe(books(), "/etc/cmk") == {
+    assert report.describe(ledger_with_a_task(), "/etc/cmk") == {
         "path": "/etc/cmk",
         "pools": {
             "exclusive": {"cpuLists": {"0,2": {"cpus": "0,2", "tasks": [2000]}}, "exclusive": True, "name": "exclusive"},
@@ -28,7 +28,7 @@ def test_describe_has_the_shape_of_cmk() -> None:
 
 
 def test_node_report_has_the_topology() -> None:
-    shown = report.node_report(books(), TOPOLOGY, "/x")
+    shown = report.node_report(ledger_with_a_task(), TOPOLOGY, "/x")
     assert shown["checks"] == {"configDirectory": {"errors": [], "ok": True}}
     cpus = [{"id": 0, "isolated": False}, {"id": 2, "isolated": False}]
     assert shown["topology"]["sockets"]["0"]["cores"][0] == {"id": 0, "cpus": cpus}
@@ -44,7 +44,7 @@ def test_check_names_overlaps_and_offline_cpus() -> None:
 
 
 def test_counts_lists_and_tasks() -> None:
-    assert report.pool_counts(books())["exclusive"] == {"lists": 1, "free": 0, "tasks": 1}
+    assert report.pool_counts(ledger_with_a_task())["exclusive"] == {"lists": 1, "free": 0, "tasks": 1}
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:

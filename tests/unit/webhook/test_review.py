@@ -44,7 +44,7 @@ def test_a_refusal_has_a_message() -> None:
     assert response["allowed"] is False
     assert (
         response["status"]["message"]
-        == "container app asks for cmk.intel.com/exclusive-cores: 1500m is no whole number; a core has one owner"
+        == "container app asks for cmk.intel.com/exclusive-cores: 1500m is not a whole number; a core has one owner"
     )
     assert "patch" not in response
 

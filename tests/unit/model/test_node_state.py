@@ -1,0 +1,68 @@
+"""What a plan elsewhere needs to know of a node; tests/compat/test_state_files.py holds the format."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from cmk.model import node_state
+from cmk.model.config import Chosen, PoolConfig, Section
+from cmk.model.layout import for_section
+from cmk.model.node_state import NodeState, NodeStateError
+from cmk.model.pods import Pod
+from cmk.model.tasks import Process, Task
+from tests.unit.machines import machine
+
+TOPOLOGY = machine(cores=4)
+
+
+def section(exclusive: int, hash_: str = "old") -> Section:
+    return Section({"exclusive": PoolConfig(exclusive, exclusive=True), "infra": PoolConfig("rest")}, hash_)
+
+
+TASK = Task(Process(7, 1), "exclusive", ("0,4",), "u1", "c")
+STATE = NodeState(TOPOLOGY, for_section(section(2), TOPOLOGY, {}, frozenset()), section(2), (TASK,))
+
+
+def test_a_configuration_with_the_same_pools_moves_nothing() -> None:
+    layout, plan = STATE.plan(Chosen(section(2, "new"), "default"))
+    assert (layout, plan.keeps, plan.moves) == (STATE.layout, (TASK,), ())
+
+
+def test_other_pools_are_planned_for_the_node_s_tasks() -> None:
+    layout, plan = STATE.plan(Chosen(section(0), "default"))
+    assert set(layout.pools) == {"infra"}
+    assert [refusal.pool for refusal in plan.refusals] == ["exclusive"]
+
+
+def test_a_node_without_pools_gets_its_first_layout() -> None:
+    layout, plan = NodeState(TOPOLOGY).plan(Chosen(section(1), "default"))
+    assert len(layout.pools["exclusive"].lists) == 1
+    assert (plan.keeps, plan.moves, plan.refusals) == ((), (), ())
+
+
+def test_the_state_of_a_node_is_read_as_it_was_written() -> None:
+    assert node_state.load(node_state.dump(STATE)) == STATE
+
+
+@pytest.mark.parametrize("values", [None, {}, {"topology": 1}])
+def test_a_state_that_is_not_one_is_refused(values: object) -> None:
+    with pytest.raises(NodeStateError):
+        node_state.load(values)
+
+
+POD = Pod("u", "ns", "p", {})
+
+
+@pytest.mark.parametrize(
+    ("pod", "relevant"),
+    [
+        pytest.param(POD, False, id="neither requests nor holds"),
+        pytest.param(structs.replace(POD, grants={"cmk.intel.com/exclusive-cores": 1}), True, id="requests"),
+        pytest.param(structs.replace(POD, grants={"cmk.intel.com/exclusive-cores": 1}, terminal=True), False, id="has ended"),
+        pytest.param(structs.replace(POD, uid="u1"), True, id="holds"),
+        pytest.param(structs.replace(POD, config_hash="u1"), True, id="holds as a static pod"),
+    ],
+)
+def test_a_pod_is_relevant_while_it_holds_or_requests(pod: Pod, relevant: bool) -> None:
+    assert node_state.relevant_pods([pod], [TASK]) == ((pod,) if relevant else ())
