@@ -48,10 +48,11 @@ for command in sys.argv[2:]:
 EOP
 }
 
-boot() { # DISK ISOLCPUS: a cold start now and then hangs before its init
-  for _ in 1 2 3; do
+boot() { # DISK ISOLCPUS: a cold start now and then hangs before its init; a machine that others load may need ten times as long as a quiet one
+  local seconds
+  for seconds in 30 120 300; do
     vm "$1" "$2"
-    for _ in $(seq 300); do
+    for _ in $(seq $((seconds * 10))); do
       grep -aq '^guest: up' "$RUN/vm.console" 2>/dev/null && return
       kill -0 "$(cat "$RUN/vm.pid")" 2>/dev/null || break
       sleep 0.1
