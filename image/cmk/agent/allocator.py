@@ -85,7 +85,7 @@ class Allocator:
         """Make this very process a task of a pool and pin it, as the agent does with infra."""
         pid = os.getpid()
         process = self._procfs.process(pid)
-        container = self._procfs.place(pid)
+        container = self._procfs.pod_container(pid)
         request = Request(pool, process, pod=Pod(container.pod, "", "", {}), container=container.container)
         task = self.ledger.allocate(request)
         affinity.pin(self._procfs, pid, self.ledger.cpus_of(task))
@@ -144,7 +144,7 @@ class Allocator:
 
     def _container_of(self, peer: Peer) -> PodContainer:
         try:
-            return self._procfs.place(peer.pid)
+            return self._procfs.pod_container(peer.pid)
         except MixedCgroupsError as error:
             raise Refused(str(error), final=True) from error
 

@@ -243,7 +243,7 @@ class Server:
 
     def _pod_of(self, peer: Peer) -> str:
         try:
-            return self._procfs.place(peer.pid).pod
+            return self._procfs.pod_container(peer.pid).pod
         except (ProcessLookupError, MixedCgroupsError):
             return ""
 

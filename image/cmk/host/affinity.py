@@ -1,4 +1,4 @@
-"""CPU affinity of whole processes: every thread, read back, because the kernel silently intersects with the cpuset."""
+"""CPU affinity of whole processes: set for every thread and read back, because the kernel silently intersects it with the cpuset."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from cmk.model.errors import CmkError
 
 
 class AffinityError(CmkError):
-    """The affinity could not be set as asked; the text says what came out instead."""
+    """The kernel refused an affinity or set another one; the text says which."""
 
 
 def allowed(cpus: CpuSet) -> CpuSet:
-    """Which of ``cpus`` the cpuset of this very process lets it use, whatever its affinity is now."""
-    found: list[CpuSet] = []
+    """Those of ``cpus`` that the cpuset of this very process allows, whatever its affinity is now."""
+    answer: list[CpuSet] = []
 
     def ask() -> None:
-        # The kernel intersects with the cpuset; a thread of its own leaves everybody else's affinity alone.
+        # The kernel intersects with the cpuset; the affinity of a separate thread is no other thread's.
         try:
             os.sched_setaffinity(0, cpus)
         except OSError:
-            found.append(frozenset())  # EINVAL: none of them
+            answer.append(frozenset())  # EINVAL: the cpuset allows none of them
         else:
-            found.append(frozenset(os.sched_getaffinity(0)))
+            answer.append(frozenset(os.sched_getaffinity(0)))
 
     thread = threading.Thread(target=ask, name="cpuset")
     thread.start()
     thread.join()
-    return found[0]
+    return answer[0]
 
 
 def pin(procfs: Procfs, pid: int, cpus: CpuSet) -> None:
-    """Set the affinity of every thread of a process and verify it; raises AffinityError with the old affinity restored,
-    or ProcessLookupError when the process is gone.
+    """Set the affinity of every thread of a process and read it back.
+
+    Raises AffinityError after the old affinity was restored, ProcessLookupError when the process is gone.
     """
     before: dict[int, set[int]] = {}
     try:
-        # Threads born while we look inherit their creator's mask: go round until a pass finds none that is new.
+        # A thread inherits the mask of its creator: repeat until a pass meets no thread that was created meanwhile.
         while new := set(procfs.threads(pid)) - before.keys():
             for tid in new:
                 before[tid] = os.sched_getaffinity(tid)
@@ -55,7 +56,7 @@ def _pin_thread(tid: int, cpus: CpuSet) -> None:
         os.sched_setaffinity(tid, cpus)
         got = os.sched_getaffinity(tid)
     except ProcessLookupError:
-        return  # a thread that ended needs no CPU; a process that ended is noticed by its pidfd
+        return  # a thread that ended needs no CPU; the end of a process shows at its pidfd
     except OSError as error:
         raise AffinityError(
             f"CPUs {cpuset.kernel_list(cpus)} refused by the kernel ({error.strerror}): outside the container's cpuset?"
@@ -71,4 +72,4 @@ def _restore(before: dict[int, set[int]]) -> None:
         try:
             os.sched_setaffinity(tid, cpus)
         except OSError:
-            continue  # ended meanwhile, or its cpuset changed: the caller's error tells what matters
+            continue  # the thread ended or its cpuset changed; the caller raises the error that matters

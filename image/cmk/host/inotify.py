@@ -1,4 +1,4 @@
-"""Notice changes in directories without polling: the two system calls that the standard library lacks (inotify(7))."""
+"""Watches on directories without polling: the two system calls of inotify(7), which the standard library lacks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 IN_ATTRIB, IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO, IN_DELETE = 0x4, 0x8, 0x40, 0x80, 0x200
 IN_MODIFY, IN_CREATE = 0x2, 0x100
 IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR, IN_ISDIR = 0x4000, 0x8000, 0x01000000, 0x40000000
-# Of files that are replaced or damaged, and of files that the kernel keeps (cgroups): those are written in place and never closed late.
+# REPLACED: events of files on disk that are replaced or damaged. WRITTEN: events of cgroup files, which are written in place.
 REPLACED = IN_ATTRIB | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE
 WRITTEN = IN_MODIFY | IN_CREATE | IN_DELETE
 _HEADER = struct.Struct("iIII")
 
 
 class DirectoryWatch:
-    """A descriptor (``fileno``) that becomes readable when an entry of a watched directory changes in one of the ways of ``events``.
+    """A descriptor (``fileno``) that becomes readable when one of ``events`` happens to an entry of a watched directory.
 
-    ``overflowed``: the kernel dropped some of what the last ``read`` should have told.
+    ``overflowed`` is True when the kernel dropped events that the last ``read`` should have returned.
     """
 
     def __init__(self, events: int = REPLACED) -> None:
@@ -30,11 +30,11 @@ class DirectoryWatch:
         self.overflowed = False
 
     def fileno(self) -> int:
-        """For the event loop."""
+        """The inotify descriptor, for the event loop."""
         return self._fd
 
     def add(self, directory: Path) -> None:
-        """Watch a directory's entries, until it is gone; raises OSError."""
+        """Watch a directory's entries until the directory is removed; raises OSError."""
         handle = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), self._events)
         self._paths[self._check(handle, str(directory))] = str(directory)
 

@@ -1,4 +1,4 @@
-"""The launcher in host directories: put there by rename, checked byte by byte, put back when something damaged it."""
+"""The launcher's file in host directories: installed by rename, compared byte by byte, replaced when it was damaged."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MODE = 0o755
 
 
 class InstallError(CmkError):
-    """The launcher cannot be put in place; the text names the path and the remedy."""
+    """The launcher cannot be installed; the text names the path and, where there is one, the remedy."""
 
 
 def install(source: Path, directory: Path, name: str = LAUNCHER) -> bool:
-    """Make ``<directory>/<name>`` equal to ``source``; returns whether anything had to be done. Raises InstallError."""
+    """Make ``<directory>/<name>`` equal to ``source``; returns whether it was not. Raises InstallError."""
     target = directory / name
     content = source.read_bytes()
     if _is_intact(target, content):
@@ -35,7 +35,7 @@ def install(source: Path, directory: Path, name: str = LAUNCHER) -> bool:
 
 
 def remove(directory: Path, *names: str) -> None:
-    """Remove what the agent put into a directory; what is gone already does not matter."""
+    """Remove files of the agent from a directory, if they exist."""
     for name in names:
         (directory / name).unlink(missing_ok=True)
 
@@ -50,9 +50,9 @@ def _is_intact(target: Path, content: bytes) -> bool:
 
 
 def _clear(target: Path) -> None:
-    """A container runtime makes a directory of a file mount that it does not find: rename cannot replace that one."""
+    """Remove an empty directory at ``target``, which rename cannot replace: runtimes create one for a file mount without a file."""
     if target.is_dir() and not target.is_symlink():
         try:
             target.rmdir()
         except OSError as error:
-            raise InstallError(f"{target} is a directory with something in it ({error.strerror}): move it away") from error
+            raise InstallError(f"{target} is a directory that is not empty ({error.strerror}): move it away") from error

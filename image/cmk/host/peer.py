@@ -1,4 +1,4 @@
-"""The process at the other end of a unix socket, as the kernel knows it: right across user, pid and network namespaces."""
+"""The process at the other end of a unix socket, from the kernel: correct across user, pid and network namespaces."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    """Who connected; raises ProcessLookupError when it is gone already."""
+    """The process that connected; raises ProcessLookupError when it has ended already."""
     pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     if pid == 0:
-        raise ProcessLookupError("the peer lives in a pid namespace that this one does not contain")
+        raise ProcessLookupError("the peer is in a pid namespace outside the one of this process")
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4)
         pidfd = struct.unpack("i", raw)[0]
@@ -39,7 +39,7 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 def has_ended(pidfd: int) -> bool:
-    """Whether the process of a pidfd has ended, asked now and not when the event loop gets to it."""
+    """Whether the process of a pidfd has ended by now, which the event loop may not have seen yet."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))

@@ -1,4 +1,4 @@
-"""Processes as procfs shows them: which pod and container, since when, what else runs in a container."""
+"""Processes in procfs: start time, parent, name, threads, pod and container."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cmk.model.tasks import Process
 
 
 class Procfs:
-    """procfs under a root. Methods raise ProcessLookupError when the process is gone."""
+    """procfs mounted at a root. Methods raise ProcessLookupError when the process has ended."""
 
     def __init__(self, root: Path = Path("/proc")) -> None:
         self.root = root
         self._prefix = str(root)
 
     def start_time(self, pid: int) -> int:
-        """Start in clock ticks since boot: field 22 of ``stat``, counted after the command name, which may hold anything."""
+        """Start in clock ticks since boot: field 22 of ``stat``, counted from the end of the command name, which may contain anything."""
         stat = self._read(f"{pid}/stat")
         return int(stat[stat.rindex(")") + 2 :].split()[19])
 
@@ -36,7 +36,7 @@ class Procfs:
         return Process(pid, self.start_time(pid))
 
     def is_alive(self, process: Process) -> bool:
-        """Whether this very process runs (a zombie does not)."""
+        """Whether this very process runs, and not another with its pid; a zombie does not run."""
         try:
             stat = self._read(f"{process.pid}/stat")
         except ProcessLookupError:
@@ -44,12 +44,12 @@ class Procfs:
         fields = stat[stat.rindex(")") + 2 :].split()
         return int(fields[19]) == process.start and fields[0] not in "ZX"
 
-    def place(self, pid: int) -> PodContainer:
-        """Pod and container by the leftmost pod directory of the cgroup path: what a workload appends below cannot move it elsewhere."""
+    def pod_container(self, pid: int) -> PodContainer:
+        """Pod and container by the leftmost pod directory of the cgroup path: groups that a workload creates below it change nothing."""
         return parse_cgroup(self._read(f"{pid}/cgroup"))
 
     def is_namespace_init(self, pid: int) -> bool:
-        """Whether the process is pid 1 of a pid namespace below ours: when it ends, the kernel has ended all others in there."""
+        """Whether the process is pid 1 of a pid namespace below ours: when it ends, the kernel kills all others of that namespace."""
         for line in self._read(f"{pid}/status").splitlines():
             if line.startswith("NSpid:"):
                 pids = line.split()[1:]
@@ -68,7 +68,7 @@ class Procfs:
             raise ProcessLookupError(f"process {pid} is gone") from error
 
     def boot_id(self) -> str:
-        """Changes with every boot: state of another boot is void."""
+        """The id of this boot: state of processes from another boot is void."""
         return self._read("sys/kernel/random/boot_id").strip()
 
     def _read(self, name: str) -> str:

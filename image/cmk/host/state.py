@@ -1,4 +1,4 @@
-"""State files: replaced whole by rename, so that a kill at any write leaves the old or the new content."""
+"""State files: replaced as a whole by rename, so that a kill at any write leaves the old or the new content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StateError(CmkError):
 
 
 def write(path: Path, value: Any, *, durable: bool, mode: int = 0o600) -> None:  # noqa: ANN401  # any struct
-    """Encode as JSON and replace ``path``. ``durable`` adds fsync of file and directory (a power cut keeps it); raises StateError."""
+    """Replace ``path`` by ``value`` as JSON; raises StateError. ``durable`` adds fsync of file and directory, against power cuts."""
     directory, name = os.path.split(path)
     temporary = f"{directory}/.{name}.new"
     try:
@@ -37,7 +37,7 @@ def write(path: Path, value: Any, *, durable: bool, mode: int = 0o600) -> None: 
 
 
 def read(path: Path, kind: type[_T]) -> _T | None:
-    """Read what ``write`` wrote, or None when there is no file; raises StateError when it is damaged."""
+    """Read a file of ``write``; None when it does not exist. Raises StateError when it is damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
@@ -47,7 +47,7 @@ def read(path: Path, kind: type[_T]) -> _T | None:
 
 
 class NodeLock:
-    """The lock that makes one process the node's only allocator, for as long as it lives."""
+    """The lock of a node: its holder is the only allocator until it releases the lock or ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -62,7 +62,7 @@ class NodeLock:
             raise StateError(f"cannot lock {self._path}: {error.strerror}") from error
 
     def release(self) -> None:
-        """Let the next one in."""
+        """Release the lock to the next process that waits."""
         os.close(self._fd)
 
 

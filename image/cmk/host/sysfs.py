@@ -1,4 +1,4 @@
-"""Topology from sysfs: online CPUs, their cores and sockets, and which are isolated.
+"""The topology of this machine from sysfs: online CPUs, their cores and sockets, and which are isolated.
 
 Sources: Documentation/ABI/stable/sysfs-devices-system-cpu. Cores and sockets are numbered by first appearance, as ``lscpu -p`` does.
 """
@@ -15,7 +15,7 @@ from cmk.model.topology import Core, Topology
 
 
 class TopologyError(CmkError):
-    """sysfs or the kernel command line does not say what a topology needs; the text names the file."""
+    """sysfs or the kernel command line lacks data of the topology or cannot be read; the text names the file."""
 
 
 def read_topology(sys_root: Path, cmdline: Path) -> Topology:
@@ -48,7 +48,7 @@ def read_topology(sys_root: Path, cmdline: Path) -> Topology:
 
 
 def _parameter(cmdline: Path, name: str, last_cpu: int) -> CpuSet:
-    """CPUs of a kernel parameter; of several the last counts, as for the kernel."""
+    """CPUs of a kernel parameter; the last occurrence counts, as in the kernel."""
     cpus: CpuSet = frozenset()
     for word in _read(cmdline).split():
         if word.startswith(f"{name}="):
@@ -60,10 +60,10 @@ def _parameter(cmdline: Path, name: str, last_cpu: int) -> CpuSet:
 
 
 def _frequency(base: Path, cpu: int) -> tuple[int, str]:
-    """Base frequency (kHz) and energy preference of a core's first CPU; 0 and "" where the driver does not tell."""
+    """Base frequency (kHz) and energy preference of a core's first CPU; 0 and "" if the driver has none."""
     directory = base / f"cpu{cpu}/cpufreq"
     frequency = preference = ""
-    # Some drivers show files that cannot be read (EBUSY, EIO): then they do not tell.
+    # Some drivers have files that cannot be read (EBUSY, EIO): the values are unknown then.
     with contextlib.suppress(OSError):
         frequency = (directory / "base_frequency").read_text().strip()
     with contextlib.suppress(OSError):
@@ -72,7 +72,7 @@ def _frequency(base: Path, cpu: int) -> tuple[int, str]:
 
 
 def _siblings(base: Path, cpu: int, names: tuple[str, ...], missing: CpuSet) -> CpuSet:
-    """The newer name first; kernels before 5.0 have only the older, some virtual machines neither."""
+    """The CPUs in the first of the files that exists: kernels before 5.0 have only the older name, some virtual machines neither."""
     for name in names:
         path = base / f"cpu{cpu}/topology/{name}"
         if path.exists():

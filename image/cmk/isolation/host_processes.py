@@ -37,7 +37,7 @@ class ProcessLayer:
             if before - closed == mask:
                 continue
             try:
-                if self._procfs.place(pid).pod:
+                if self._procfs.pod_container(pid).pod:
                     continue
                 if before - closed:
                     moves.append(Thread(tid, self._procfs.start_time(tid), before, before - closed))

@@ -76,7 +76,7 @@ def living_tasks(found: TakenOver, procfs: Procfs) -> tuple[list[Task], list[str
             process, mask = procfs.process(old.pid), frozenset(os.sched_getaffinity(old.pid))
             if not procfs.is_alive(process):
                 raise ProcessLookupError
-            place = procfs.place(old.pid)
+            place = procfs.pod_container(old.pid)
         except (ProcessLookupError, PermissionError, MixedCgroupsError):
             dropped.append(f"{name} does not run any more")
             continue

@@ -19,7 +19,7 @@ def clients_in_pod(monkeypatch: pytest.MonkeyPatch) -> None:
     def place(self: Procfs, pid: int) -> PodContainer:
         return PLACE if is_client(self.root, pid) else PodContainer()
 
-    monkeypatch.setattr(Procfs, "place", place)
+    monkeypatch.setattr(Procfs, "pod_container", place)
 
 
 @pytest.fixture

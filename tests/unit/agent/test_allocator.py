@@ -109,7 +109,7 @@ def test_a_process_in_cgroups_of_two_pods_is_refused_for_good(tmp_path: Path, mo
         raise MixedCgroupsError("two pods")
 
     async def scenario(allocator: Allocator, first: Workload, _: Workload) -> None:
-        monkeypatch.setattr(Procfs, "place", mixed)
+        monkeypatch.setattr(Procfs, "pod_container", mixed)
         with pytest.raises(Refused, match="two pods") as refusal:
             allocator.isolate(LIST, first.peer)
         assert refusal.value.final

@@ -146,8 +146,8 @@ def in_pod(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients are in the pod, the test's own process is not."""
     from tests.unit.agent.harness import is_client
 
-    place = Procfs.place
-    monkeypatch.setattr(Procfs, "place", lambda self, pid: PLACE if is_client(self.root, pid) else place(self, pid))
+    place = Procfs.pod_container
+    monkeypatch.setattr(Procfs, "pod_container", lambda self, pid: PLACE if is_client(self.root, pid) else place(self, pid))
 
 
 @pytest.fixture(autouse=True)

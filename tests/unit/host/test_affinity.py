@@ -44,14 +44,14 @@ def test_a_partial_answer_of_the_kernel_is_refused_and_undone(sleeper: subproces
     assert os.sched_getaffinity(sleeper.pid) == ALL
 
 
-def test_a_process_that_is_gone_is_told_as_such(sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_process_that_has_ended_is_a_lookup_error(sleeper: subprocess.Popen[bytes]) -> None:
     sleeper.kill()
     sleeper.wait()
     with pytest.raises(ProcessLookupError):
         pin(PROCFS, sleeper.pid, ALL)
 
 
-def test_what_the_cpuset_allows_is_found_without_touching_the_own_affinity() -> None:
+def test_the_cpuset_s_cpus_are_read_without_a_change_of_the_own_affinity() -> None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmk.host.members import descendants, find_members
+from cmk.host.members import descendants, find_members, processes_beside
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from cmk.model.tasks import Process
@@ -39,20 +39,20 @@ def enter(procfs: Procfs, pid: int, place: PodContainer = PLACE) -> None:
     (procfs.root / str(pid) / "cgroup").write_text(f"0::/kubepods/pod{place.pod}/{place.container}\n")
 
 
-def test_finds_who_is_confined_to_the_lists(procfs: Procfs) -> None:
+def test_a_process_confined_to_the_task_s_cpus_is_a_member(procfs: Procfs) -> None:
     with process(ONE) as inside, process(ALL) as outside:
         enter(procfs, inside)
         enter(procfs, outside)
         assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [inside]
 
 
-def test_another_container_is_another_task(procfs: Procfs) -> None:
+def test_a_process_of_another_container_is_no_member(procfs: Procfs) -> None:
     with process(ONE) as pid:
         enter(procfs, pid, PodContainer(PLACE.pod, "cd" * 32))
         assert find_members(procfs, PLACE, ONE, []) == []
 
 
-def test_who_lies_in_another_tasks_lists_is_left_to_it(procfs: Procfs) -> None:
+def test_a_process_confined_to_another_task_s_cpus_is_no_member(procfs: Procfs) -> None:
     with process(ONE) as pid:
         enter(procfs, pid)
         assert find_members(procfs, PLACE, ONE, [ONE]) == []
@@ -62,12 +62,12 @@ def test_outside_pods_there_are_no_members() -> None:
     assert find_members(Procfs(), PodContainer(), ALL, []) == []
 
 
-def test_a_process_that_ends_meanwhile_does_not_matter(procfs: Procfs) -> None:
+def test_a_process_that_ends_during_the_scan_is_no_member(procfs: Procfs) -> None:
     (procfs.root / "999999").mkdir()
     assert find_members(procfs, PLACE, ONE, []) == []
 
 
-def test_whom_a_process_has_started_and_they_have() -> None:
+def test_descendants_are_children_and_their_children() -> None:
     # By pid: a child that has not become its program yet still goes by its parent's name.
     line = "sh -c 'sleep 60 & echo $$ $!; wait' & wait"
     with subprocess.Popen(["sh", "-c", line], stdout=subprocess.PIPE, start_new_session=True) as parent:
@@ -75,11 +75,18 @@ def test_whom_a_process_has_started_and_they_have() -> None:
         started = {int(word) for word in parent.stdout.readline().split()}
         procfs = Procfs()
         try:
-            found = descendants(procfs, procfs.process(parent.pid))
+            below = descendants(procfs, procfs.process(parent.pid))
         finally:
             os.killpg(parent.pid, 9)
-    assert {process.pid for process in found} == started
+    assert {process.pid for process in below} == started
 
 
-def test_who_has_ended_has_started_nobody() -> None:
+def test_a_process_that_has_ended_has_no_descendants() -> None:
     assert descendants(Procfs(), Process(os.getpid(), 1)) == []
+
+
+@pytest.mark.skipif(len(ALL) < 2, reason="takes two CPUs")
+def test_processes_beside_the_owner_are_those_that_may_also_run_elsewhere() -> None:
+    with process(ALL) as owner, process(ALL) as beside, process(ONE) as confined, process(ALL - ONE) as elsewhere:
+        pids = [owner, beside, confined, elsewhere, 2**22 + 1]
+        assert processes_beside(Procfs(), pids, owner, ONE) == [(beside, Procfs().name(beside))]

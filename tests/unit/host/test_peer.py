@@ -21,7 +21,7 @@ CLIENT = "import socket,sys,time;s=socket.socket(socket.AF_UNIX,socket.SOCK_SEQP
 
 
 @pytest.mark.parametrize("option", [peer_module.SO_PEERPIDFD, 9999])
-def test_knows_the_process_and_its_end(listener: socket.socket, monkeypatch: pytest.MonkeyPatch, option: int) -> None:
+def test_a_peer_is_a_process_and_its_end_shows(listener: socket.socket, monkeypatch: pytest.MonkeyPatch, option: int) -> None:
     monkeypatch.setattr(peer_module, "SO_PEERPIDFD", option)  # 9999: as on kernels before 6.5
     with listener, subprocess.Popen(["python3", "-c", CLIENT, listener.getsockname()]) as client:
         connection, _ = listener.accept()
@@ -36,7 +36,9 @@ def test_knows_the_process_and_its_end(listener: socket.socket, monkeypatch: pyt
         os.close(peer.pidfd)
 
 
-def test_a_peer_that_left_is_told_as_such_without_the_option(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_has_ended_is_a_lookup_error_without_the_option(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(peer_module, "SO_PEERPIDFD", 9999)
     with listener:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:

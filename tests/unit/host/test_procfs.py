@@ -30,7 +30,7 @@ def test_a_reused_pid_is_another_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"), [("NSpid:\t42\t1", True), ("NSpid:\t1", False), ("NSpid:\t42\t7", False), ("", False)]
 )
-def test_knows_the_init_of_a_pid_namespace(tmp_path: Path, line: str, expected: bool) -> None:
+def test_the_init_of_a_pid_namespace_below_ours(tmp_path: Path, line: str, expected: bool) -> None:
     (tmp_path / "42").mkdir()
     (tmp_path / "42/status").write_text(f"Name:\tx\n{line}\n")
     assert Procfs(tmp_path).is_namespace_init(42) is expected
@@ -44,7 +44,7 @@ def test_reads_this_process() -> None:
     assert procfs.boot_id() == procfs.boot_id() != ""
 
 
-@pytest.mark.parametrize("call", ["process", "place", "threads", "is_namespace_init"])
-def test_a_process_that_is_gone_is_told_as_such(tmp_path: Path, call: str) -> None:
+@pytest.mark.parametrize("call", ["process", "pod_container", "threads", "is_namespace_init"])
+def test_a_process_that_has_ended_is_a_lookup_error(tmp_path: Path, call: str) -> None:
     with pytest.raises(ProcessLookupError):
         getattr(Procfs(tmp_path), call)(42)
