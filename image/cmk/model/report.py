@@ -98,7 +98,7 @@ def pool_counts(ledger: Ledger) -> dict[str, dict[str, int]]:
 
 
 def isolation_conditions(states: Mapping[str, LayerState]) -> list[Condition]:
-    """``Isolated``: every layer that was asked for does its work. ``Conflict``: somebody else manages the CPUs, and who."""
+    """The conditions ``Isolated`` (every requested layer works) and ``Conflict`` (another manager of the CPUs, named in the message)."""
     refused = [f"isolation.{name}: {layer.reason}" for name, layer in states.items() if layer.state == CONFLICT]
     failed = [f"isolation.{name}: {layer.reason}" for name, layer in states.items() if layer.state == IMPOSSIBLE]
     on = [name for name, layer in states.items() if layer.state == ON]
@@ -108,7 +108,7 @@ def isolation_conditions(states: Mapping[str, LayerState]) -> list[Condition]:
         isolated = Condition("Isolated", True, Reason.LAYERS_ON, f"on: {', '.join(on)}")
     else:
         isolated = Condition(
-            "Isolated", False, Reason.LAYERS_OFF, "no layer is on: exclusive cores are shared with whatever is in no pool"
+            "Isolated", False, Reason.LAYERS_OFF, "no layer is on: exclusive cores are shared with processes in no pool"
         )
     if refused:
         return [isolated, Condition("Conflict", True, Reason.OTHER_MANAGER, "; ".join(refused))]

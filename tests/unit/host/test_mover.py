@@ -65,13 +65,13 @@ def through(cpu_map: CpuMap) -> Callable[[int, CpuSet], CpuSet]:
 
 
 def masks(pid: int) -> set[CpuSet]:
-    found = set()
+    seen = set()
     for tid in PROCFS.threads(pid):
         try:
-            found.add(frozenset(os.sched_getaffinity(tid)))
+            seen.add(frozenset(os.sched_getaffinity(tid)))
         except ProcessLookupError:
             continue
-    return found
+    return seen
 
 
 def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(spawner: Callable[[int], int]) -> None:
@@ -84,14 +84,14 @@ def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(
         time.sleep(0.01)
 
 
-def test_who_runs_elsewhere_is_left_alone(spawner: Callable[[int], int]) -> None:
+def test_a_thread_on_other_cpus_is_left_alone(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
     os.sched_setaffinity(pid, ONE | OTHER)
     assert move(PROCFS, {}, lambda: [pid], through(CpuMap([ONE], [frozenset({4000})]))) == []
     assert masks(pid) == {ONE | OTHER}
 
 
-def test_what_cannot_be_had_is_told_and_undone(spawner: Callable[[int], int]) -> None:
+def test_a_refused_mask_is_an_error_and_undone(spawner: Callable[[int], int]) -> None:
     first, second = spawner(0), spawner(0)
     targets = {first: OTHER, second: frozenset({4000})}
     asked = iter([OTHER, frozenset({4000})])
@@ -100,7 +100,7 @@ def test_what_cannot_be_had_is_told_and_undone(spawner: Callable[[int], int]) ->
     assert (masks(first), masks(second)) == ({ONE}, {ONE})
 
 
-def test_undo_puts_back_those_that_still_are_who_they_were(spawner: Callable[[int], int]) -> None:
+def test_undo_restores_the_masks(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
     moved = move(PROCFS, {}, lambda: [pid], through(CpuMap([ONE], [OTHER])))
     assert masks(pid) == {OTHER}
@@ -108,6 +108,6 @@ def test_undo_puts_back_those_that_still_are_who_they_were(spawner: Callable[[in
     assert masks(pid) == {ONE}
 
 
-def test_processes_that_ended_are_passed_over(spawner: Callable[[int], int]) -> None:
+def test_processes_that_have_ended_are_skipped(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
     assert [thread.tid for thread in move(PROCFS, {}, lambda: [2**22 + 1, pid], through(CpuMap([ONE], [OTHER])))] == [pid]

@@ -33,7 +33,7 @@ def lists(text: str) -> list[frozenset[int]]:
         ("2,10", "4,12", "2,8", "2,8"),
     ],
 )
-def test_a_mask_goes_place_by_place(old: str, new: str, mask: str, becomes: str) -> None:
+def test_a_mask_is_mapped_cpu_by_cpu(old: str, new: str, mask: str, becomes: str) -> None:
     assert CpuMap(lists(old), lists(new)).new_mask(cpuset.parse(mask)) == cpuset.parse(becomes)
 
 
@@ -48,7 +48,7 @@ def moves(draw: st.DrawFn) -> tuple[list[frozenset[int]], list[frozenset[int]], 
 
 
 @given(moves())
-def test_nothing_is_flattened_and_doing_it_again_changes_nothing(
+def test_no_mask_is_flattened_and_mapping_again_changes_nothing(
     move: tuple[list[frozenset[int]], list[frozenset[int]], frozenset[int]],
 ) -> None:
     old, new, mask = move
@@ -57,5 +57,5 @@ def test_nothing_is_flattened_and_doing_it_again_changes_nothing(
     assert becomes <= cpu_map.new
     assert len(becomes) == len(mask)
     assert sorted(cpu // 8 for cpu in becomes) == sorted(cpu // 8 for cpu in mask), "first siblings stay first siblings"
-    assert mask & cpu_map.new <= becomes, "who can stay stays"
+    assert mask & cpu_map.new <= becomes, "CPUs that stay are kept"
     assert cpu_map.new_mask(becomes) == becomes

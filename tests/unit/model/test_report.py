@@ -1,5 +1,8 @@
+import pytest
+
 from cmk.model import report
 from cmk.model.config import PoolConfig
+from cmk.model.isolation_config import LayerState
 from cmk.model.layout import CpuList, Layout, Pool, compute
 from cmk.model.ledger import Ledger
 from cmk.model.reasons import Obstacle, Reason
@@ -53,3 +56,29 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     other = report.merge_conditions(same, [Condition("Ready", False, Obstacle.LAYOUT_IMPOSSIBLE)], "t3")
     assert [items[0]["lastTransitionTime"] for items in (first, same, other)] == ["t1", "t1", "t3"]
     assert same[0]["reason"] == "Applied"
+
+
+ON, OFF = LayerState("on"), LayerState("off")
+IMPOSSIBLE, CONFLICT = LayerState("impossible", "no cgroups"), LayerState("conflict", "kubelet pins")
+
+
+@pytest.mark.parametrize(
+    ("layer", "isolated", "conflict"),
+    [
+        (ON, (True, "LayersOn", "on: pods"), (False, "None", "")),
+        (OFF, (False, "LayersOff", "no layer is on: exclusive cores are shared with processes in no pool"), (False, "None", "")),
+        (IMPOSSIBLE, (False, "NotPossible", "isolation.pods: no cgroups"), (False, "None", "")),
+        (CONFLICT, (False, "Conflict", "isolation.pods: kubelet pins"), (True, "OtherManager", "isolation.pods: kubelet pins")),
+    ],
+)
+def test_conditions_of_isolation(layer: LayerState, isolated: tuple[bool, str, str], conflict: tuple[bool, str, str]) -> None:
+    conditions = report.isolation_conditions({"pods": layer, "irqs": OFF})
+    assert [(one.type, one.status, one.reason, one.message) for one in conditions] == [
+        ("Isolated", *isolated),
+        ("Conflict", *conflict),
+    ]
+
+
+def test_a_conflict_outweighs_what_is_not_possible() -> None:
+    isolated, _ = report.isolation_conditions({"pods": IMPOSSIBLE, "irqs": CONFLICT})
+    assert (isolated.reason, isolated.message) == ("Conflict", "isolation.irqs: kubelet pins; isolation.pods: no cgroups")
