@@ -1,4 +1,4 @@
-"""What runs on a node's pools: processes, what they ask for, and what they hold."""
+"""Tasks: the processes that ``cmk isolate`` has started on a node's pools, what each asked for and the CPU lists that it holds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cmk.model.pods import Pod
 
 
 class Process(msgspec.Struct, frozen=True, order=True):
-    """A process that no reused pid can impersonate: host pid and start time (clock ticks since boot)."""
+    """A process, told from others that have had its pid by its start: pid on the host, and start in clock ticks since boot."""
 
     pid: int
     start: int
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What one ``cmk isolate`` asks for, and who asks. ``pod`` is None for a process outside every pod."""
+    """What one ``cmk isolate`` asks for, and for which process. ``pod`` is None for a process outside every pod."""
 
     pool: str
     process: Process
@@ -29,7 +29,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What one ``cmk isolate`` started and holds. ``lists`` are list names of the pool; ``generation`` grows when they change."""
+    """A process that ``cmk isolate`` became, and what it holds: ``lists`` of the pool by name; ``generation`` grows when they change."""
 
     process: Process
     pool: str
@@ -43,7 +43,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class TasksFile(msgspec.Struct, frozen=True):
-    """What a task file holds: void when ``boot`` is another."""
+    """The content of a task file: void after a reboot, when the node's boot id is no longer ``boot``."""
 
     boot: str
     tasks: list[Task] = []
