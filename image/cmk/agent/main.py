@@ -73,13 +73,15 @@ class Agent:
         loop.set_exception_handler(lambda _, context: _finish(stop, _error_of(context)))
         # Ready while it waits for the lock: a roll-out ends the old agent only when the new one is ready.
         probes = await health.serve(self._options.health_port, lambda: "")
-        self._watches.start()
-        turn = _in_daemon_thread(self._lock.acquire)
-        await asyncio.wait({turn, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if turn.done():
-            turn.result()
-            await self._lead(stop)
-        probes.close()
+        try:
+            self._watches.start()
+            acquired = _in_daemon_thread(self._lock.acquire)
+            await asyncio.wait({acquired, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if acquired.done():
+                acquired.result()
+                await self._lead(stop)
+        finally:
+            probes.close()
         stop.result()
 
     async def _lead(self, stop: asyncio.Future[None]) -> None:
@@ -291,7 +293,8 @@ def _in_daemon_thread(work: Callable[[], None]) -> asyncio.Future[None]:
             work()
         except state.StateError as failure:
             error = failure
-        loop.call_soon_threadsafe(_finish, future, error)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_finish, future, error)
 
     threading.Thread(target=run, name="lock", daemon=True).start()
     return future

@@ -1,0 +1,289 @@
+"""A whole agent on this machine's CPUs, with an API server in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cmk.agent.main import Agent
+from cmk.agent.publisher import Publisher
+from cmk.host.procfs import Procfs
+from cmk.host.state import StateError
+from cmk.isolation.layers import Layers
+from cmk.kube import reports
+from cmk.kube.node import LABEL
+from cmk.model.config import PoolConfig, Section, Selection
+from cmk.model.pods import resource_of
+from tests.fabricate import fabricate
+from tests.unit.agent.cluster import NODES, Cluster
+from tests.unit.agent.harness import CPUS, EXCLUSIVE, PLACE, POD, Client, is_client, options_in, text_of
+
+RESOURCE = resource_of("exclusive")
+ONE = Section({"exclusive": PoolConfig(cpus=str(CPUS[-1]), exclusive=True), "infra": PoolConfig("rest")}, "one")
+TOO_MANY = Section({"exclusive": PoolConfig(99, exclusive=True), "infra": PoolConfig("rest")}, "many")
+BY_LABEL = Selection({"cmk-node": "enabled"})
+OLD_WEBHOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/cmk-webhook-config"
+BOUND = {
+    "metadata": {"uid": POD.uid, "name": POD.name, "namespace": POD.namespace},
+    "spec": {"containers": [{"name": "c", "resources": {"requests": {RESOURCE: "1"}}}]},
+}
+
+
+class World:
+    """A node and its cluster, on which agents run one after the other."""
+
+    def __init__(self, root: Path) -> None:
+        sys_root, _ = fabricate(root / "machine", {str(cpu): 0 for cpu in CPUS})
+        self.options = msgspec.structs.replace(options_in(root), health_port=0, sys_root=sys_root)
+        self.cluster = Cluster(self.options, **{"cmk-node": "enabled"})
+        self.root = root
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that the agent is about to do."""
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    async def serving(self) -> None:
+        """Until workloads are served and the cluster knows."""
+        await self.until(lambda: self.cluster.condition("Ready") == ("True", "Serving") and self.capacity == "1")
+
+    async def refused(self, reason: str) -> None:
+        """Until the report says why nobody is served."""
+        await self.until(lambda: self.cluster.condition("Ready") == ("False", reason))
+
+    @property
+    def capacity(self) -> str:
+        return str((self.cluster.node["status"].get("capacity") or {}).get(RESOURCE, ""))
+
+    @property
+    def socket(self) -> Path:
+        return self.options.install_dir / "agent.sock"
+
+    def run(self, scenario: Callable[[World], Awaitable[None]]) -> None:
+        """Run an agent until the scenario has ended, then tell it to stop. Raises what the agent raises."""
+
+        async def run() -> None:
+            agent = asyncio.create_task(Agent(self.options, self.cluster).run())
+            story = asyncio.ensure_future(scenario(self))
+            await asyncio.wait({agent, story}, return_when=asyncio.FIRST_COMPLETED)
+            if agent.done():
+                story.cancel()
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+            async with asyncio.timeout(20):
+                await agent
+            await story
+
+        asyncio.run(run())
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """Clients are in the pod; the agent, which is this process, pins itself to infra."""
+    place = Procfs.place
+    monkeypatch.setattr("cmk.agent.publisher.SECONDS_BETWEEN_REPORTS", 0)
+    monkeypatch.setattr("cmk.legacy.predecessor.SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(Procfs, "place", lambda self, pid: PLACE if is_client(self.root, pid) else place(self, pid))
+    yield World(tmp_path)
+    os.sched_setaffinity(0, CPUS)
+
+
+@contextmanager
+def another_agent(world: World) -> Iterator[None]:
+    """An agent that holds the lock."""
+    with world.options.lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_an_agent_serves_what_the_configuration_asks_for(world: World) -> None:
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE)
+        world.cluster.bind(BOUND)
+        await world.serving()
+        assert world.cluster.node["metadata"]["labels"][LABEL] == "true"
+        assert [taint["key"] for taint in world.cluster.node["spec"]["taints"]] == ["cmk"]
+        async with await Client.start(world.socket, text_of("exclusive")) as client:
+            assert (await client.answer())[1] == EXCLUSIVE
+            await world.until(lambda: world.cluster.report["status"]["pools"]["exclusive"]["free"] == 0)
+
+    world.run(scenario)
+
+
+def test_an_agent_without_configuration_touches_nothing(world: World) -> None:
+    async def scenario(world: World) -> None:
+        await world.until(lambda: "list pods" in world.cluster.log)
+
+    world.run(scenario)
+    assert (world.cluster.writes, world.socket.exists()) == ([], False)
+
+
+def test_the_next_agent_serves_on_without_an_api_server_that_knows_the_configuration(world: World) -> None:
+    async def first(world: World) -> None:
+        world.cluster.configure(ONE)
+        await world.serving()
+
+    async def second(world: World) -> None:
+        await world.until(world.socket.exists)
+        async with await Client.start(world.socket, text_of("infra")) as client:
+            assert (await client.answer())[0].startswith("cmk/1 ok")
+
+    world.run(first)
+    world.cluster = Cluster(world.options)
+    world.run(second)
+
+
+def test_told_to_stop_an_agent_leaves_pools_and_marks_as_they_are(world: World) -> None:
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE)
+        await world.serving()
+
+    world.run(scenario)
+    assert world.options.layout_file.exists()
+    assert (world.capacity, world.cluster.condition("Ready")) == ("1", ("True", "Serving"))
+    with world.options.lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_an_agent_waits_for_the_lock_of_another(world: World) -> None:
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE)
+        with another_agent(world):
+            await world.until(lambda: "list pods" in world.cluster.log)
+            assert (world.cluster.report, world.socket.exists()) == ({}, False)
+        await world.serving()
+
+    world.run(scenario)
+
+
+def test_an_agent_that_waits_for_the_lock_stops_when_told(world: World) -> None:
+    async def scenario(world: World) -> None:
+        await world.until(lambda: "list pods" in world.cluster.log)
+
+    with another_agent(world):
+        world.run(scenario)
+    assert world.cluster.writes == []
+
+
+async def _forever(_: World) -> None:
+    await asyncio.Event().wait()
+
+
+def test_a_loop_that_fails_ends_the_agent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_: Publisher) -> None:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(Publisher, "run", fail)
+    with pytest.raises(ValueError, match="a mistake"):
+        world.run(_forever)
+
+
+def test_an_event_that_fails_ends_the_agent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StateError("cannot write isolation.json")
+
+    monkeypatch.setattr(Layers, "apply", fail)
+    world.cluster.configure(ONE)
+    with pytest.raises(StateError, match=r"cannot write isolation\.json"):
+        world.run(_forever)
+
+
+def test_damaged_state_ends_the_agent_with_the_remedy(world: World) -> None:
+    world.options.layout_file.write_text("{")
+    with pytest.raises(StateError, match="move it away to start afresh"):
+        world.run(_forever)
+
+
+def test_a_configuration_that_is_impossible_is_refused_once_and_the_next_one_served(world: World) -> None:
+    async def scenario(world: World) -> None:
+        world.cluster.configure(TOO_MANY)
+        await world.refused("LayoutImpossible")
+        world.cluster.bind(BOUND)  # another event
+        assert world.capacity == ""
+        world.cluster.configure(ONE)
+        await world.serving()
+        await world.until(lambda: bool(world.cluster.events))
+        assert [event["reason"] for event in world.cluster.events] == ["LayoutImpossible"]
+
+    world.run(scenario)
+
+
+def test_an_older_cmk_is_waited_for(world: World) -> None:
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE)
+        world.cluster.put(OLD_WEBHOOK, {"metadata": {"name": "cmk-webhook-config"}})
+        await world.refused("OldCmkRuns")
+        assert not world.socket.exists()
+        world.cluster.delete(OLD_WEBHOOK)
+        await world.serving()
+
+    world.run(scenario)
+
+
+def test_the_pools_of_an_older_cmk_are_taken_over(world: World) -> None:
+    directory = world.options.host_dirs[0]
+    infra = directory / "pools/infra" / ",".join(str(cpu) for cpu in CPUS)
+    infra.mkdir(parents=True)
+    (infra.parent / "exclusive").write_text("0")
+    (infra / "tasks").write_text("")
+
+    async def scenario(world: World) -> None:
+        world.cluster.configure(msgspec.structs.replace(ONE, paused=True))
+        await world.until(lambda: world.cluster.condition("Ready") == ("True", "Serving"))
+        assert world.cluster.report["status"]["scope"] == f"adopted from the directory {directory}"
+
+    world.run(scenario)
+    assert (infra.exists(), (directory / "pools.old").is_dir()) == (False, True)
+
+
+@pytest.mark.parametrize(("needed", "kept"), [((), False), ((BOUND,), True)], ids=["free", "needed by a pod"])
+def test_a_node_that_is_not_selected_any_more_is_left_as_it_was(world: World, needed: tuple[object, ...], kept: bool) -> None:
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE, BY_LABEL)
+        if needed:
+            world.cluster.bind(BOUND)
+        await world.serving()
+        node = world.cluster.node
+        world.cluster.put_at(NODES, {**node, "metadata": {**node["metadata"], "labels": {LABEL: "true"}}})
+        world.cluster.configure(TOO_MANY, BY_LABEL)  # comes after the label
+        await world.until(lambda: world.cluster.condition("ConfigApplied")[1] == "LayoutImpossible")
+
+    world.run(scenario)
+    assert (f"{reports.PATH}/{world.options.node}" in world.cluster.store) == kept
+    assert bool(world.capacity) == kept
+    assert (LABEL in world.cluster.node["metadata"]["labels"]) == kept
+    assert world.options.layout_file.exists() == kept
+    assert (world.options.install_dir / "cmk").exists() == kept
+
+
+@pytest.mark.parametrize(
+    ("daemonset", "undone"),
+    [({"metadata": {"name": "cmk"}}, False), ({"metadata": {"name": "cmk", "deletionTimestamp": "now"}}, True), (None, True)],
+    ids=["stays", "is deleted", "is gone"],
+)
+def test_isolation_is_undone_when_the_chart_is_uninstalled(
+    world: World, monkeypatch: pytest.MonkeyPatch, daemonset: dict[str, object] | None, undone: bool
+) -> None:
+    undo = Layers.undo
+    done: list[bool] = []
+    monkeypatch.setattr(Layers, "undo", lambda self: (done.append(True), undo(self)))
+    world.options = msgspec.structs.replace(world.options, daemonset="cmk")
+    if daemonset:
+        world.cluster.put("/apis/apps/v1/namespaces/ns/daemonsets/cmk", daemonset)
+
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE)
+        await world.serving()
+
+    world.run(scenario)
+    assert bool(done) == undone
+    assert world.options.layout_file.exists()

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from cmk.agent.pod_cache import PodCache
+from cmk.kube.client import ApiError
+from cmk.model.pods import Pod
+
+STATIC = {"kubernetes.io/config.hash": "hash", "kubernetes.io/config.mirror": "hash"}
+
+
+def item(uid: str, annotations: dict[str, str] | None = None) -> dict[str, Any]:
+    meta = {"uid": uid, "name": uid, "namespace": "ns", "annotations": annotations or {}}
+    return {"metadata": meta, "spec": {"containers": []}}
+
+
+class Listing:
+    """A cache, what the API server lists, and what was asked and told."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.asked = 0
+        self.news = 0
+        self.error = ""
+        self.cache = PodCache(self._list, self._on_listed)
+
+    async def _list(self) -> list[dict[str, Any]]:
+        self.asked += 1
+        if self.error:
+            raise ApiError(self.error)
+        return self.items
+
+    def _on_listed(self) -> None:
+        self.news += 1
+
+
+def run(scenario: Callable[[Listing], Awaitable[None]]) -> None:
+    async def started() -> None:
+        async with asyncio.timeout(20):
+            await scenario(Listing())
+
+    asyncio.run(started())
+
+
+def test_the_cache_follows_the_watch() -> None:
+    async def scenario(listing: Listing) -> None:
+        cache, uids = listing.cache, []
+        for change in (
+            lambda: cache.listed([item("a"), item("b")]),
+            lambda: cache.updated(item("c")),
+            lambda: cache.deleted(item("a")),
+            lambda: cache.deleted(item("a")),
+            lambda: cache.listed([item("d")]),
+        ):
+            change()
+            uids.append("".join(cache.all))
+        assert uids == ["ab", "abc", "bc", "bc", "d"]
+        assert (listing.asked, listing.news) == (0, 0)
+
+    run(scenario)
+
+
+def test_a_mapping_stays_as_it_is_and_the_same_until_something_changes() -> None:
+    async def scenario(listing: Listing) -> None:
+        listing.cache.listed([item("a")])
+        before = listing.cache.all
+        listing.cache.updated(item("a"))
+        assert listing.cache.all is before
+        listing.cache.updated(item("b"))
+        assert list(before) == ["a"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("name", "uid"), [("a", "a"), ("hash", "s"), ("", None), ("other", None)])
+def test_a_pod_goes_by_its_uid_or_a_static_pods_hash(name: str, uid: str | None) -> None:
+    async def scenario(listing: Listing) -> None:
+        listing.cache.listed([item("a"), item("s", STATIC)])
+        pod = listing.cache.get(name)
+        assert (pod.uid if pod else None) == uid
+
+    run(scenario)
+
+
+def test_an_unknown_pod_is_listed_at_once_and_that_is_news() -> None:
+    async def scenario(listing: Listing) -> None:
+        listing.items = [item("a")]
+        assert (await listing.cache.find("a")).uid == "a"
+        assert (listing.asked, listing.news) == (1, 1)
+
+    run(scenario)
+
+
+def test_a_known_pod_is_not_asked_for() -> None:
+    async def scenario(listing: Listing) -> None:
+        listing.cache.remember([Pod("a", "ns", "a", {})])
+        assert (await listing.cache.find("a")).uid == "a"
+        assert listing.asked == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("error", ["", "no API server"])
+def test_a_pod_that_is_not_listed_is_waited_for_until_the_watch_tells(error: str) -> None:
+    async def scenario(listing: Listing) -> None:
+        listing.error = error
+        finding = asyncio.ensure_future(listing.cache.find("a"))
+        while not listing.asked:
+            await asyncio.sleep(0)
+        listing.cache.updated(item("a"))
+        assert (await finding).uid == "a"
+
+    run(scenario)
+
+
+def test_many_that_look_for_pods_at_once_list_once() -> None:
+    async def scenario(listing: Listing) -> None:
+        listing.items = [item("a"), item("b")]
+        pods = await asyncio.gather(*(listing.cache.find(uid) for uid in "abab"))
+        assert [pod.uid for pod in pods] == ["a", "b", "a", "b"]
+        assert listing.asked == 1
+
+    run(scenario)
+
+
+def test_a_list_that_says_the_same_is_no_news() -> None:
+    async def scenario(listing: Listing) -> None:
+        listing.items = [item("a")]
+        await listing.cache.refresh()
+        await listing.cache.refresh()
+        assert (listing.asked, listing.news) == (2, 1)
+
+    run(scenario)
+
+
+def test_a_refresh_that_fails_says_so_and_forgets_nothing() -> None:
+    async def scenario(listing: Listing) -> None:
+        listing.cache.listed([item("a")])
+        listing.error = "no API server"
+        with pytest.raises(ApiError, match="no API server"):
+            await listing.cache.refresh()
+        assert list(listing.cache.all) == ["a"]
+
+    run(scenario)
