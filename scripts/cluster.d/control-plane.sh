@@ -22,7 +22,7 @@ network() {
   local u i
   setsid unshare -n --kill-child -f sleep infinity >/dev/null 2>&1 </dev/null &
   u=$!
-  for i in $(seq 50); do pgrep -P $u >"$RUN/net.pid" && break; sleep 0.1; done
+  for i in $(seq 600); do pgrep -P $u >"$RUN/net.pid" && break; sleep 0.1; done
   echo $u >"$RUN/net-parent.pid"
   in_net sh -c "ip link set lo up; ip link add cmk0 type bridge; ip addr add $CP/24 dev cmk0; ip link set cmk0 up; sysctl -qw net.ipv4.ip_forward=1"
 }
@@ -49,7 +49,7 @@ control_plane() {
   # The cluster does not survive a power cut anyway: etcd need not sync.
   daemon etcd nsenter -t "$(cat "$RUN/net.pid")" -n etcd --data-dir "$RUN/etcd" --unsafe-no-fsync
   api_server
-  await 60 "the API server" kubectl get --raw /readyz
+  await 180 "the API server" kubectl get --raw /readyz
   daemon kcm nsenter -t "$(cat "$RUN/net.pid")" -n "$TOOLS/kube-controller-manager" --kubeconfig "$RUN/kcm.kubeconfig" \
     --service-account-private-key-file "$RUN/sa.key" --root-ca-file "$RUN/ca.crt" --leader-elect=false \
     --use-service-account-credentials --allocate-node-cidrs=true --cluster-cidr 10.244.0.0/16 --configure-cloud-routes=false

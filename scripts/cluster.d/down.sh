@@ -23,7 +23,7 @@ down_quietly() {
   for f in "$RUN"/*.pid; do [ ! -f "$f" ] || kill_session "$f"; done
   for g in /sys/fs/cgroup/*/cmk-"$NAME"-node*; do
     [ -d "$g" ] || continue
-    for _ in $(seq 50); do
+    for _ in $(seq 300); do
       for p in $(find "$g" -name cgroup.procs -exec cat {} + 2>/dev/null); do kill -9 "$p" 2>/dev/null || true; done
       find "$g" -depth -type d -exec rmdir {} + 2>/dev/null && break
       sleep 0.1

@@ -19,7 +19,7 @@ node() { # NUMBER
   ) >"$d/init.log" 2>&1 </dev/null &
   u=$!
   echo $u >"$d/parent"
-  for j in $(seq 100); do [ -f "$d/ready" ] && break; sleep 0.1; done
+  for j in $(seq 600); do [ -f "$d/ready" ] && break; sleep 0.1; done
   pgrep -P $u >"$d/pid" || die "$n did not start: $(cat "$d/init.log")"
   p=$(cat "$d/pid")
   in_net sh -c "ip link add v$n type veth peer name eth0 netns $p; ip link set v$n master cmk0 up"
@@ -29,7 +29,7 @@ node() { # NUMBER
   cni_config >"$d/containerd/cni/10-bridge.conflist"
   kubelet_config >"$d/kubelet/config.yaml"
   daemon "$n-containerd" "$SELF" node "$i" containerd -c "$d/containerd/config.toml"
-  await 20 "containerd of $n" nsenter -t "$p" -m ctr version
+  await 180 "containerd of $n" nsenter -t "$p" -m ctr version
   for t in "$IMAGES"/*.tar; do [ ! -e "$t" ] || "$SELF" node "$i" ctr -n k8s.io images import "$t" >>"$d/import.log"; done
   kubelet "$n"
   daemon "$n-proxy" "$SELF" node "$i" "$TOOLS/kube-proxy" --kubeconfig "$RUN/proxy.kubeconfig" --proxy-mode iptables \

@@ -140,7 +140,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 EOC
   WORK=$work IMAGES="${GUEST_IMAGES[*]}" unshare -m --propagation private bash -ec '
     containerd -c "$WORK/containerd.toml" >"$WORK/containerd.log" 2>&1 &
-    for _ in $(seq 100); do ctr -a "$WORK/sock" version >/dev/null 2>&1 && break; sleep 0.1; done
+    for _ in $(seq 600); do ctr -a "$WORK/sock" version >/dev/null 2>&1 && break; sleep 0.1; done
     for image in $IMAGES; do ctr -a "$WORK/sock" -n k8s.io images import "$image"; done
     kill %1
     wait %1 || true'

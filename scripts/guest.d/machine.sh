@@ -72,10 +72,10 @@ make_snapshot() { # FILE ISOLCPUS: containerd is up, kubelet has never run
   tap
   boot "$1.new" "$2"
   # Read once the files that every start reads, so that they are in the saved page cache.
-  inside 60 sh -c 'until ctr version >/dev/null 2>&1; do sleep 0.3; done
+  inside 300 sh -c 'until ctr version >/dev/null 2>&1; do sleep 0.3; done
     cat /usr/local/bin/kubelet /usr/bin/runc /usr/bin/containerd-shim-runc-v2 /usr/lib/cni/bridge /usr/lib/cni/host-local >/dev/null; sync'
   monitor stop "savevm ready" quit
-  for _ in $(seq 100); do kill -0 "$(cat "$RUN/vm.pid")" 2>/dev/null || break; sleep 0.1; done
+  for _ in $(seq 600); do kill -0 "$(cat "$RUN/vm.pid")" 2>/dev/null || break; sleep 0.1; done
   down_quietly
   mv "$1.new" "$1"
 }
