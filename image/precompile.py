@@ -1,8 +1,8 @@
-"""Byte code of the standard library's modules that cmk runs on. Usage: precompile.py DIRECTORY, in which it lies as it has to lie below /.
+"""Byte code of the standard library's modules that cmk imports. Usage: precompile.py DIRECTORY; the files go below it as they go below /.
 
-Images of Python come without byte code, and copying files into an image changes their times, by which byte code is known: either way every
-start would compile its half of the standard library anew, and a container may write nothing that the next could use. By their hashes files
-are known whatever their times say, and byte code of another Python's sources is left alone.
+Images of Python have no byte code, and a container's file system keeps none for the next start: every start would compile half of the
+standard library anew. The byte code is tied to its sources by their hashes, for copying files into an image changes their times; so byte
+code of another Python's sources is not used.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-# What each process of the chart imports: agent, hooks, keeper and webhook, with what they import late.
+# The modules that the processes of the chart import, also late: agent, hooks, keeper and webhook.
 ENTRIES = [
     "cmk.cli.app",
     "cmk.agent.main",
@@ -25,7 +25,7 @@ ENTRIES = [
 
 
 def main(out: Path) -> None:
-    """Import, then compile what that has brought."""
+    """Import the entries, then compile all modules of the standard library that this has loaded."""
     for name in ENTRIES:
         importlib.import_module(name)
     library = Path(sysconfig.get_path("stdlib"))

@@ -1,8 +1,8 @@
-"""Cut a directory of installed packages down to what cmk runs on. Usage: prune.py DIRECTORY; prints what stays.
+"""Removal of everything from a directory of installed packages that cmk does not need. Usage: prune.py DIRECTORY; prints what stays.
 
-The kubernetes client brings 126 MB of generated models and half a dozen libraries for them. We use its configuration, its credentials and
-its transport (see cmk/kube/client.py), which need none of that, but its packages import everything from their __init__ files: those are
-emptied here. The build runs the pruned tree afterwards, so an import that misses something breaks the build, not a node.
+The kubernetes client has 126 MB of generated models and half a dozen libraries for them. cmk uses its configuration, its credentials and
+its transport (see cmk/kube/client.py), which need none of that, but the __init__ files of its packages import everything: they are emptied
+here. The build runs the pruned tree afterwards, so that a missing module breaks the build, not a node.
 """
 
 import compileall
@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-# Top-level packages that stay, as imported by cmk, kubernetes' transport, typer and cryptography.
+# Top-level packages that stay: those that cmk, the transport of kubernetes, typer and cryptography import.
 KEEP = {
     "cmk",
     "kubernetes",
@@ -34,6 +34,7 @@ KEEP = {
     "hyperframe",
     "multidict",
 }
+# Files of the kubernetes client that stay, and their new content (None: as it is).
 KUBERNETES = {
     "__init__.py": "",
     "client/__init__.py": "from kubernetes.client.configuration import Configuration\n",
@@ -51,7 +52,7 @@ KUBERNETES = {
 
 
 def main(root: Path) -> None:
-    """Prune, compile, report."""
+    """Prune the tree, compile it and print what stays."""
     for path in root.iterdir():
         if path.name.split(".cpython")[0] not in KEEP:
             remove(path)
@@ -64,12 +65,12 @@ def main(root: Path) -> None:
             path.unlink()
         elif KUBERNETES[name] is not None:
             path.write_text(KUBERNETES[name])
-    # PyYAML reads what little we give it without libyaml's 2.5 MB.
+    # Small files need no libyaml, which has 2.5 MB.
     for path in (root / "yaml").glob("_yaml*.so"):
         remove(path)
     for path in [*root.rglob("__pycache__"), *root.rglob("tests"), *root.rglob("*.pyi"), *root.rglob("py.typed")]:
         remove(path)
-    # Unchecked hashes: no time stamps in the files, so the same input gives the same image, and no look at the source at start.
+    # Unchecked hashes: without time stamps in the files, the same input gives the same image; and a start does not read the sources.
     compileall.compile_dir(root, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, stripdir=str(root))
     for path in sorted(root.iterdir(), key=size, reverse=True):
         print(f"{size(path) / 1e6:7.2f} MB  {path.name}")

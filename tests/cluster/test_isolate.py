@@ -158,7 +158,7 @@ def test_the_old_programs_path_works_in_the_image(cluster: Cluster) -> None:
         "old", wait=False, **container(image=image, mount="/etc/cmk", command=["/bin/bash", "-c"], args=[old])
     ) as pod:
         assert pod.ended()["exitCode"] == 0
-        assert "takes lists back as soon as a task ends: nothing to do" in pod.logs
+        assert "releases a task's lists as soon as it ends" in pod.logs
     args = ["cluster-init", "--host-list=node1", "--num-exclusive-cores=3"]
     with cluster.pod("printed", wait=False, **container(image=image, args=args)) as pod:
         assert pod.ended()["exitCode"] == 0

@@ -1,4 +1,4 @@
-"""The command line, in typer: a module per command or family of commands.
+"""The command line, written with typer: a module for each command or group of commands.
 
 
 Holds: options, output, exit codes and the text of errors. This is the only place that prints or exits, but for ``cmk.isolate``.

@@ -1,4 +1,4 @@
-"""``cmk agent``: run on a node, as the chart's DaemonSet does."""
+"""``cmk agent``, which the chart's DaemonSet runs on each node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmk.model.errors import CmkError
 
 
 class RequireRequest(StrEnum):
-    """What happens to a workload that asks for an exclusive core without a grant."""
+    """How a process is treated that asks for an exclusive core in a pod that requests none."""
 
     ENFORCE = "enforce"
     WARN = "warn"
@@ -33,11 +33,11 @@ def run(
         list[str] | None, typer.Option(help="Take over pools of CMK 1.5 from a ConfigMap in this namespace; may repeat.")
     ] = None,
     cgroups: Annotated[
-        Path | None, typer.Option(help="The host's cgroups, writable: pods are kept off exclusive cores. Without it nobody is.")
+        Path | None, typer.Option(help="The host's cgroups, writable, to keep pods off exclusive cores. Without it no pod is.")
     ] = None,
     irqs: Annotated[Path | None, typer.Option(help="The host's /proc/irq, writable.")] = None,
     kubelet_socket: Annotated[
-        Path | None, typer.Option(help="kubelet's pod-resources socket: tells whether its CPU manager is at work.")
+        Path | None, typer.Option(help="kubelet's pod-resources socket, which tells whether its CPU manager is at work.")
     ] = None,
     daemonset: Annotated[str, typer.Option(help="The agent's own DaemonSet: once it is gone, isolation is undone.")] = "",
     rollout_prefix: Annotated[
@@ -55,9 +55,9 @@ def run(
     log_level: Annotated[str, typer.Option(envvar="CMK_LOG_LEVEL", help="CRITICAL, ERROR, WARNING, INFO or DEBUG.")] = "INFO",
     log_format: Annotated[logs.Format, typer.Option(help="Text or one JSON object per line.")] = logs.Format.TEXT,
 ) -> None:
-    """Serve this node's pools: prepare the node, answer cmk isolate, keep label, taint, resource and report."""
+    """Serve this node's pools: lay them out, answer cmk isolate, and keep label, taint, resource and report up to date."""
     logs.configure(log_level, log_format)
-    # No other command should pay for a client of the API.
+    # Imported late: a client of the API would slow down the start of every other command.
     from cmk.agent.main import Agent  # noqa: PLC0415
     from cmk.agent.options import Options  # noqa: PLC0415
     from cmk.kube.client import in_cluster  # noqa: PLC0415

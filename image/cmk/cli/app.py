@@ -1,4 +1,4 @@
-"""The command line. ``cmk isolate`` never comes here to run (see ``cmk.isolate``); it is listed for help and completion."""
+"""The command ``cmk`` with its subcommands. ``isolate`` is here for help and completion; it runs without this module (``__main__``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cmk.cli import (
 from cmk.isolate import launch
 
 if TYPE_CHECKING:
-    import click  # typer's, for the type of a context
+    import click  # a dependency of typer, for the type of a context
 
 app = typer.Typer(
     name="cmk",
@@ -56,7 +56,7 @@ app.add_typer(hook_command.app, name="hook")
 
 
 class _Verbatim(TyperCommand):
-    """Leaves its words as they were typed: Click would take out the first ``--``, wherever it stands, and answer the command's ``-h``."""
+    """A command whose words stay as typed: Click would remove the first ``--``, wherever it stands, and answer ``-h`` of the workload."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if ctx.resilient_parsing:  # completion
@@ -77,7 +77,7 @@ def isolate(
 
 @app.callback(invoke_without_command=True)
 def root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
-    """Options before the command."""
+    """Handle the options before the command."""
     common.check_log_level()
     if version:
         typer.echo(f"{common.program()} {__version__}")
@@ -85,5 +85,5 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line."""
     app(prog_name=common.program())

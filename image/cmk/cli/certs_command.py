@@ -1,4 +1,4 @@
-"""``cmk certs``: the webhook's certificate, as the chart's hooks and the webhook's pods run it."""
+"""``cmk certs``, which the chart's hooks and the webhook's pods run for the webhook's certificate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cmk.model.errors import CmkError
 if TYPE_CHECKING:
     from cmk.certificates.install import Certs, ReleaseNames
 
-app = typer.Typer(help="Make, put in place and look after the webhook's certificate.", no_args_is_help=True)
+app = typer.Typer(help="Create, install and renew the webhook's certificate.", no_args_is_help=True)
 LifetimeOption = Annotated[int, typer.Option(min=1, help="Hours that a certificate is valid; it is renewed at two thirds.")]
 
 
@@ -28,15 +28,15 @@ def where(
     context: typer.Context,
     namespace: Annotated[str, typer.Option(help="Namespace of the release.")],
     secret: Annotated[str, typer.Option(help="Secret with tls.crt, tls.key and ca.crt.")],
-    service: Annotated[str, typer.Option(help="Service of the webhook: what the certificate is for.")],
-    configuration: Annotated[str, typer.Option(help="MutatingWebhookConfiguration, and the ClusterRole that it goes with.")],
+    service: Annotated[str, typer.Option(help="Service of the webhook, whose DNS names the certificate has.")],
+    configuration: Annotated[str, typer.Option(help="MutatingWebhookConfiguration, and the ClusterRole that owns it.")],
     owner: Annotated[str, typer.Option(help="Deployment of the webhook.")],
     log_level: Annotated[str, typer.Option(envvar="CMK_LOG_LEVEL", help="CRITICAL, ERROR, WARNING, INFO or DEBUG.")] = "INFO",
     log_format: Annotated[logs.Format, typer.Option(help="Text or one JSON object per line.")] = logs.Format.TEXT,
 ) -> None:
-    """Where the webhook's objects are, before the command."""
+    """Handle the options before the command, which name the webhook's objects."""
     logs.configure(log_level, log_format)
-    from cmk.certificates.install import ReleaseNames  # noqa: PLC0415  # brings cryptography, which no other command should pay for
+    from cmk.certificates.install import ReleaseNames  # noqa: PLC0415  # imports cryptography, which would slow down other commands
 
     context.obj = ReleaseNames(namespace, secret, service, configuration, owner)
 
@@ -45,42 +45,46 @@ def where(
 def create(
     context: typer.Context,
     lifetime_hours: LifetimeOption = 2160,
-    renew: Annotated[bool, typer.Option("--renew", help="Make a new one even if the old one is good.")] = False,
+    renew: Annotated[bool, typer.Option("--renew", help="Create a new one even if the old one is good.")] = False,
 ) -> None:
-    """Make the Secret, unless it holds a certificate that is good for a while."""
+    """Create the Secret, unless it has a certificate that is good for a while."""
     with _one_line():
         _certs(context.obj, lifetime_hours).ensure(renew=renew)
 
 
 @app.command("patch")
 def patch(context: typer.Context) -> None:
-    """Have the API server trust the certificate's CA."""
+    """Make the API server trust the certificate's CA."""
     from cmk.certificates.install import CertsError  # noqa: PLC0415
 
     with _one_line():
         if not _certs(context.obj).trust():
-            raise CertsError(f"there is no MutatingWebhookConfiguration {context.obj.configuration}")
+            raise CertsError(
+                f"there is no MutatingWebhookConfiguration {context.obj.configuration}: install the chart with its webhook"
+            )
 
 
 @app.command("keep")
 def keep(
     context: typer.Context,
-    lease: Annotated[str, typer.Option(help="Lease that tells which of several works.")],
-    mode: Annotated[str, typer.Option(help="hooks: the certificate is ours; certManager or secret: it is not.")] = "hooks",
-    manifest: Annotated[Path, typer.Option(help="The MutatingWebhookConfiguration, for when somebody deletes it.")] = Path(
+    lease: Annotated[str, typer.Option(help="Lease whose holder works, of several keepers.")],
+    mode: Annotated[
+        str, typer.Option(help="hooks: renew the certificate; certManager or secret: it comes from cert-manager or from you.")
+    ] = "hooks",
+    manifest: Annotated[Path, typer.Option(help="The MutatingWebhookConfiguration, to restore it when it is deleted.")] = Path(
         "/etc/webhook/webhook.json"
     ),
     files: Annotated[Path, typer.Option(help="The Secret as mounted.")] = Path("/etc/webhook-certificate"),
     lifetime_hours: LifetimeOption = 2160,
 ) -> None:
-    """Renew the certificate in time and put back what is deleted, until stopped."""
+    """Renew the certificate in time and restore deleted objects, until stopped."""
     from cmk.certificates.install import MANAGER  # noqa: PLC0415
     from cmk.certificates.keeper import CertificateMode, Keeper  # noqa: PLC0415
     from cmk.kube import client  # noqa: PLC0415
     from cmk.kube.lease import Creation, Lease  # noqa: PLC0415
 
     if mode not in set(CertificateMode):
-        common.fail(f"--mode={mode}: there is {', '.join(CertificateMode)}", 2)
+        common.fail(f"--mode={mode} is not one of {', '.join(CertificateMode)}", 2)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -100,7 +104,7 @@ def _certs(names: ReleaseNames, hours: int = 1) -> Certs:
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """The last line is the cause, also where Kubernetes shows why a container ended."""
+    """End the command with one line for an error, and show the line in the container's status."""
     from cmk.kube.client import ApiError  # noqa: PLC0415
 
     try:

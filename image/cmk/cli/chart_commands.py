@@ -1,4 +1,4 @@
-"""Commands that did by hand what the chart does now: they print the values that say the same, and the helm command that applies them."""
+"""Commands of Intel CMK whose work the chart does now: they print the values that say the same, and the helm command that applies them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cmk.model.flags import PoolFlags, values_of
 
 _CHART = "charts/cmk"
 _COMMANDS = ("init", "discover", "install", "reconcile", "nodereport")
-_PLAN_FIRST = f"What it would do to each node, and to the tasks there: cmk plan -f values.yaml --chart {_CHART}"
+_PLAN_FIRST = f"To see what it would do to each node and its tasks: cmk plan -f values.yaml --chart {_CHART}"
 
 
 class PullPolicy(StrEnum):
-    """As Kubernetes spells it."""
+    """The pull policies, as Kubernetes spells them."""
 
     NEVER = "Never"
     IF_NOT_PRESENT = "IfNotPresent"
@@ -30,7 +30,7 @@ class PullPolicy(StrEnum):
 
 ImageOption = Annotated[str, typer.Option("--cmk-img", help="Image, REPOSITORY:TAG [default: the chart's].")]
 PullPolicyOption = Annotated[PullPolicy, typer.Option("--cmk-img-pol", help="Pull policy of the image.")]
-AccountOption = Annotated[str, typer.Option("--saname", help="Accepted: the chart has accounts of its own.")]
+AccountOption = Annotated[str, typer.Option("--saname", help="Accepted and ignored: the chart creates its service accounts.")]
 
 
 @common.takes_pool_flags
@@ -38,7 +38,7 @@ def cluster_init(
     asked: PoolFlags,
     host_list: Annotated[str, typer.Option(help="Nodes to prepare, separated by commas.")] = "",
     all_hosts: Annotated[bool, typer.Option("--all-hosts", help="Prepare every node.")] = False,
-    cmk_cmd_list: Annotated[str, typer.Option(help="Accepted: the agent does all of them.")] = ",".join(_COMMANDS),
+    cmk_cmd_list: Annotated[str, typer.Option(help="Accepted and ignored: the agent does all of them.")] = ",".join(_COMMANDS),
     cmk_img: ImageOption = "",
     cmk_img_pol: PullPolicyOption = PullPolicy.IF_NOT_PRESENT,
     install_dir: common.InstallDirOption = Path("/opt/bin"),
@@ -46,8 +46,8 @@ def cluster_init(
     pull_secret: Annotated[str, typer.Option(help="Secret to pull the image with.")] = "",
     saname: AccountOption = "cmk-serviceaccount",
     namespace: common.NamespaceOption = "default",
-    cafile: Annotated[str, typer.Option(help="Accepted: the chart's word for it is webhook.clientCA.")] = "",
-    insecure: Annotated[str, typer.Option(help="Accepted: the chart's word for it is webhook.clientCA.")] = "False",
+    cafile: Annotated[str, typer.Option(help="Accepted and ignored: the chart's value is webhook.clientCA.")] = "",
+    insecure: Annotated[str, typer.Option(help="Accepted and ignored: the chart's value is webhook.clientCA.")] = "False",
     no_taint: Annotated[bool, typer.Option("--no-taint", help="Do not taint the nodes.")] = False,
 ) -> None:
     """Print the values.yaml that prepares these nodes, and the helm command that applies it."""
@@ -57,7 +57,7 @@ def cluster_init(
             common.fail("give either --host-list or --all-hosts", 2)
         words = [word.strip() for word in cmk_cmd_list.split(",")]
         if unknown := [word for word in words if word not in _COMMANDS]:
-            common.fail(f"--cmk-cmd-list={cmk_cmd_list}: {unknown[0]!r} is none of {', '.join(_COMMANDS)}", 2)
+            common.fail(f"--cmk-cmd-list={cmk_cmd_list}: {unknown[0]!r} is not one of {', '.join(_COMMANDS)}", 2)
         if "init" in words and words[0] != "init":
             common.fail(f"--cmk-cmd-list={cmk_cmd_list}: init has to come first", 2)
         pools = asked.pools()
@@ -67,7 +67,7 @@ def cluster_init(
         values["pools"] = values_of(pools)
         values |= _image(cmk_img, cmk_img_pol, pull_secret)
         directories = [str(install_dir), str(common.conf_dir(conf_dir))]
-        # Old pod specs mount both; the chart's own directory stays what it is.
+        # Pod specs written for CMK mount both; the chart's own directory stays as it is.
         values["compat"] = {"hostDirs": directories}
         _print(values, f"helm upgrade --install cmk {_CHART} --namespace {namespace} --create-namespace -f values.yaml")
 
@@ -93,7 +93,7 @@ def discover(
     conf_dir: common.ConfDirOption = None,
     namespace: common.NamespaceOption = "cmk",
 ) -> None:
-    """Print the values that have an agent label and taint this node and advertise its cores, for as long as it is a CMK node."""
+    """Print the values that make this a CMK node: the agent labels and taints it and advertises its cores."""
     values: dict[str, Any] = {"nodes": {"names": [os.environ.get("NODE_NAME") or platform.node()]}}
     if no_taint:
         values["taint"] = False
@@ -101,7 +101,7 @@ def discover(
 
 
 def print_upgrade(pools: Mapping[str, PoolConfig], node: str, namespace: str, more: Mapping[str, Any] | None = None) -> None:
-    """The values for other pools, of all nodes or of one."""
+    """Print the values with other pools for all nodes, or for one (``node``), and the helm upgrade that applies them."""
     wanted = values_of(pools)
     values = {"hosts": {node: {"pools": wanted}}} if node else {"pools": wanted}
     command = f"helm upgrade cmk {_CHART} --namespace {namespace} --reset-then-reuse-values -f values.yaml"
@@ -109,9 +109,9 @@ def print_upgrade(pools: Mapping[str, PoolConfig], node: str, namespace: str, mo
 
 
 def print_uninstall(namespace: str) -> None:
-    """How the chart goes away and takes everything back."""
+    """Print the commands that remove the chart and everything that its agents have added to nodes."""
     for line in (
-        "# Each agent takes label, taint, resource and report of its node back when the node leaves the selection:",
+        "# An agent removes label, taint, resources and report of its node when the node leaves the selection:",
         "kubectl label node --all cmk-node-",
         "kubectl wait --for=delete cmk-nr --all --timeout=120s",
         f"helm uninstall cmk --namespace {namespace}",
@@ -135,6 +135,6 @@ def _image(name: str, policy: PullPolicy, secret: str) -> dict[str, Any]:
 def _print(values: Mapping[str, Any], command: str, *notes: str) -> None:
     for note in (*notes, f"Save this as values.yaml and run: {command}"):
         typer.echo(f"# {note}")
-    from cmk.cli import yaml_text  # noqa: PLC0415  # every start of the agent would pay for it
+    from cmk.cli import yaml_text  # noqa: PLC0415  # imports yaml, which would slow down every start of the agent
 
     typer.echo(yaml_text.dump(values), nl=False)

@@ -1,4 +1,4 @@
-"""What several commands share: options, where the host is, and how to fail."""
+"""The options, paths of the host and ways to fail that several commands share."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ TRY_AGAIN = 75
 
 
 class AllocationMode(StrEnum):
-    """Where the cores of a pool come from."""
+    """The order in which a pool takes cores: one socket after the other, or round robin."""
 
     PACKED = "packed"
     SPREAD = "spread"
 
 
 class Output(StrEnum):
-    """How a command answers."""
+    """The format of a command's output."""
 
     JSON = "json"
     TABLE = "table"
 
 
 class Prefer(StrEnum):
-    """Cores that come first."""
+    """The kinds of cores that a pool can take first."""
 
     SST_BF = "sst-bf"
     SST_CP = "sst-cp"
@@ -53,61 +53,63 @@ class Prefer(StrEnum):
 
 ConfDirOption = Annotated[Path | None, typer.Option("--conf-dir", help="Directory of the host's state [default: /etc/cmk].")]
 ExclusiveOption = Annotated[
-    int, typer.Option("--num-exclusive-cores", "--num-dp-cores", help="Physical cores of pool exclusive; -1 is all that remain.")
+    int, typer.Option("--num-exclusive-cores", "--num-dp-cores", help="Physical cores of pool exclusive; -1: all that remain.")
 ]
 SharedOption = Annotated[
-    int, typer.Option("--num-shared-cores", "--num-cp-cores", help="Physical cores of pool shared; -1 is all that remain.")
+    int, typer.Option("--num-shared-cores", "--num-cp-cores", help="Physical cores of pool shared; -1: all that remain.")
 ]
 ExclusiveModeOption = Annotated[
     AllocationMode, typer.Option("--exclusive-mode", help="One socket after the other, or round robin.")
 ]
 SharedModeOption = Annotated[AllocationMode, typer.Option("--shared-mode", help="One socket after the other, or round robin.")]
 ExclNonIsolcpusOption = Annotated[
-    str, typer.Option("--excl-non-isolcpus", help="Cores of pool exclusive-non-isolcpus, as in 10-15; -1 is no such pool.")
+    str, typer.Option("--excl-non-isolcpus", help="Cores of pool exclusive-non-isolcpus, as in 10-15; -1: without this pool.")
 ]
-SocketOption = Annotated[int, typer.Option("--socket-id", help="Take the cores from this socket; -1 is any.")]
-PreferOption = Annotated[Prefer | None, typer.Option("--prefer", help="Cores that SST distinguishes come first.")]
+SocketOption = Annotated[int, typer.Option("--socket-id", help="Take the cores from this socket; -1: from any.")]
+PreferOption = Annotated[Prefer | None, typer.Option("--prefer", help="Take cores first that Speed Select (SST) gives priority.")]
 ReservedOption = Annotated[
-    str, typer.Option("--reserved-cpus", help="CPUs in no pool, as in 0,32; auto is what the own cpuset lacks.")
+    str, typer.Option("--reserved-cpus", help="CPUs in no pool, as in 0,32; auto: those outside this process's cpuset.")
 ]
-PublishOption = Annotated[bool, typer.Option("--publish", help="Accepted: the agent of a cluster publishes by itself.")]
+PublishOption = Annotated[
+    bool, typer.Option("--publish", help="Accepted and ignored: in a cluster the agent publishes by itself.")
+]
 IntervalOption = Annotated[int, typer.Option("--interval", min=0, help="Seconds between runs; 0 runs once.")]
 InstallDirOption = Annotated[Path, typer.Option("--install-dir", help="Directory of the cmk executable.")]
 NamespaceOption = Annotated[str, typer.Option("--namespace", help="Namespace of the release.")]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="JSON for machines or a table for people.")]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="JSON for programs, or a table for people.")]
 
 
 def program() -> str:
-    """The name we were called by: ``cmk``, or ``kcm`` with its older words."""
+    """The name by which the program was started: ``cmk``, or ``kcm`` with its older names."""
     return "kcm" if Path(sys.argv[0]).name == "kcm" else "cmk"
 
 
 def fail(text: str, code: int = 1) -> NoReturn:
-    """End with one line and an exit code."""
+    """Exit with one line on standard error."""
     typer.echo(f"{program()}: {text}", err=True)
     raise typer.Exit(code)
 
 
-def fail_in_pod(text: str, who: str = "", code: int = 1) -> NoReturn:
-    """End with one line, also where Kubernetes shows why a container ended. The chart's Jobs try again after 75, not after 1."""
-    with suppress(OSError):  # there is none outside a container
+def fail_in_pod(text: str, prefix: str = "", code: int = 1) -> NoReturn:
+    """Exit with one line on standard error and in the container's status. The chart's Jobs try again after 75, not after 1."""
+    with suppress(OSError):  # the file exists in containers alone
         TERMINATION_LOG.write_text(f"{text}\n")
-    fail(f"{who}{text}", code)
+    fail(f"{prefix}{text}", code)
 
 
 def check_log_level() -> None:
-    """Exit with a line when ``CMK_LOG_LEVEL`` is none."""
+    """Exit with a line when ``CMK_LOG_LEVEL`` is not a valid level."""
     logs.level_of(_level(), "CMK_LOG_LEVEL")
 
 
 def note(text: str) -> None:
-    """Say what was done, on standard error, unless ``CMK_LOG_LEVEL`` asks for less."""
+    """Print a line about what was done on standard error, unless ``CMK_LOG_LEVEL`` is above INFO."""
     if logs.level_of(_level(), "CMK_LOG_LEVEL") <= logging.INFO:
         typer.echo(text, err=True)
 
 
 def warn(text: str) -> None:
-    """Say what an operator should know, unless ``CMK_LOG_LEVEL`` asks for errors alone."""
+    """Print a warning on standard error, unless ``CMK_LOG_LEVEL`` is above WARNING."""
     if logs.level_of(_level(), "CMK_LOG_LEVEL") <= logging.WARNING:
         typer.echo(f"WARNING: {text}", err=True)
 
@@ -131,33 +133,33 @@ def one_line_errors() -> Iterator[None]:
 
 
 def conf_dir(chosen: Path | None) -> Path:
-    """The directory meant."""
+    """The directory of the host's state: the chosen one, or the program's default."""
     return chosen or Path(f"/etc/{program()}")
 
 
 def procfs() -> Procfs:
-    """The host's procfs."""
+    """The host's procfs; exits with a line when it is not one."""
     root = Path(os.environ.get("CMK_PROC_FS") or os.environ.get("KCM_PROC_FS") or "/proc")
     if not (root / "sys/kernel/random/boot_id").is_file():
-        fail(f"CMK_PROC_FS={root} is no procfs: name where the host's /proc is mounted, or leave it out")
+        fail(f"CMK_PROC_FS={root} is not a procfs: set it to where the host's /proc is mounted, or leave it out")
     return Procfs(root)
 
 
 def topology() -> Topology:
-    """This host's, or that below ``CMK_DEV_LSCPU_SYSFS``, a system root as ``lscpu -s`` takes one. Raises TopologyError."""
+    """The topology of this host, or of the system root in ``CMK_DEV_LSCPU_SYSFS`` (as for ``lscpu -s``). Raises TopologyError."""
     root = Path(os.environ.get("CMK_DEV_LSCPU_SYSFS") or "/")
     return read_topology(root / "sys", procfs().root / "cmdline")
 
 
 def fail_beside_agent(directory: Path, remedy: str) -> None:
-    """Two allocators on one host would give a core away twice."""
+    """Exit with a line when an agent serves this directory: two allocators on one host would allocate a core twice."""
     if path := ask.agent_at(str(directory)):
         fail(f"an agent serves this host at {path}: {remedy}")
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[ConfDir]:
-    """The state of a directory, ours alone for the length of the block."""
+    """The state of a directory, under its lock for the length of the block. Creates the directory."""
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     with local.Lock(str(directory), monotonic() + grammar.timeout()):
         yield ConfDir(directory, procfs())
@@ -172,15 +174,15 @@ def pool_flags(
     socket_id: SocketOption = -1,
     prefer: PreferOption = None,
 ) -> PoolFlags:
-    """The flags that ask for pools, out of typer's enums."""
-    how: Preference | None = prefer.value if prefer else None
+    """The flags that define pools, as plain values instead of typer's enums."""
+    preference: Preference | None = prefer.value if prefer else None
     return PoolFlags(
-        num_exclusive_cores, num_shared_cores, exclusive_mode.value, shared_mode.value, excl_non_isolcpus, socket_id, how
+        num_exclusive_cores, num_shared_cores, exclusive_mode.value, shared_mode.value, excl_non_isolcpus, socket_id, preference
     )
 
 
 def takes_pool_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of ``pool_flags``; it gets what they say as ``asked``. typer reads signatures, so one is made."""
+    """Give a command the flags of ``pool_flags``, whose result it gets as ``asked``. typer reads signatures: the command gets a new one."""
     flags = inspect.signature(pool_flags, eval_str=True).parameters
     own = inspect.signature(command, eval_str=True).parameters
 

@@ -1,4 +1,4 @@
-"""Direct mode: pools of this host, without cluster or agent."""
+"""The commands of direct mode, for the pools of one host without cluster or agent."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ def init(
     conf_dir: common.ConfDirOption = None,
     reserved_cpus: common.ReservedOption = "",
     from_configmap: Annotated[
-        Path | None, typer.Option(help="Take over what CMK 1.5 kept: kubectl get configmap cmk-config-NODE -o yaml, in a file.")
+        Path | None,
+        typer.Option(help="Take over the pools of CMK 1.5: kubectl get configmap cmk-config-NODE -o yaml, in a file."),
     ] = None,
 ) -> None:
-    """Split this host's cores into pools, or take over the pools that kcm or an older CMK left in the directory."""
+    """Split this host's cores into pools, or take over the pools that kcm or an older CMK has left in the directory."""
     directory = common.conf_dir(conf_dir)
     with common.one_line_errors():
         common.fail_beside_agent(directory, "its pools come from the chart's values")
@@ -65,12 +66,12 @@ def init(
             if saved is not None:
                 if saved.layout.pools != wanted.layout.pools:
                     common.fail(
-                        f"{directory} has other pools already ({_short(saved.layout)}); to change them: {common.program()} reconfigure"
+                        f"{directory} has other pools already ({_summary(saved.layout)}); to change them: {common.program()} reconfigure"
                     )
-                common.note(f"{directory} has these pools already: {_short(saved.layout)}")
+                common.note(f"{directory} has these pools already: {_summary(saved.layout)}")
                 return
             state.start(wanted)
-        _tell(wanted.layout)
+        _print_layout(wanted.layout)
 
 
 @common.takes_pool_flags
@@ -78,11 +79,11 @@ def reconfigure(
     asked: PoolFlags,
     conf_dir: common.ConfDirOption = None,
     reserved_cpus: common.ReservedOption = "",
-    node_name: Annotated[str, typer.Option(help="In a cluster: the node meant [default: all].")] = "",
+    node_name: Annotated[str, typer.Option(help="In a cluster: change this node alone [default: all].")] = "",
     install_dir: common.InstallDirOption = Path("/opt/bin"),
     namespace: common.NamespaceOption = "cmk",
 ) -> None:
-    """Change the pools under running tasks. Without pools in --conf-dir: print the helm upgrade that does it in a cluster."""
+    """Change the pools under running tasks. Without pools in --conf-dir, print the helm upgrade that does so in a cluster."""
     directory = common.conf_dir(conf_dir)
     with common.one_line_errors():
         pools = asked.pools()
@@ -92,9 +93,9 @@ def reconfigure(
         common.fail_beside_agent(directory, "change the chart's values")
         wanted = _saved(pools, reserved_cpus, common.topology())
         with _pools_of(directory) as (state, saved):
-            done = state.move(state.recover(saved), saved, wanted)
-        _tell(wanted.layout)
-        for move in done.moves:
+            plan = state.move(state.recover(saved), saved, wanted)
+        _print_layout(wanted.layout)
+        for move in plan.moves:
             common.note(
                 f"process {move.task.process.pid}: {move.task.pool} {' '.join(move.task.lists)} -> {' '.join(move.lists)}"
             )
@@ -102,14 +103,14 @@ def reconfigure(
 
 def reaffinitize(
     conf_dir: common.ConfDirOption = None,
-    node_name: Annotated[str, typer.Option(help="Accepted: direct mode knows this host alone.")] = "",
+    node_name: Annotated[str, typer.Option(help="Accepted and ignored: direct mode has this host alone.")] = "",
     namespace: common.NamespaceOption = "cmk",
 ) -> None:
-    """Put every task back onto the CPUs it holds, whatever has moved it since."""
+    """Pin every task to the CPUs that it holds, whatever has changed its affinity since."""
     directory = common.conf_dir(conf_dir)
     with common.one_line_errors():
         if not local.serves(str(directory)):
-            typer.echo("The agent moves tasks with their pools; whoever else moves one does so on purpose. Nothing to run here.")
+            typer.echo("Nothing to run here: in a cluster the agent moves tasks when their pools change.")
             return
         common.fail_beside_agent(directory, "its tasks are the agent's")
         with _pools_of(directory) as (state, saved):
@@ -124,15 +125,15 @@ def reconcile(
     publish: common.PublishOption = False,
     interval: common.IntervalOption = 0,
 ) -> None:
-    """Take lists back from tasks that have ended, and report what was taken."""
+    """Release the CPU lists of tasks that have ended, and print them."""
     directory = common.conf_dir(conf_dir)
     while True:
         with common.one_line_errors():
             if path := ask.agent_at(str(directory)):
-                common.note(f"{common.program()}: the agent at {path} takes lists back as soon as a task ends: nothing to do")
+                common.note(f"{common.program()}: nothing to do: the agent at {path} releases a task's lists as soon as it ends")
                 return
             if not local.serves(str(directory)):
-                common.fail(f"no pools in {directory}: run {common.program()} init first")
+                common.fail(f"{directory} has no pools: run {common.program()} init first")
             typer.echo(json.dumps(_reconcile(directory), indent=2, sort_keys=True))
         if not interval:
             return
@@ -144,7 +145,7 @@ def uninstall(
     install_dir: common.InstallDirOption = Path("/opt/bin"),
     namespace: common.NamespaceOption = "cmk",
 ) -> None:
-    """Remove pools and executable from this host. Without pools in --conf-dir: print what removes the chart from a cluster."""
+    """Remove pools and executable from this host. Without pools in --conf-dir, print the commands that remove the chart from a cluster."""
     directory = common.conf_dir(conf_dir)
     with common.one_line_errors():
         if not local.serves(str(directory)):
@@ -154,10 +155,10 @@ def uninstall(
         with _pools_of(directory) as (state, saved):
             if tasks := state.ledger(saved)[0].tasks:
                 pids = ", ".join(str(process.pid) for process in sorted(tasks))
-                common.fail(f"processes {pids} still run on the pools of {directory}: end them first")
+                common.fail(f"processes {pids} still run on the pools of {directory}: stop them first")
             state.remove()
         program = install_dir / common.program()
-        if program.is_file() and program.resolve() != Path(sys.argv[0]).resolve():  # not the one that runs
+        if program.is_file() and program.resolve() != Path(sys.argv[0]).resolve():  # not this very program
             program.unlink()
             common.note(f"removed {program}")
         common.note(f"removed the pools of {directory}")
@@ -171,7 +172,9 @@ def install_launcher(
     """Put the static cmk executable into a directory of the host, for containers to mount."""
     with common.one_line_errors():
         if not launcher.is_file():
-            common.fail(f"there is no {launcher}: the image has it; elsewhere build image/launcher and name it with --launcher")
+            common.fail(
+                f"there is no {launcher}: it is in the image; elsewhere build image/launcher and name the file with --launcher"
+            )
         install_dir.mkdir(parents=True, exist_ok=True)
         launcher_files.install(launcher, install_dir, common.program())
         common.note(f"installed {install_dir / common.program()}")
@@ -179,11 +182,11 @@ def install_launcher(
 
 @contextmanager
 def _pools_of(directory: Path) -> Iterator[tuple[ConfDir, SavedLayout]]:
-    """Pools that are there already, ours alone for the length of the block."""
+    """The existing pools of a directory, under its lock for the length of the block; exits with a line when there are none."""
     with common.locked(directory) as state:
         saved = state.saved()
         if saved is None:
-            common.fail(f"the pools of {directory} have just been removed")
+            common.fail(f"the pools of {directory} have just been removed: run {common.program()} init to have some again")
         yield state, saved
 
 
@@ -198,23 +201,23 @@ def _reserved(text: str, machine: Topology) -> CpuSet:
 
 
 def _configmap(path: Path) -> object:
-    import yaml  # noqa: PLC0415  # every start of the agent would pay for it
+    import yaml  # noqa: PLC0415  # would slow down every start of the agent
 
     try:
-        found = yaml.safe_load(path.read_text())
-        if isinstance(found, dict) and found.get("kind") == "ConfigMap":
-            found = yaml.safe_load((found.get("data") or {}).get("config") or "")
+        content = yaml.safe_load(path.read_text())
+        if isinstance(content, dict) and content.get("kind") == "ConfigMap":
+            content = yaml.safe_load((content.get("data") or {}).get("config") or "")
     except yaml.YAMLError as error:
-        raise takeover.AdoptionError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from error
-    return found
+        raise takeover.AdoptionError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    return content
 
 
 def _take_over(state: ConfDir, old: Mapping[str, takeover.OldPool], machine: Topology) -> None:
-    found = takeover.take_over(old, machine)
-    section = Section(takeover.as_config(found.layout), "adopted")
-    ledger, dropped, kept = state.take_over(found, SavedLayout(found.layout, section, "adopted", machine))
-    where = f"; the old state is kept in {kept}" if kept else ""
-    common.note(f"took over {_short(found.layout)} and {len(ledger.tasks)} tasks{where}")
+    taken = takeover.take_over(old, machine)
+    section = Section(takeover.as_config(taken.layout), "adopted")
+    ledger, dropped, moved_to = state.take_over(taken, SavedLayout(taken.layout, section, "adopted", machine))
+    note = f"; the old state is kept in {moved_to}" if moved_to else ""
+    common.note(f"took over {_summary(taken.layout)} and {len(ledger.tasks)} tasks{note}")
     for reason in dropped:
         common.warn(f"dropped: {reason}")
 
@@ -231,7 +234,7 @@ def _reconcile(directory: Path) -> dict[str, Any]:
             for task in sorted(dead, key=lambda task: task.process)
             for name in task.lists
         ],
-        "mismatchedCpuMasks": [found for task in ledger.tasks.values() if (found := _mismatch(task, ledger.cpus_of(task)))],
+        "mismatchedCpuMasks": [item for task in ledger.tasks.values() if (item := _mismatch(task, ledger.cpus_of(task)))],
     }
 
 
@@ -246,12 +249,12 @@ def _mismatch(task: Task, cpus: CpuSet) -> dict[str, Any] | None:
     return {"pid": task.process.pid, "pool": task.pool, "cpus": lists, "actual": cpuset.kernel_list(actual)}
 
 
-def _short(made: Layout) -> str:
-    return ", ".join(f"{name} {cpuset.kernel_list(pool.cpus)}" for name, pool in made.pools.items() if pool.lists)
+def _summary(layout: Layout) -> str:
+    return ", ".join(f"{name} {cpuset.kernel_list(pool.cpus)}" for name, pool in layout.pools.items() if pool.lists)
 
 
-def _tell(made: Layout) -> None:
-    for name, pool in made.pools.items():
+def _print_layout(layout: Layout) -> None:
+    for name, pool in layout.pools.items():
         common.note(f"pool {name}: {' '.join(cpuset.kernel_list(item.cpus) for item in pool.lists)}")
-    for warning in made.warnings:
+    for warning in layout.warnings:
         common.warn(warning)

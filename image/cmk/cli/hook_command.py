@@ -1,4 +1,4 @@
-"""``cmk hook``: what the chart's Jobs run around an upgrade. The last line says what is wrong and what to do."""
+"""``cmk hook``, which the chart's Jobs run before and after an upgrade. The last line of output says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from cmk import __version__
 from cmk.cli import common, fleet_table, rendered_config
 from cmk.model.errors import CmkError
 
-app = typer.Typer(help="What the chart's hooks run.", no_args_is_help=True)
+app = typer.Typer(help="Check an upgrade beforehand and afterwards, for the chart's hooks.", no_args_is_help=True)
 ConfigOption = Annotated[Path, typer.Option(help="Directory with config.json and hosts-*.json.")]
 
 
 @app.command("plan")
 def plan(config: ConfigOption) -> None:
-    """Before an upgrade: fail when the new configuration is impossible for a node, with nothing changed."""
+    """Before an upgrade: fail when a node refuses the new configuration. Nothing is changed."""
     with _last_line():
-        from cmk.fleet import cluster_nodes as live  # noqa: PLC0415
-        from cmk.fleet import preview  # noqa: PLC0415
-        from cmk.kube import client  # noqa: PLC0415  # no other command should pay for it
+        from cmk.fleet import cluster_nodes, preview  # noqa: PLC0415
+        from cmk.kube import client  # noqa: PLC0415  # a client of the API would slow down the start of every other command
 
         wanted, hosts = rendered_config.mounted(config)
-        found = preview.plan(wanted, hosts, live.nodes(client.in_cluster()))
-        for line in fleet_table.plan_lines(found):
+        fleet = preview.plan(wanted, hosts, cluster_nodes.nodes(client.in_cluster()))
+        for line in fleet_table.plan_lines(fleet):
             typer.echo(line, err=True)
-        if found.blocking:
-            first = found.blocking[0]
-            more = f" (and {len(found.blocking) - 1} nodes more)" if len(found.blocking) > 1 else ""
+        if fleet.blocking:
+            first = fleet.blocking[0]
+            more = f" (and {len(fleet.blocking) - 1} nodes more)" if len(fleet.blocking) > 1 else ""
             common.fail_in_pod(f"upgrade refused, nothing has changed: node {first.node}: {first.text}{more}")
 
 
@@ -41,16 +40,15 @@ def verify(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for all nodes.")] = 240,
     max_failures: Annotated[str, typer.Option(help="Nodes that may fail: a number, or a percentage as in 5%.")] = "0",
 ) -> None:
-    """After an upgrade: wait for every node, fail with a table of those that have not got the configuration."""
+    """After an upgrade: wait for every node; fail with a table when nodes have not applied the configuration."""
     with _last_line():
-        from cmk.fleet import cluster_nodes as live  # noqa: PLC0415
-        from cmk.fleet import rollout  # noqa: PLC0415
-        from cmk.fleet import verify as work  # noqa: PLC0415  # no other command should pay for it
-        from cmk.kube import client  # noqa: PLC0415
+        from cmk.fleet import cluster_nodes, rollout  # noqa: PLC0415
+        from cmk.fleet import verify as fleet  # noqa: PLC0415
+        from cmk.kube import client  # noqa: PLC0415  # a client of the API would slow down the start of every other command
 
         wanted, hosts = rendered_config.mounted(config)
         api = client.in_cluster()
-        rows, notes = work.verify(wanted, hosts, lambda: live.nodes(api), __version__, timeout)
+        rows, notes = fleet.verify(wanted, hosts, lambda: cluster_nodes.nodes(api), __version__, timeout)
         for line in fleet_table.verify_lines(rows):
             typer.echo(line, err=True)
         for note in notes:
@@ -59,12 +57,13 @@ def verify(
         if len(failed) > rollout.allowed(max_failures, len(rows)):
             names = ", ".join(row.node for row in failed[:5]) + (" and more" if len(failed) > 5 else "")
             common.fail_in_pod(
-                f"{len(failed)} of {len(rows)} nodes have not got the configuration ({names}): {failed[0].text or failed[0].state}"
+                f"{len(failed)} of {len(rows)} nodes have not applied the configuration ({names}): {failed[0].text or failed[0].state}"
             )
 
 
 @contextmanager
 def _last_line() -> Iterator[None]:
+    """End the command with one line for an error, and show the line in the container's status."""
     from cmk.kube.client import ApiError  # noqa: PLC0415
 
     try:

@@ -1,4 +1,4 @@
-"""Log lines on stderr: text for people, JSON for machines."""
+"""The format of log lines on standard error: text for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Format(StrEnum):
-    """How a log line looks."""
+    """The format of a log line."""
 
     TEXT = "text"
     JSON = "json"
@@ -32,15 +32,17 @@ class _JsonFormatter(logging.Formatter):
 
 
 def level_of(name: str, place: str) -> int:
-    """Number of a level; exits with a line that names the place when there is no such level."""
+    """The number of a level; exits with a line that names the option or variable (``place``) when the name is not valid."""
     number = logging.getLevelNamesMapping().get(name.upper())
     if number is None:
-        raise typer.BadParameter(f"{name!r} is no log level; use CRITICAL, ERROR, WARNING, INFO or DEBUG", param_hint=place)
+        raise typer.BadParameter(
+            f"{name!r} is not a valid log level; use CRITICAL, ERROR, WARNING, INFO or DEBUG", param_hint=place
+        )
     return number
 
 
 def configure(level: str, kind: Format) -> None:
-    """Set up logging for the process; exits with a line when there is no such level."""
+    """Set up logging for the process; exits with a line when the level is not valid."""
     number = level_of(level, "--log-level")
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonFormatter() if kind is Format.JSON else logging.Formatter(_TEXT))

@@ -1,4 +1,4 @@
-"""``cmk plan``: what values would do to the nodes, before they do it."""
+"""``cmk plan``, which prints what values would change on each node before they are applied."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plan(
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as for helm; may repeat.")] = None,
     set_string: Annotated[list[str] | None, typer.Option("--set-string", help="As for helm; may repeat.")] = None,
     set_json: Annotated[list[str] | None, typer.Option("--set-json", help="As for helm; may repeat.")] = None,
-    chart: Annotated[Path, typer.Option(envvar="CMK_CHART", help="The chart to be installed, which helm reads.")] = Path(
+    chart: Annotated[Path, typer.Option(envvar="CMK_CHART", help="The chart that is to be installed; helm renders it.")] = Path(
         "charts/cmk"
     ),
     config: Annotated[
@@ -37,15 +37,15 @@ def plan(
     against: Annotated[
         str,
         typer.Option(
-            help="The nodes: 'cluster'; a file or directory of NodeReports (kubectl get cmk-nr -o json); or the output of "
-            "lscpu -p=CPU,CORE,SOCKET of one machine."
+            help="The nodes to plan for: 'cluster'; a file or directory of NodeReports (kubectl get cmk-nr -o json); or a file with the "
+            "output of lscpu -p=CPU,CORE,SOCKET of one machine."
         ),
     ] = CLUSTER,
     node: Annotated[str, typer.Option(help="With lscpu's output: the name of that machine.")] = "",
     isolcpus: Annotated[str, typer.Option(help="With lscpu's output: CPUs that the kernel isolates, as in 2-15.")] = "",
     output: common.OutputOption = common.Output.TABLE,
 ) -> None:
-    """Say what a configuration would change on each node, which tasks would move, and what would be refused. Nothing is changed.
+    """Print what a configuration would change on each node, which tasks would move, and what would be refused. Nothing is changed.
 
     Exit: 0 nothing to do, 2 something would change, 1 something would be refused.
     """
@@ -53,32 +53,32 @@ def plan(
         words = {"--set": settings or [], "--set-string": set_string or [], "--set-json": set_json or []}
         given = bool(values) or any(words.values())
         if config is None and not given:
-            common.fail("name the values with -f values.yaml, as helm will get them", 1)
+            common.fail("no values are given: name them with -f values.yaml, as for helm", 1)
         if config is not None and given:
-            common.fail("--config is what the chart makes of values: give either", 1)
+            common.fail("--config stands for rendered values: give either", 1)
         wanted = rendered_config.mounted(config) if config else rendered_config.rendered(values or [], words, chart)
-        found = preview.plan(*wanted, _nodes(against, node, isolcpus))
+        fleet = preview.plan(*wanted, _nodes(against, node, isolcpus))
         if output is common.Output.JSON:
-            typer.echo(json.dumps(msgspec.to_builtins(found), indent=2))
+            typer.echo(json.dumps(msgspec.to_builtins(fleet), indent=2))
         else:
-            for line in fleet_table.plan_lines(found):
+            for line in fleet_table.plan_lines(fleet):
                 typer.echo(line)
-        raise typer.Exit(EXIT_REFUSED if found.blocking else EXIT_CHANGES if found.changes else EXIT_SAME)
+        raise typer.Exit(EXIT_REFUSED if fleet.blocking else EXIT_CHANGES if fleet.changes else EXIT_SAME)
 
 
 def _nodes(against: str, name: str, isolcpus: str) -> list[Node]:
     if against == CLUSTER:
-        from cmk.fleet import cluster_nodes as live  # noqa: PLC0415
-        from cmk.kube import client  # noqa: PLC0415  # no other command should pay for it
+        from cmk.fleet import cluster_nodes  # noqa: PLC0415
+        from cmk.kube import client  # noqa: PLC0415  # a client of the API would slow down the start of every other command
 
-        return list(live.nodes(client.connect()))
+        return list(cluster_nodes.nodes(client.connect()))
     path = Path(against)
     if path.is_dir():
         files = [item for item in sorted(path.iterdir()) if item.suffix in {".json", ".yaml", ".yml"}]
-        found = [node for item in files for node in _reports(item, _read(item))]
-        if not found:
-            raise ConfigError(f"{path} has no NodeReports: kubectl get cmk-nr -o json > {path}/reports.json")
-        return found
+        nodes = [node for item in files for node in _reports(item, _read(item))]
+        if not nodes:
+            raise ConfigError(f"{path} has no NodeReports; to save them: kubectl get cmk-nr -o json > {path}/reports.json")
+        return nodes
     text = path.read_text()
     if path.suffix in {".json", ".yaml", ".yml"}:
         return list(_reports(path, _read(path)))
@@ -96,19 +96,19 @@ def _read(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
         try:
             return json.loads(text)
         except ValueError as error:
-            raise ConfigError(f"{path} is no JSON: {error}") from error
-    import yaml  # noqa: PLC0415  # no other command should pay for it
+            raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    import yaml  # noqa: PLC0415  # would slow down the start of every other command
 
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _reports(path: Path, found: Any) -> Iterator[Node]:  # noqa: ANN401  # whatever the file holds
-    items = found.get("items") if isinstance(found, dict) and "items" in found else [found]
+def _reports(path: Path, content: Any) -> Iterator[Node]:  # noqa: ANN401  # whatever the file holds
+    items = content.get("items") if isinstance(content, dict) and "items" in content else [content]
     for item in items or []:
         if not isinstance(item, dict) or item.get("kind") != "NodeReport":
-            raise ConfigError(f"{path} holds something that is no NodeReport: kubectl get cmk-nr -o json makes one that does")
+            raise ConfigError(f"{path} has objects that are not NodeReports; to save these: kubectl get cmk-nr -o json")
         state = (item.get("status") or {}).get("state") or {}
         yield Node(item["metadata"]["name"], state.get("labels") or {}, item)

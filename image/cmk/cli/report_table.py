@@ -1,4 +1,4 @@
-"""A node report as a table for people: pools by sockets, with who sits where."""
+"""The table of a node report for people: pools by sockets, with the tasks on each CPU list."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def lines(report: dict[str, Any], procfs: Procfs) -> Iterator[str]:
         cells: dict[str, list[str]] = {column: [] for column in columns}
         for item in pool["cpuLists"].values():
             cpus = cpuset.parse(item["cpus"])
-            who = _tasks(item["tasks"], procfs) or ("free" if pool["exclusive"] else "-")
+            tasks = _tasks(item["tasks"], procfs) or ("free" if pool["exclusive"] else "-")
             for column in {socket_of[cpu]: None for cpu in sorted(cpus) if cpu in socket_of}:
-                cells[column].append(f"{cpuset.kernel_list(cpus)}: {who}")
-        made = zip_longest(*(cells[column] for column in columns), fillvalue="")
-        rows += [[name if index == 0 else "", *row] for index, row in enumerate(made)]
+                cells[column].append(f"{cpuset.kernel_list(cpus)}: {tasks}")
+        pool_rows = zip_longest(*(cells[column] for column in columns), fillvalue="")
+        rows += [[name if index == 0 else "", *row] for index, row in enumerate(pool_rows)]
     yield from aligned(rows)
     for error in report["checks"]["configDirectory"]["errors"]:
         yield f"ERROR: {error}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Cells below each other."""
+    """One line per row, with the cells of a column at the same place in each."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,4 +1,4 @@
-"""``describe`` and ``node-report``: of the agent that serves this host, or of direct mode's pools."""
+"""``cmk describe`` and ``cmk node-report``, about the pools of this host's agent or of direct mode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cmk.model.choice import OLD_NAMES
 
 
 def describe(conf_dir: common.ConfDirOption = None, output: common.OutputOption = common.Output.JSON) -> None:
-    """Print pools, CPU lists and the processes on them."""
+    """Print pools, their CPU lists and the processes on each."""
     with common.one_line_errors():
         _show("describe", common.conf_dir(conf_dir), output)
 
@@ -29,7 +29,7 @@ def node_report(
     interval: common.IntervalOption = 0,
     output: common.OutputOption = common.Output.JSON,
 ) -> None:
-    """Print pools, topology and whatever contradicts it."""
+    """Print pools, topology, and contradictions between them."""
     if publish:
         typer.echo(f"{common.program()}: --publish means nothing here: the agent publishes by itself", err=True)
     while True:
@@ -50,17 +50,17 @@ def _show(what: str, directory: Path, output: common.Output) -> None:
         sys.stdout.buffer.flush()
         return
     if saved is None:
-        found = dict(json.loads(ask.show("node-report", str(directory))))
+        content = dict(json.loads(ask.show("node-report", str(directory))))
     else:
         ledger, _ = state.ledger(saved)
-        found = report.node_report(ledger, common.topology(), str(directory))
+        content = report.node_report(ledger, common.topology(), str(directory))
     if output is common.Output.TABLE:
-        for line in report_table.lines(found, common.procfs()):
+        for line in report_table.lines(content, common.procfs()):
             typer.echo(line)
         return
     if common.program() == "kcm":
-        _rename(found["description"]["pools"])
-    typer.echo(json.dumps(found["description"] if what == "describe" else found, indent=2))
+        _rename(content["description"]["pools"])
+    typer.echo(json.dumps(content["description"] if what == "describe" else content, indent=2))
 
 
 def _rename(pools: dict[str, Any]) -> None:

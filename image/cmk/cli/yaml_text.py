@@ -1,4 +1,4 @@
-"""Values as YAML that Helm's reader takes for what they are."""
+"""YAML of values, in which every string is quoted that Helm's parser would take for another type."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import yaml
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """The text of a values file."""
+    """The text of a values file; ``values`` are plain maps, lists, strings, numbers and booleans."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what Helm's reader takes for a boolean or a number and PyYAML does not: y, n, 1e3."""
+    """A dumper that quotes strings which Helm's parser takes for a boolean or a number and PyYAML does not: y, n, 1e3."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -12,32 +12,32 @@ from cmk.kube.client import NOT_FOUND, Api, ApiError, Json
 from cmk.kube.node import labels
 
 NODES = "/api/v1/nodes"
-# Reports are long: of a large cluster they are never in memory together.
+# Objects per page. Reports are long: those of a large cluster are never in memory together.
 _NODES, _REPORTS = "500", "50"
 
 
 def nodes(api: Api) -> Iterator[Node]:
-    """Every node, with its report if it has one, in no order; raises ApiError."""
-    left = {item["metadata"]["name"]: _node(item) for item in _pages(api, NODES, _NODES)}
+    """Every node, with its report if it has one, in no particular order; raises ApiError."""
+    without_report = {item["metadata"]["name"]: _node(item) for item in _pages(api, NODES, _NODES)}
     try:
         for report in _pages(api, reports.PATH, _REPORTS):
-            if node := left.pop(report["metadata"]["name"], None):
+            if node := without_report.pop(report["metadata"]["name"], None):
                 yield msgspec.structs.replace(node, report=report)
     except ApiError as error:
-        if error.status != NOT_FOUND:  # no definitions yet: the chart's first time in this cluster
+        if error.status != NOT_FOUND:  # before the first installation the cluster has no definition of NodeReports
             raise
-    yield from left.values()
+    yield from without_report.values()
 
 
 def _pages(api: Api, path: str, limit: str) -> Iterator[Json]:
-    more: dict[str, str] = {}
+    position: dict[str, str] = {}
     while True:
-        page = api.get(path, limit=limit, **more)
+        page = api.get(path, limit=limit, **position)
         yield from page.get("items") or []
         token = (page.get("metadata") or {}).get("continue")
         if not token:
             return
-        more = {"continue": token}
+        position = {"continue": token}
 
 
 def _node(node: Json) -> Node:

@@ -1,4 +1,4 @@
-"""What a configuration means for every node of a cluster: a plan for each, and what an operator should know before it is applied."""
+"""The preview of a configuration: a plan for every node of the cluster, and notes for the operator, before anything is applied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from cmk.model.plan import Plan
 
 
 class Outcome(StrEnum):
-    """``new``: no agent has reported yet. ``unknown``: one did that is too old to be planned for. ``leaves``: not selected any more."""
+    """The effect on one node.
+
+    ``new``: no agent has reported yet. ``unknown``: the report is of an agent that is too old for a plan. ``leaves``: the node is no longer
+    selected.
+    """
 
     SAME = "same"
     CHANGES = "changes"
@@ -29,7 +33,7 @@ class Outcome(StrEnum):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A node as the API or a file shows it; ``report`` is its NodeReport, if any; ``ready``: its kubelet works and it takes pods."""
+    """A node, from the API or from a file. ``report`` is its NodeReport, if any. ``ready``: its kubelet is ready and pods are scheduled."""
 
     name: str
     labels: Mapping[str, str]
@@ -43,14 +47,14 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class PoolChange(msgspec.Struct, frozen=True):
-    """A pool's CPU lists before and after, as the kernel writes lists; None where there is no such pool."""
+    """A pool's CPU lists before and after, in the kernel's list format; None: the pool does not exist."""
 
     before: list[str] | None
     after: list[str] | None
 
 
 class TaskMove(msgspec.Struct, frozen=True):
-    """A task that moves."""
+    """A task that moves from the CPUs ``before`` to ``after``, both in the kernel's list format."""
 
     pid: int
     pool: str
@@ -61,7 +65,7 @@ class TaskMove(msgspec.Struct, frozen=True):
 
 
 class NodePlan(msgspec.Struct, frozen=True):
-    """What happens on one node. ``text`` says why where something is in the way; ``pools`` has only those that change."""
+    """The plan for one node. ``text`` says what is in the way, if anything is; ``pools`` has only pools that change."""
 
     node: str
     outcome: Outcome
@@ -74,29 +78,29 @@ class NodePlan(msgspec.Struct, frozen=True):
 
     @property
     def blocks_upgrade(self) -> bool:
-        """Whether an upgrade has to be refused for it: a node that serves nobody has nothing to lose."""
+        """Whether this node is a reason to refuse an upgrade. An impossible one is not: the node serves no tasks that could lose CPUs."""
         return self.outcome is Outcome.REFUSED
 
 
 class FleetPlan(msgspec.Struct, frozen=True):
-    """Every node's, and notes on the configuration as a whole."""
+    """The plans for all nodes, and notes on the configuration as a whole."""
 
     nodes: list[NodePlan]
     notes: list[str] = []
 
     @property
     def blocking(self) -> list[NodePlan]:
-        """Nodes that stand in the way."""
+        """Plans of the nodes for which an upgrade has to be refused."""
         return [node for node in self.nodes if node.blocks_upgrade]
 
     @property
     def changes(self) -> bool:
-        """Whether anything would happen to pools."""
+        """Whether the pools of any node would change."""
         return any(node.outcome in (Outcome.CHANGES, Outcome.NEW, Outcome.LEAVES) for node in self.nodes)
 
 
 def plan(wanted: ClusterConfig, hosts: Mapping[str, Host], nodes: Iterable[Node]) -> FleetPlan:
-    """Plan for the nodes that are selected or have a report. Looks at one after the other, for reports of a large cluster fill a memory."""
+    """Plan for the nodes that are selected or have a report. One node after the other: all reports at once would fill a memory."""
     plans: list[NodePlan] = []
     names: set[str] = set()
     losing: list[str] = []
@@ -105,17 +109,18 @@ def plan(wanted: ClusterConfig, hosts: Mapping[str, Host], nodes: Iterable[Node]
         if node.report is not None or wanted.selection.matches(node.name, node.labels):
             plans.append(_plan_one(wanted, hosts, node))
             losing += _losing(node, plans[-1])
-    return FleetPlan(sorted(plans, key=lambda made: made.node), [*unmatched(hosts, names), *sorted(losing)])
+    return FleetPlan(sorted(plans, key=lambda plan: plan.node), [*unmatched(hosts, names), *sorted(losing)])
 
 
 def unmatched(hosts: Mapping[str, Host], names: Set[str]) -> list[str]:
-    """Sections of hosts that no node has the name of."""
+    """A note for each section of ``hosts`` whose name no node has."""
     return [f"{hosts[name].scope or f'hosts.{name}'} matches no node" for name in sorted(hosts.keys() - names)]
 
 
 def _plan_one(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node) -> NodePlan:
     if not wanted.selection.matches(node.name, node.labels):
-        return NodePlan(node.name, Outcome.LEAVES, text="not selected any more: its agent takes back what no bound pod needs")
+        text = "not selected any more: its agent removes label, taint, resources and report once no bound pod needs them"
+        return NodePlan(node.name, Outcome.LEAVES, text=text)
     try:
         chosen = config.choose(wanted, hosts, node.name, node.labels)
     except ConfigError as error:
@@ -125,27 +130,29 @@ def _plan_one(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node) -> N
         return about
     if "state" not in node.status:
         return _but(
-            about, Outcome.UNKNOWN, "its agent is of a version that changes no pools: it keeps what it has until it is replaced"
+            about,
+            Outcome.UNKNOWN,
+            "its agent is of a version that cannot change pools: the pools stay until the agent is replaced",
         )
     try:
-        found = msgspec.structs.replace(node_state.load(node.status["state"]), labels=dict(node.labels))
-        made, moves = found.plan(chosen)
+        state = msgspec.structs.replace(node_state.load(node.status["state"]), labels=dict(node.labels))
+        layout, change = state.plan(chosen)
     except NodeStateError as error:
         return _but(about, Outcome.UNKNOWN, f"its report cannot be read: {error}")
     except (ConfigError, LayoutError) as error:
         serves = bool(node.status.get("configHash"))
         text = f"{error}; set hosts.{node.name}.pools in the chart's values"
         return _but(about, Outcome.REFUSED if serves else Outcome.IMPOSSIBLE, text)
-    return _compared(about, chosen, found, made, moves)
+    return _compared(about, chosen, state, layout, change)
 
 
-def _compared(about: NodePlan, chosen: Chosen, found: NodeState, made: Layout, moves: Plan) -> NodePlan:
-    pools = pool_changes(found.layout, made)
-    if moves.refusals:
-        text = "; ".join(refusal.text for refusal in moves.refusals)
+def _compared(about: NodePlan, chosen: Chosen, state: NodeState, layout: Layout, change: Plan) -> NodePlan:
+    pools = pool_changes(state.layout, layout)
+    if change.refusals:
+        text = "; ".join(refusal.text for refusal in change.refusals)
         return _but(about, Outcome.PAUSED if chosen.section.paused else Outcome.REFUSED, text, pools=pools)
-    pods = {uid: str(pod) for pod in found.pods for uid in (pod.uid, pod.config_hash) if uid}
-    moved = [
+    pods = {uid: str(pod) for pod in state.pods for uid in (pod.uid, pod.config_hash) if uid}
+    moves = [
         TaskMove(
             move.task.process.pid,
             move.task.pool,
@@ -154,16 +161,16 @@ def _compared(about: NodePlan, chosen: Chosen, found: NodeState, made: Layout, m
             pods.get(move.task.pod, move.task.pod),
             move.task.container[:12],
         )
-        for move in moves.moves
+        for move in change.moves
     ]
     outcome = Outcome.CHANGES if pools else Outcome.SAME
     if pools and chosen.section.paused:
         return _but(about, Outcome.PAUSED, "paused: nothing is done until paused is false", pools=pools)
-    return _but(about, outcome, "", pools=pools, moves=moved, stays=len(moves.keeps))
+    return _but(about, outcome, "", pools=pools, moves=moves, stays=len(change.keeps))
 
 
 def pool_changes(before: Layout | None, after: Layout) -> dict[str, PoolChange]:
-    """Pools that differ."""
+    """The pools that differ, by name."""
     old = before.pools if before else {}
     names = sorted(old.keys() | after.pools.keys())
     return {
@@ -179,8 +186,8 @@ def _but(about: NodePlan, outcome: Outcome, text: str, **more: Any) -> NodePlan:
     return msgspec.structs.replace(about, outcome=outcome, text=text, **more)
 
 
-def _losing(node: Node, made: NodePlan) -> list[str]:
+def _losing(node: Node, plan: NodePlan) -> list[str]:
     before = str(node.status.get("scope") or "")
-    if not before.startswith("hosts.") or not made.scope or made.scope.startswith("hosts."):
+    if not before.startswith("hosts.") or not plan.scope or plan.scope.startswith("hosts."):
         return []
-    return [f"{node.name} has no section of its own any more: instead of {before} it gets {made.scope}"]
+    return [f"{node.name} has no section of its own any more: instead of {before} it gets {plan.scope}"]

@@ -1,4 +1,4 @@
-"""The API server's side: a thin layer over the kubernetes client, raw JSON in and out, one module per kind of object. And kubelet's socket.
+"""The API server, through a thin layer over the kubernetes client: raw JSON in and out, a module per kind of object. And kubelet's socket.
 
 
 Holds: requests, watches, patches and their errors.

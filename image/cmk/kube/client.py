@@ -1,7 +1,7 @@
-"""Requests to the API server with the pod's own credentials.
+"""Requests to the API server, with the pod's own credentials or those of a kubeconfig.
 
 Only the kubernetes client's configuration, credentials and transport are used: its generated models would cost 60 MB and most of a second
-per agent, and we read four kinds of objects.
+per agent, which reads four kinds of objects.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ APPLY = "application/apply-patch+yaml"
 
 
 class ApiError(CmkError):
-    """The API server said no, or nothing at all (``status`` 0)."""
+    """The API server refused a request with the HTTP ``status``, or did not answer (0). The text names the request."""
 
     def __init__(self, text: str, status: int = 0) -> None:
         super().__init__(text)
@@ -44,7 +44,7 @@ class ApiError(CmkError):
 
 
 def in_cluster() -> Api:
-    """A client for the cluster this pod runs in; raises ApiError when there are no credentials."""
+    """A client for the cluster that this pod runs in; raises ApiError when there are no credentials."""
     configuration = Configuration()
     try:
         load_incluster_config(configuration)
@@ -54,18 +54,20 @@ def in_cluster() -> Api:
 
 
 def connect() -> Api:
-    """A client for the cluster this pod runs in, or that of the kubeconfig; raises ApiError."""
+    """A client for the cluster that this pod runs in, outside a pod for that of the kubeconfig; raises ApiError."""
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         return in_cluster()
     try:
-        from kubernetes.config.kube_config import load_kube_config  # noqa: PLC0415  # the image has it not: it would need 20 MB
+        from kubernetes.config.kube_config import load_kube_config  # noqa: PLC0415  # the image is without it: it would need 20 MB
     except ImportError as error:
-        raise ApiError("this image reads no kubeconfig: install cmk with pip where kubectl is, or use --against FILE") from error
+        raise ApiError(
+            "this image cannot read a kubeconfig: install cmk with pip where kubectl is, or use --against FILE"
+        ) from error
     configuration = Configuration()
     try:
         load_kube_config(client_configuration=configuration)
     except (ConfigException, OSError) as error:
-        raise ApiError(f"cannot use the kubeconfig: {error}") from error
+        raise ApiError(f"cannot use the kubeconfig: {error}; KUBECONFIG names the file") from error
     return Api(configuration)
 
 
@@ -73,11 +75,11 @@ class Api:
     """Raw JSON requests; thread-safe. Every method raises ApiError."""
 
     def __init__(self, configuration: Configuration) -> None:
-        # Callers retry with their own pace; keepalive notices a server that vanished without a word under a watch.
+        # Callers retry at their own pace. TCP keepalive detects under a watch that the server is gone without having closed the connection.
         configuration.retries = False
         configuration.keep_alive = True
         configuration.connection_pool_maxsize = 8
-        # Python 3.13 refuses CA certificates without key usage extensions, which older clusters have.
+        # Python 3.13 refuses CA certificates without the key usage extension, as older clusters have them.
         configuration.disable_strict_ssl_verification = True
         self._configuration = configuration
         self._rest = RESTClientObject(configuration)
@@ -100,7 +102,7 @@ class Api:
         return self._json("POST", path, {}, body)
 
     def replace(self, path: str, body: Json) -> Json:
-        """PUT an object; with a resourceVersion in it the server refuses (409) what somebody changed meanwhile."""
+        """PUT an object; if it has a resourceVersion and the object has changed since, the server refuses (409)."""
         return self._json("PUT", path, {}, body)
 
     def patch(self, path: str, body: Json, kind: str) -> Json:
@@ -112,11 +114,11 @@ class Api:
         return self._json("PATCH", path, {}, operations, JSON_PATCH)
 
     def apply(self, path: str, body: Json, manager: str) -> Json:
-        """Server-side apply, which creates what is not there, in the name of a field manager."""
+        """Server-side apply in the name of a field manager; creates the object when it is missing."""
         return self._json("PATCH", path, {"fieldManager": manager}, body, APPLY)
 
     def delete(self, path: str) -> None:
-        """DELETE an object; one that is gone already does not matter."""
+        """DELETE an object, unless it is gone already."""
         try:
             self._json("DELETE", path, {})
         except ApiError as error:
@@ -130,7 +132,7 @@ class Api:
         try:
             yield from _lines(response)
         except (urllib3.exceptions.HTTPError, ValueError) as error:
-            raise ApiError(f"watch of {path} broke: {error}") from error
+            raise ApiError(f"the watch of {path} broke off: {error}") from error
         finally:
             response.close()
 

@@ -1,4 +1,4 @@
-"""Events on Node and Pod objects: what an operator sees with ``kubectl describe``."""
+"""Kubernetes Events about nodes and pods, which ``kubectl describe`` shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from cmk.kube.client import Api, Json
 from cmk.model.pods import Pod
 
-# Events about cluster-scoped objects live there by the API's rule.
+# The API's namespace for Events about cluster-scoped objects.
 _DEFAULT = "default"
 _MAX_MESSAGE = 1024
 
@@ -19,7 +19,7 @@ def send(api: Api, node: str, reason: str, message: str, *, warning: bool = True
 
 
 def body(node: str, reason: str, message: str, *, warning: bool = True, pod: Pod | None = None) -> Json:
-    """The Event; a node's events carry its name for a uid, as kubelet's do and kubectl expects."""
+    """The Event as an object. One about a node has the node's name as uid, as kubelet's have and kubectl expects."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     about: Json = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node}
     if pod is not None:

@@ -1,4 +1,4 @@
-"""What kubelet itself does with CPUs, asked by the socket it opens for monitoring (k8s.io/kubelet/pkg/apis/podresources/v1)."""
+"""The client of kubelet's pod-resources socket (k8s.io/kubelet/pkg/apis/podresources/v1): is kubelet's CPU manager at work?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cmk.model.errors import CmkError
 
 SECONDS_TO_ANSWER = 5.0
 _METHOD = "/v1.PodResourcesLister/GetAllocatableResources"
-_CPU_IDS = 2  # its number in AllocatableResourcesResponse
+_CPU_IDS = 2  # number of the field cpu_ids of AllocatableResourcesResponse
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -22,21 +22,21 @@ class KubeletError(CmkError):
 
 
 class Plain(CodecBase):
-    """Messages as they are: the one we send is empty, of the one we get a single field counts."""
+    """A codec that leaves messages as bytes: the request is empty, and of the answer one field counts."""
 
     __content_subtype__ = "proto"
 
     def encode(self, message: bytes, message_type: object) -> bytes:
-        """As it is."""
+        """The bytes of a message."""
         return message
 
     def decode(self, data: bytes, message_type: object) -> bytes:
-        """As it is."""
+        """The message, as bytes."""
         return data
 
 
 async def hands_out_cpus(socket: Path) -> bool:
-    """Whether kubelet's CPU manager gives CPUs of its own choice to containers: under the policy ``none`` it has none to give.
+    """Whether kubelet's CPU manager assigns CPUs to containers: under the policy ``none`` the answer lists no allocatable CPUs.
 
     Raises KubeletError.
     """
@@ -51,7 +51,7 @@ async def hands_out_cpus(socket: Path) -> bool:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field of a protobuf message, packed ones as bytes; raises KubeletError when it is none."""
+    """Number and value of each field of a protobuf message, packed ones as bytes; raises KubeletError when the message is cut off."""
     at = 0
 
     def varint() -> int:
@@ -69,7 +69,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         while at < len(message):
             number, kind = divmod(varint(), 8)
             if kind == _VARINT:
-                # An id of 0 is a CPU as well.
+                # The value counts as a truth value: plus one, for CPU 0 is a CPU, too.
                 yield number, varint() + 1
                 continue
             size = {_FIXED64: 8, _FIXED32: 4}.get(kind) or (varint() if kind == _BYTES else len(message))

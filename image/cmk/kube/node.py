@@ -1,4 +1,4 @@
-"""Our marks on a Node object (label, taint, extended resources): what is there, and the patches that make it right."""
+"""Label, taint and extended resources of cmk on a Node object: the present ones, and the patches to the wanted ones."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ def labels(node: Json) -> dict[str, str]:
 
 
 def advertised(node: Json) -> dict[str, int]:
-    """Our extended resources in the node's capacity."""
+    """Extended resources of cmk in the node's capacity: name → count."""
     capacity = (node.get("status") or {}).get("capacity") or {}
     return {name: int(value) for name, value in capacity.items() if name.startswith(RESOURCE_PREFIX)}
 
 
 def status_patch(node: Json, wanted: Mapping[str, int]) -> Json | None:
-    """Patch of the status that advertises exactly ``wanted``, or None when it is right already."""
+    """Patch of the status so that it advertises exactly ``wanted``; None when it does already."""
     status = node.get("status") or {}
     changes: Json = {}
     for part in ("capacity", "allocatable"):
-        have = {name: str(value) for name, value in (status.get(part) or {}).items() if name.startswith(RESOURCE_PREFIX)}
-        want = {name: str(count) for name, count in wanted.items()}
-        if have != want:
-            changes[part] = {**dict.fromkeys(have.keys() - want.keys()), **want}
+        current = {name: str(value) for name, value in (status.get(part) or {}).items() if name.startswith(RESOURCE_PREFIX)}
+        target = {name: str(count) for name, count in wanted.items()}
+        if current != target:
+            changes[part] = {**dict.fromkeys(current.keys() - target.keys()), **target}
     return {"status": changes} if changes else None
 
 
 def marks_patch(node: Json, *, label: bool, taint: bool) -> Json | None:
-    """Patch of label and taint, or None when both are right already.
+    """Patch of label and taint; None when both are as wanted already.
 
-    Taints are one value to the API server, so the whole list goes with the version it was read at: the server refuses (409) the patch when
-    somebody else changed the node meanwhile.
+    To the API server all taints are one value. So the patch has the whole list and the resourceVersion that it was read at: the server
+    refuses it (409) when the node has changed since.
     """
     meta: Json = {}
     patch: Json = {}
     if labels(node).get(LABEL) != ("true" if label else None):
         meta["labels"] = {LABEL: "true" if label else None}
-    have = node["spec"].get("taints") or []
-    others = [item for item in have if item["key"] != TAINT["key"]]
-    ours = [item for item in have if item["key"] == TAINT["key"]]
-    right = len(ours) == 1 and ours[0].get("value") == TAINT["value"] and ours[0]["effect"] == TAINT["effect"]
-    if right != taint or (ours and not taint):
+    taints = node["spec"].get("taints") or []
+    others = [item for item in taints if item["key"] != TAINT["key"]]
+    ours = [item for item in taints if item["key"] == TAINT["key"]]
+    tainted = len(ours) == 1 and ours[0].get("value") == TAINT["value"] and ours[0]["effect"] == TAINT["effect"]
+    if tainted != taint or (ours and not taint):
         meta["resourceVersion"] = node["metadata"]["resourceVersion"]
         patch["spec"] = {"taints": [*others, TAINT] if taint else others}
     if meta:

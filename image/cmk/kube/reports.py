@@ -1,4 +1,4 @@
-"""NodeReport objects: created, compared and replaced."""
+"""NodeReport objects: how they are written, compared and deleted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ PATH = f"/apis/{GROUP}/cmk-nodereports"
 def put(api: Api, name: str, body: Json, current: Json | None) -> Json:
     """Make the report equal ``body`` (``spec`` and ``status``); returns the object as stored. Raises ApiError."""
     wanted: Json = {"apiVersion": GROUP, "kind": "NodeReport", **body}
-    for _ in range(3):  # somebody may create, delete or change it in between; the watch brings us back if three are not enough
+    for _ in range(
+        3
+    ):  # the report may be created, deleted or changed meanwhile; after three attempts the watch leads to the next
         try:
             if current is None:
                 return api.create(PATH, {**wanted, "metadata": {"name": name}})
@@ -21,7 +23,7 @@ def put(api: Api, name: str, body: Json, current: Json | None) -> Json:
             if error.status not in (NOT_FOUND, CONFLICT):
                 raise
             current = _get(api, name)
-    raise ApiError(f"NodeReport {name} keeps changing under us", CONFLICT)
+    raise ApiError(f"NodeReport {name} changes faster than it can be written: find out what else writes it", CONFLICT)
 
 
 def delete(api: Api, name: str) -> None:
@@ -30,11 +32,10 @@ def delete(api: Api, name: str) -> None:
 
 
 def is_current(body: Json, current: Json | None) -> bool:
-    """Whether the stored object says what ``body`` says."""
+    """Whether the stored object has everything that ``body`` has."""
     return current is not None and all(current.get(key) == value for key, value in body.items())
 
 
 def _get(api: Api, name: str) -> Json | None:
-    found = api.get(PATH, fieldSelector=f"metadata.name={name}")
-    items = found.get("items") or []
+    items = api.get(PATH, fieldSelector=f"metadata.name={name}").get("items") or []
     return items[0] if items else None

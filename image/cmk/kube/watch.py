@@ -1,4 +1,4 @@
-"""List and watch: a stream of what is there and what changes, that heals itself. One thread per stream, blocked while nothing happens."""
+"""List and watch: a stream of objects and their changes that recovers by itself. One thread per stream, blocked while nothing happens."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ GONE = 410
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """Everything there is: replaces what was known."""
+    """All objects: they replace those of before."""
 
     items: list[Json]
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """One object as it is now."""
+    """An object that is new or has changed, as it is now."""
 
     item: Json
 
 
 class Deleted(msgspec.Struct, frozen=True):
-    """One object as it was last."""
+    """An object that is gone, as it was last."""
 
     item: Json
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """The stream is broken and tries again; what is known may be old."""
+    """The stream is broken and will try again; until the next ``Listed`` the known objects may be out of date."""
 
     reason: str
 
@@ -47,7 +47,7 @@ Event = Listed | Changed | Deleted | Lost
 
 
 def start(api: Api, name: str, path: str, field_selector: str, emit: Callable[[Event], None]) -> None:
-    """Follow the objects at ``path`` in a daemon thread that calls ``emit`` (from that thread) for ever."""
+    """Follow the objects at ``path`` for ever, in a daemon thread, which calls ``emit`` with each event."""
     threading.Thread(target=_follow, args=(api, path, field_selector, emit), name=f"watch-{name}", daemon=True).start()
 
 
@@ -60,21 +60,21 @@ def _follow(api: Api, path: str, field_selector: str, emit: Callable[[Event], No
             while True:
                 version = _watch(api, path, field_selector, version, emit)
         except ApiError as error:
-            if error.status != GONE:  # 410: the server forgot our version; listing again is all it takes
+            if error.status != GONE:  # 410: the server no longer has our resourceVersion, and listing again gives a new one
                 emit(Lost(str(error)))
                 log.debug("%s; again in %.1f s", error, delay)
-                threading.Event().wait(delay * random.uniform(0.5, 1.0))  # noqa: S311  # spreads a fleet of agents
+                threading.Event().wait(delay * random.uniform(0.5, 1.0))  # noqa: S311  # so that agents do not all retry at once
                 delay = min(delay * 2, LAST_RETRY)
 
 
 def _list(api: Api, path: str, field_selector: str, emit: Callable[[Event], None]) -> str:
-    found = api.get(path, fieldSelector=field_selector)
-    emit(Listed(found.get("items") or []))
-    return str(found["metadata"]["resourceVersion"])
+    listed = api.get(path, fieldSelector=field_selector)
+    emit(Listed(listed.get("items") or []))
+    return str(listed["metadata"]["resourceVersion"])
 
 
 def _watch(api: Api, path: str, field_selector: str, version: str, emit: Callable[[Event], None]) -> str:
-    """Run one watch to its end; returns the version to go on from."""
+    """Run one watch to its end; returns the resourceVersion at which the next one begins."""
     for event in api.watch(path, WATCH_SECONDS, fieldSelector=field_selector, resourceVersion=version):
         item = event["object"]
         if event["type"] == "ERROR":

@@ -1,4 +1,4 @@
-"""Whatever knows Intel CMK up to 1.5 and kcm: signs that they still run, their directory tree, and what they left read as pools of ours.
+"""The take-over from Intel CMK up to 1.5 and kcm: the signs that they still run, and their state read as pools and tasks of cmk.
 
 
 Holds: their formats and their names.

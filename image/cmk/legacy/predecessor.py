@@ -1,4 +1,4 @@
-"""Before the first layout: is an old CMK still running here, and did one leave pools and tasks behind?"""
+"""The search for an older CMK, before the first layout of a node: does one still run, and has one left pools and tasks?"""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 class Traces(msgspec.Struct, frozen=True):
-    """Where an older CMK may have left its state: ``directories``, and ConfigMaps of ``node`` in ``namespaces``. A ConfigMap's content is
-    kept in ``keep_in`` once it is taken over.
+    """Where an older CMK may have left its state: ``directories``, and ConfigMaps of ``node`` in ``namespaces``. The content of a ConfigMap
+    that has been taken over is saved in the directory ``keep_in``.
     """
 
     node: str
@@ -35,7 +35,11 @@ class Traces(msgspec.Struct, frozen=True):
 
 
 class Predecessor:
-    """What was found. ``looked`` is False until everything has been looked at; ``reason`` and ``problem`` say why nobody is served."""
+    """The search and its result.
+
+    ``looked`` is False until everything has been looked at. ``reason`` and ``problem``, a condition's, say why no task can be served yet.
+    ``found`` is the state to take over, if any, and ``source`` its place in words.
+    """
 
     def __init__(self, api: Api, traces: Traces, list_pods: Callable[[], Awaitable[list[Json]]], topology: Topology) -> None:
         self._api = api
@@ -51,7 +55,7 @@ class Predecessor:
         self.source = ""
 
     async def look(self, changed: Callable[[], None]) -> None:
-        """Look until nothing is in the way; ``changed`` is called after every look."""
+        """Look until nothing is in the way; calls ``changed`` after every look."""
         while True:
             try:
                 self.reason, self.problem = await self._look()
@@ -64,7 +68,7 @@ class Predecessor:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
     def set_aside(self) -> None:
-        """Keep the old state beside ours, where nobody takes it over again. Raises StateError."""
+        """Move the old state to where it is not found again. Raises StateError."""
         try:
             if self._directory is not None:
                 log.info("the old pools are kept in %s", tree.set_aside(self._directory))
@@ -73,7 +77,7 @@ class Predecessor:
                 copy.write_text(self._kept)
                 log.info("the old configuration is kept in %s", copy)
         except OSError as error:
-            raise state.StateError(f"cannot keep the old state: {error}") from error
+            raise state.StateError(f"cannot move the state of the older CMK aside: {error}") from error
 
     async def _look(self) -> tuple[Obstacle | None, str]:
         commands = await self._in_the_way()
@@ -83,7 +87,7 @@ class Predecessor:
             await self._read()
         except AdoptionError as error:
             return Obstacle.ADOPTION_REFUSED, (
-                f"{self.source} does not fit this node: {error}; take its pools away (or the ConfigMap) to start afresh"
+                f"{self.source} does not fit this node: {error}; to start afresh, remove the directory's pools or the ConfigMap"
             )
         return None, ""
 
@@ -91,19 +95,19 @@ class Predecessor:
         commands = running.removal_of_daemons(await self._list_pods())
         if await self._get(f"{_WEBHOOKS}/{running.WEBHOOK}"):
             commands.append(f"kubectl delete mutatingwebhookconfiguration {running.WEBHOOK}")
-        there = [name for name in running.CRDS if await self._get(f"{_CRDS}/{name}")]
-        if there:
-            commands.append(f"kubectl delete crd {' '.join(there)}")  # or kubectl get cmk-nodereport shows theirs
+        crds = [name for name in running.CRDS if await self._get(f"{_CRDS}/{name}")]
+        if crds:
+            commands.append(f"kubectl delete crd {' '.join(crds)}")  # otherwise kubectl get cmk-nodereport shows the old objects
         return commands
 
     async def _read(self) -> None:
         self._directory = next((path for path in self._traces.directories if tree.exists(path)), None)
         for namespace in self._traces.namespaces:
             name = f"cmk-config-{self._traces.node}"
-            found = await self._get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
-            if found:
+            configmap = await self._get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+            if configmap:
                 self.source = f"ConfigMap {namespace}/{name} of CMK 1.5"
-                self._kept = (found.get("data") or {}).get("config") or ""
+                self._kept = (configmap.get("data") or {}).get("config") or ""
                 self.found = takeover.take_over(takeover.parse_configmap(_yaml(self._kept)), self._topology)
                 return
         if self._directory is not None:
@@ -120,4 +124,4 @@ def _yaml(text: str) -> object:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise AdoptionError(f"it is no YAML that can be read: {' '.join(str(error).split())}") from error
+        raise AdoptionError(f"it is not valid YAML: {' '.join(str(error).split())}") from error

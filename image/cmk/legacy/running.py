@@ -1,4 +1,4 @@
-"""Signs of a running Intel CMK or kcm in API objects: two of us on one node would give a core away twice."""
+"""Signs in API objects that an Intel CMK or kcm still runs: beside it, an agent would allocate cores that are taken."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _LOOP = re.compile(r"(?:^|[\s/])(?:cmk|kcm)(?:\.py)?\s+(?:--\s+)?(?:reconcile|no
 
 
 def removal_of_daemons(pods: Iterable[dict[str, Any]]) -> list[str]:
-    """Commands that remove what still runs CMK's loops in these pods, each once."""
-    found = []
+    """Commands that remove the owners of those pods that still run one of CMK's loops, each once."""
+    commands = []
     for pod in pods:
         if (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"} or not _runs_loop(pod):
             continue
         meta = pod["metadata"]
         owner: dict[str, Any] = next((ref for ref in meta.get("ownerReferences") or [] if ref.get("controller")), {})
         kind, name = (str(owner.get("kind")).lower(), owner["name"]) if owner else ("pod", meta["name"])
-        found.append(f"kubectl -n {meta['namespace']} delete {kind} {name}")
-    return sorted(set(found))
+        commands.append(f"kubectl -n {meta['namespace']} delete {kind} {name}")
+    return sorted(set(commands))
 
 
 def _runs_loop(pod: dict[str, Any]) -> bool:

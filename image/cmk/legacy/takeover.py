@@ -1,4 +1,4 @@
-"""State that kcm and CMK left behind, read as a layout of ours: taken over when it matches the machine, refused with reasons otherwise."""
+"""The state of kcm and CMK, read as a layout and its tasks: taken over when it fits the machine, refused with reasons otherwise."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _EXCLUSIVE_IN_1_5 = frozenset({"exclusive", "exclusive-non-isolcpus"})
 
 
 class AdoptionError(CmkError):
-    """Old state that contradicts the machine or itself; the text names pool and list."""
+    """Old state that cannot be read, or that contradicts the machine or itself; the text names pool and list."""
 
 
 class OldPool(msgspec.Struct, frozen=True):
-    """One pool as it was kept: CPU lists as text, each with the host pids that held it."""
+    """A pool of the old state: CPU lists as text, each with the host pids that held it."""
 
     exclusive: bool
     lists: dict[str, tuple[int, ...]]
 
 
 class OldTask(msgspec.Struct, frozen=True):
-    """A pid on a list of the taken-over layout. ``lists`` are our names, ``cpus`` what the old list had."""
+    """A pid on a list of the old state. ``lists`` are the names in the new layout, ``cpus`` the CPUs of the old list."""
 
     pid: int
     pool: str
@@ -38,7 +38,7 @@ class OldTask(msgspec.Struct, frozen=True):
 
 
 class TakenOver(msgspec.Struct, frozen=True):
-    """The layout that was found and who held what; whether those pids still live is for the host to say."""
+    """The layout and the tasks of the old state; whether their pids are still alive is not known here."""
 
     layout: Layout
     tasks: tuple[OldTask, ...]
@@ -52,22 +52,22 @@ def parse_configmap(data: object) -> dict[str, OldPool]:
     for name, sockets in data.items():
         lists: dict[str, tuple[int, ...]] = {}
         by_socket = sockets or {}
-        if not isinstance(by_socket, Mapping) or not all(isinstance(found or {}, Mapping) for found in by_socket.values()):
-            raise AdoptionError(f"pool {name} of the ConfigMap is not made of sockets and CPU lists")
-        for found in by_socket.values():
-            for text, pids in (found or {}).items():
+        if not isinstance(by_socket, Mapping) or not all(isinstance(by_list or {}, Mapping) for by_list in by_socket.values()):
+            raise AdoptionError(f"pool {name} of the ConfigMap does not consist of sockets and CPU lists")
+        for by_list in by_socket.values():
+            for text, pids in (by_list or {}).items():
                 lists[str(text)] = _pids(f"{name}:{text}", [str(pid) for pid in pids or []])
         pools[str(name)] = OldPool(str(name) in _EXCLUSIVE_IN_1_5, lists)
     return pools
 
 
 def parse_tasks(place: str, text: str) -> tuple[int, ...]:
-    """The ``tasks`` file of a list: pids with commas between, nothing when it is free. Raises AdoptionError."""
+    """The ``tasks`` file of a list: pids separated by commas, empty when the list is free. Raises AdoptionError."""
     return _pids(place, [word for word in text.replace("\n", ",").split(",") if word.strip()])
 
 
 def take_over(old: Mapping[str, OldPool], topology: Topology) -> TakenOver:
-    """Our layout of the same lists; raises AdoptionError with every contradiction at once."""
+    """The layout with the same lists, and its tasks; raises AdoptionError with every contradiction at once."""
     problems: list[str] = []
     seen: dict[int, str] = {}
     pools: dict[str, Pool] = {}
@@ -82,21 +82,20 @@ def take_over(old: Mapping[str, OldPool], topology: Topology) -> TakenOver:
                 problems.append(f"{name}:{text}: {error}")
         for text, cpus in cpus_of.items():
             problems += _contradictions(f"{name}:{text}", cpus, pool.exclusive, topology, seen)
-        made = _pool(ours, pool.exclusive, list(cpus_of.values()), topology)
-        pools[ours] = made
+        pools[ours] = _pool(ours, pool.exclusive, list(cpus_of.values()), topology)
         for text, cpus in cpus_of.items():
-            names = tuple(item.name for item in made.lists if item.cpus & cpus)
-            # In a shared pool a task sits on one list of ours; it follows its affinity, which the host looks at.
+            names = tuple(item.name for item in pools[ours].lists if item.cpus & cpus)
+            # In a shared pool a task is on one list of ours; which one, its affinity will tell (see tree.living_tasks).
             tasks += [OldTask(pid, ours, names if pool.exclusive else names[:1], cpus) for pid in pool.lists[text]]
     if INFRA not in pools or not pools[INFRA].lists:
-        problems.append("there is no CPU in pool infra")
+        problems.append("pool infra has no CPUs")
     if problems:
         raise AdoptionError("; ".join(problems))
     return TakenOver(Layout(pools), tuple(tasks))
 
 
 def as_config(layout: Layout) -> dict[str, PoolConfig]:
-    """A configuration that names exactly what a layout has."""
+    """A configuration whose pools have exactly the CPUs of a layout."""
     return {
         name: PoolConfig(cpus=cpuset.kernel_list(pool.cpus), exclusive=pool.exclusive)
         for name, pool in layout.pools.items()
@@ -105,32 +104,32 @@ def as_config(layout: Layout) -> dict[str, PoolConfig]:
 
 
 def _contradictions(place: str, cpus: CpuSet, exclusive: bool, topology: Topology, seen: dict[int, str]) -> list[str]:
-    found = []
+    problems = []
     if missing := cpus - topology.cpus:
-        found.append(f"{place} has CPUs {cpuset.kernel_list(missing)}, which are not online")
+        problems.append(f"{place} has CPUs {cpuset.kernel_list(missing)}, which are not online")
     for cpu in sorted(cpus):
         if seen.setdefault(cpu, place) != place:
-            found.append(f"CPU {cpu} is in {seen[cpu]} and in {place}")
+            problems.append(f"CPU {cpu} is in {seen[cpu]} and in {place}")
     if exclusive and not missing and cpus not in {core.cpus for core in topology.cores}:
-        found.append(f"{place} is not one physical core: whoever shares the core would share its caches")
-    return found
+        problems.append(f"{place} is not one physical core: another process on the rest of the core would share its caches")
+    return problems
 
 
 def _pool(name: str, exclusive: bool, lists: list[CpuSet], topology: Topology) -> Pool:
     if exclusive:
-        made = [CpuList(cpus, next((c.socket for c in topology.cores if c.cpus & cpus), 0)) for cpus in lists]
+        cpu_lists = [CpuList(cpus, next((c.socket for c in topology.cores if c.cpus & cpus), 0)) for cpus in lists]
     else:
         everything = frozenset().union(*lists)
         by_socket: dict[int, set[int]] = {}
         for core in topology.cores:
             if part := core.cpus & everything:
                 by_socket.setdefault(core.socket, set()).update(part)
-        made = [CpuList(frozenset(cpus), socket) for socket, cpus in by_socket.items()]
-    return Pool(name, exclusive, tuple(sorted(made, key=lambda item: min(item.cpus))))
+        cpu_lists = [CpuList(frozenset(cpus), socket) for socket, cpus in by_socket.items()]
+    return Pool(name, exclusive, tuple(sorted(cpu_lists, key=lambda item: min(item.cpus))))
 
 
 def _pids(place: str, words: list[str]) -> tuple[int, ...]:
     for word in words:
         if not word.strip().isdigit():
-            raise AdoptionError(f"{place} holds something that is no pid")
+            raise AdoptionError(f"{place} has {word.strip()[:20]!r}, which is not a pid")
     return tuple(int(word) for word in words)

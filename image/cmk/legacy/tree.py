@@ -1,4 +1,4 @@
-"""The directory tree that kcm and CMK up to 1.4.1 kept: ``pools/<pool>/[<socket>/]<cpulist>/tasks`` (lineage: their ``config.py``)."""
+"""The directory tree with the state of kcm and CMK up to 1.4.1: ``pools/<pool>/[<socket>/]<cpulist>/tasks`` (see their ``config.py``)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read(directory: Path) -> dict[str, OldPool]:
         for pool in sorted((directory / POOLS).iterdir()):
             exclusive = _plain_text(pool / "exclusive").strip()
             if exclusive not in {"0", "1"}:
-                raise AdoptionError(f"{pool}/exclusive says neither 0 nor 1")
+                raise AdoptionError(f"{pool}/exclusive has {exclusive[:20]!r}, which is neither 0 nor 1")
             lists = {}
             for path in sorted(pool.rglob("tasks")):
                 depth = len(path.relative_to(pool).parts)
@@ -38,16 +38,16 @@ def read(directory: Path) -> dict[str, OldPool]:
     except OSError as error:
         raise AdoptionError(f"cannot read {error.filename}: {error.strerror}") from error
     if not pools:
-        raise AdoptionError(f"{directory / POOLS} is empty")
+        raise AdoptionError(f"{directory / POOLS} has no pools")
     return pools
 
 
 def _plain_text(path: Path) -> str:
-    """A small regular file: old manifests let pods write here, so a link, a pipe or a flood is refused, not followed."""
+    """The text of a small regular file. Old manifests let pods write here, so links, pipes and long files are refused."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise AdoptionError(f"{path} is no regular file")
+            raise AdoptionError(f"{path} is not a regular file")
         data = os.read(fd, _MOST_BYTES + 1)
     finally:
         os.close(fd)
@@ -57,20 +57,20 @@ def _plain_text(path: Path) -> str:
 
 
 def set_aside(directory: Path) -> Path:
-    """Move the tree out of the way, beside where it was; returns where it is now. Raises OSError."""
+    """Rename the tree within its directory; returns its new path. Raises OSError."""
     for number in range(1, 1000):
         target = directory / f"{POOLS}.old{number if number > 1 else ''}"
         if not target.exists():
             (directory / POOLS).rename(target)
             return target
-    raise FileExistsError(17, "too many old trees are kept already", str(directory))
+    raise FileExistsError(17, f"remove some of its {POOLS}.old directories: there are too many", str(directory))
 
 
-def living_tasks(found: TakenOver, procfs: Procfs) -> tuple[list[Task], list[str]]:
-    """Tasks whose pid lives with its affinity within its old list, and why the others were dropped."""
+def living_tasks(state: TakenOver, procfs: Procfs) -> tuple[list[Task], list[str]]:
+    """The tasks whose pid is alive with its affinity within its old list, and for each other task the reason why it is dropped."""
     tasks: dict[tuple[int, str], Task] = {}
     dropped = []
-    for old in found.tasks:
+    for old in state.tasks:
         name = f"process {old.pid} of pool {old.pool}"
         try:
             process, mask = procfs.process(old.pid), frozenset(os.sched_getaffinity(old.pid))
@@ -81,13 +81,13 @@ def living_tasks(found: TakenOver, procfs: Procfs) -> tuple[list[Task], list[str
             dropped.append(f"{name} does not run any more")
             continue
         # Several lists of an exclusive pool make one task, whose affinity is all of them.
-        held = [task for task in found.tasks if task.pid == old.pid and task.pool == old.pool]
+        held = [task for task in state.tasks if task.pid == old.pid and task.pool == old.pool]
         if not mask <= frozenset().union(*(task.cpus for task in held)):
             dropped.append(
                 f"{name} may run on CPUs {cpuset.kernel_list(mask)}, not only on {_lists(held)}: another process has its pid"
             )
             continue
-        pool = found.layout.pools[old.pool]
+        pool = state.layout.pools[old.pool]
         lists = [name for task in held for name in task.lists]
         if not pool.exclusive:
             lists = [item.name for item in pool.lists if item.cpus & mask][:1]

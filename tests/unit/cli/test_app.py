@@ -32,7 +32,7 @@ def test_help(args: list[str]) -> None:
     ("args", "message"),
     [
         (["agent"], "Missing option '--node-name' (env var: 'NODE_NAME')"),
-        ([*AGENT, "--log-level=loud"], "Invalid value for --log-level: 'loud' is no log level; use CRITICAL"),
+        ([*AGENT, "--log-level=loud"], "Invalid value for --log-level: 'loud' is not a valid log level; use CRITICAL"),
         ([*AGENT, "--require-request=maybe"], "'maybe' is not one of 'enforce', 'warn'"),
         (["nonsense"], "No such command 'nonsense'"),
     ],
@@ -100,5 +100,5 @@ def test_levels(root: logging.Logger, capsys: pytest.CaptureFixture[str], level:
 
 
 def test_a_level_that_is_none() -> None:
-    with pytest.raises(typer.BadParameter, match="'loud' is no log level"):
+    with pytest.raises(typer.BadParameter, match="'loud' is not a valid log level"):
         logs.configure("loud", logs.Format.TEXT)

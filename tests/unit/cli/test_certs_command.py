@@ -59,7 +59,10 @@ def test_renew_makes_another(world: World) -> None:
 def test_without_a_configuration_patch_fails_in_one_line(world: World) -> None:
     run("create")
     world.api.store.pop(RELEASE.configuration_path)
-    assert run("patch") == (1, "cmk: certs: there is no MutatingWebhookConfiguration cmk-webhook\n")
+    assert run("patch") == (
+        1,
+        "cmk: certs: there is no MutatingWebhookConfiguration cmk-webhook: install the chart with its webhook\n",
+    )
 
 
 def test_without_a_secret_patch_fails_in_one_line(world: World) -> None:
@@ -78,7 +81,7 @@ def test_outside_a_pod_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_mode_that_is_none(world: World) -> None:
-    assert run("keep", "--lease=l", "--mode=acme") == (2, "cmk: --mode=acme: there is hooks, certManager, secret\n")
+    assert run("keep", "--lease=l", "--mode=acme") == (2, "cmk: --mode=acme is not one of hooks, certManager, secret\n")
 
 
 def test_keep_ends_on_sigterm_and_gives_the_lease_back(world: World, tmp_path: Path) -> None:

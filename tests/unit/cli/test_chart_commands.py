@@ -54,7 +54,7 @@ def test_a_lone_core_is_named_not_counted() -> None:
     [
         ((), "give either --host-list or --all-hosts"),
         (("--host-list=n", "--all-hosts"), "give either --host-list or --all-hosts"),
-        (("--host-list=n", "--cmk-cmd-list=init,fly"), "'fly' is none of init, discover, install, reconcile, nodereport"),
+        (("--host-list=n", "--cmk-cmd-list=init,fly"), "'fly' is not one of init, discover, install, reconcile, nodereport"),
         (("--host-list=n", "--cmk-cmd-list=discover,init"), "init has to come first"),
         (("--host-list=n", "--cmk-img-pol=Often"), "'Often' is not one of 'Never', 'IfNotPresent', 'Always'"),
         (("--host-list=n", "--num-shared-cores=x"), "'x' is not a valid int"),

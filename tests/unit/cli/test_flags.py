@@ -49,7 +49,7 @@ def run(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_log_level_is_checked(tmp_path: Path) -> None:
     done = run("init", f"--conf-dir={tmp_path}/x", CMK_LOG_LEVEL="loud")
-    assert (done.returncode, "'loud' is no log level; use CRITICAL" in " ".join(done.stderr.split())) == (2, True)
+    assert (done.returncode, "'loud' is not a valid log level; use CRITICAL" in " ".join(done.stderr.split())) == (2, True)
 
 
 def test_warnings_are_told_at_their_level(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_agent_leaves_nothing_to_reconcile(tmp_path: Path) -> None:
         agent.listen()
         done = run("reconcile", f"--conf-dir={tmp_path}", "--publish")
     assert (done.returncode, done.stdout) == (0, "")
-    assert "takes lists back as soon as a task ends: nothing to do" in done.stderr
+    assert "releases a task's lists as soon as it ends" in done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

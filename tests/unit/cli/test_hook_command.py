@@ -72,7 +72,7 @@ def test_so_many_may_fail(tmp_path: Path, nodes: list[Node], log: Path, allowed:
     nodes += [node("a", agentVersion=__version__), node("b", agentVersion="0.0.1")]
     done = run(tmp_path, "verify", "--timeout=0", f"--max-failures={allowed}", exclusive=2)
     assert done.exit_code == code, done.stderr
-    text = f"1 of 2 nodes have not got the configuration (b): its agent is still 0.0.1, not {__version__}\n"
+    text = f"1 of 2 nodes have not applied the configuration (b): its agent is still 0.0.1, not {__version__}\n"
     assert log.read_text() == (text if code else "")
 
 

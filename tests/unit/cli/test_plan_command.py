@@ -98,15 +98,18 @@ def test_a_machine_that_is_no_node_yet(wanted: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "name the values with -f values.yaml, as helm will get them"),
-        (("--config={wanted}", "-f", "values.yaml"), "--config is what the chart makes of values: give either"),
+        ((), "no values are given: name them with -f values.yaml, as for helm"),
+        (
+            ("--config={wanted}", "-f", "values.yaml"),
+            "--config stands for rendered values: give either",
+        ),
         (("-f", "values.yaml", "--chart=/nowhere"), "there is no chart in /nowhere: name it with --chart"),
         (("--config=/nowhere", "--against={wanted}"), "No such file or directory"),
         (("--config={wanted}", "--against=/nowhere"), "No such file or directory"),
-        (("--config={wanted}", "--against={empty}"), "has no NodeReports: kubectl get cmk-nr -o json > "),
-        (("--config={wanted}", "--against={wanted}"), "holds something that is no NodeReport"),
-        (("--config={wanted}", "--against={wanted}/../bad.json"), "bad.json is no JSON"),
-        (("--config={wanted}", "--against={wanted}/../bad.yaml"), "bad.yaml is no YAML"),
+        (("--config={wanted}", "--against={empty}"), "has no NodeReports; to save them: kubectl get cmk-nr -o json > "),
+        (("--config={wanted}", "--against={wanted}"), "has objects that are not NodeReports"),
+        (("--config={wanted}", "--against={wanted}/../bad.json"), "bad.json is not valid JSON"),
+        (("--config={wanted}", "--against={wanted}/../bad.yaml"), "bad.yaml is not valid YAML"),
         (("--config={wanted}", "--against={wanted}/../bad.txt"), "bad.txt: line 1 is not a line of lscpu -p=CPU,CORE,SOCKET"),
         (("--config={wanted}/..", "--against={wanted}"), "No such file or directory"),
     ],
@@ -126,7 +129,7 @@ def test_helm_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     done = run("-f", "values.yaml", "--chart", tmp_path)
     assert (done.exit_code, done.stderr) == (
         1,
-        "cmk: cannot run /nowhere/helm: No such file or directory; plan needs helm to read values, or --config\n",
+        "cmk: cannot run /nowhere/helm: No such file or directory; install helm (HELM_BIN names it), or use --config\n",
     )
 
 
@@ -142,7 +145,7 @@ def test_helm_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.Mon
             "Error: values don't meet the schema:\ncmk:\n- at '/x': 'anyOf' failed\n  - at '/x': minimum: got -1, want 0\n",
             "at '/x': 'anyOf' failed; at '/x': minimum: got -1, want 0",
         ),
-        ("", "helm says nothing"),
+        ("", "helm failed without a message"),
     ],
     ids=["line", "template", "schema", "nothing"],
 )

@@ -113,7 +113,7 @@ def test_isolcpus_is_read_from_the_named_procfs(tmp_path: Path) -> None:
 
 def test_what_is_no_procfs_is_told(tmp_path: Path) -> None:
     done = Host(tmp_path / "conf").run("init", CMK_PROC_FS=str(tmp_path))
-    assert (done.returncode, done.stderr.startswith(f"cmk: CMK_PROC_FS={tmp_path} is no procfs: ")) == (1, True)
+    assert (done.returncode, done.stderr.startswith(f"cmk: CMK_PROC_FS={tmp_path} is not a procfs: ")) == (1, True)
 
 
 def test_a_table_for_people(machine: Host) -> None:

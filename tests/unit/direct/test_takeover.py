@@ -89,10 +89,10 @@ def test_every_shape_of_tree_is_taken_over(host: Host, name: str) -> None:
         ),
         ({"exclusive": ("1", {"0/3": ""}), "infra": ("0", {"0/0": ""})}, "exclusive:3 is not one physical core"),
         ({"exclusive": ("1", {"0/3,11": ""}), "infra": ("0", {"0/3": ""})}, "CPU 3 is in exclusive:3,11 and in infra:3"),
-        ({"exclusive": ("1", {"0/3,11": ""})}, "there is no CPU in pool infra"),
-        ({"exclusive": ("yes", {"0/3,11": ""})}, "exclusive says neither 0 nor 1"),
+        ({"exclusive": ("1", {"0/3,11": ""})}, "pool infra has no CPUs"),
+        ({"exclusive": ("yes", {"0/3,11": ""})}, "exclusive has 'yes', which is neither 0 nor 1"),
         ({"infra": ("0", {"0/a": ""})}, "infra:a: 'a' in CPU list 'a' is not a CPU"),
-        ({"infra": ("0", {"0/0": "12,x"})}, "tasks holds something that is no pid"),
+        ({"infra": ("0", {"0/0": "12,x"})}, "tasks has 'x', which is not a pid"),
     ],
 )
 def test_what_contradicts_the_machine_is_refused_and_left_alone(
@@ -166,7 +166,7 @@ def test_a_configmap_of_cmk_1_5_is_taken_over_from_a_file(host: Host, tmp_path: 
     assert host.run("init", f"--from-configmap={tmp_path}/old.yaml").returncode == 1
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is no YAML that can be read"), ("[]", "holds no pools")])
+@pytest.mark.parametrize(("text", "message"), [("{", "is not valid YAML"), ("[]", "holds no pools")])
 def test_a_file_that_holds_none_is_refused(host: Host, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "old.yaml").write_text(text)
     done = host.run("init", f"--from-configmap={tmp_path}/old.yaml")

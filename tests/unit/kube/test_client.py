@@ -90,7 +90,7 @@ def test_a_report_that_somebody_deleted_is_made_again() -> None:
 
 def test_a_report_that_keeps_changing_is_left_to_the_next_time() -> None:
     answers = [(409, {"message": "x"}), (200, {"items": [{"metadata": {"resourceVersion": "1"}}]})] * 3
-    with serving(*answers) as server, pytest.raises(ApiError, match="keeps changing"):
+    with serving(*answers) as server, pytest.raises(ApiError, match="changes faster than it can be written"):
         reports.put(server.api, "n", {}, {"metadata": {"resourceVersion": "0"}})
 
 
