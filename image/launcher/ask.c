@@ -1,6 +1,6 @@
 /*
- * Finds the agent, asks once, reads one answer. While no agent answers (it restarts, or is not there yet) the question is put again, with
- * jitter, until the deadline; an answer lost on the way does no harm, for the same process gets the same answer.
+ * A client of the agent: finds its socket, sends a request, reads the answer. While no agent answers (it restarts, or has not started) the
+ * request is repeated, with jitter, until the deadline. A lost answer does no harm: the same process gets the same answer.
  */
 #define _GNU_SOURCE
 #include "ask.h"
@@ -25,7 +25,7 @@
 static char reply[65536 + 1];
 static char candidates[4][sizeof((struct sockaddr_un *)0)->sun_path];
 static int candidate_count;
-static int answering; /* index of the candidate that was connected to last */
+static int answering; /* index of the candidate to which the last connection was made */
 
 static long now_ms(void)
 {
@@ -78,7 +78,7 @@ static void set(const char *name, const char *value)
 		fail(EXIT_LATER, "cannot set %s: %s", name, strerror(errno));
 }
 
-/* The agent knows the path of a file only from the directory that its socket is in: where that is mounted, it does not know. */
+/* The agent gives the path of a file relative to its socket: it does not know where the directory of both is mounted. */
 static void set_beside_socket(const char *name, const char *value)
 {
 	static char path[sizeof candidates[0] + 256];
@@ -146,7 +146,7 @@ static void give_up(long whole)
 	fail(EXIT_LATER, "no cmk agent answered at %s within %g s", paths, whole / 1000.0);
 }
 
-/* Leaves the first packet of the answer in reply and returns the socket for what may follow. "timeout=" is added to the request. */
+/* Leaves the first packet of the answer in reply and returns the socket, from which more may follow. Adds "timeout=" to the request. */
 static int ask(const char *request, long deadline, long whole)
 {
 	static char packet[4096];
@@ -168,14 +168,14 @@ static int ask(const char *request, long deadline, long whole)
 		long left = deadline - now_ms();
 		if (left <= 0)
 			give_up(whole);
-		/* Spread a node full of containers that all lost the same agent. */
+		/* Jitter, for all containers of a node lose the same agent at once. */
 		long jittered = pause / 2 + (now_ms() * 7919 + getpid() * 104729L) % (pause / 2 + 1);
 		pause_ms(jittered < left ? jittered : left);
 		pause = pause * 2 < LAST_PAUSE_MS ? pause * 2 : LAST_PAUSE_MS;
 	}
 }
 
-/* Ends the process when the answer is a refusal; returns what follows its first line. */
+/* Returns the part of the answer after its first line. Ends the process if the answer is a refusal. */
 static char *body_of_reply(void)
 {
 	char *rest = strchr(reply, '\n');

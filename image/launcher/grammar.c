@@ -1,7 +1,7 @@
 /*
- * Command lines of every CMK version: options before or after the command, by unique prefix, values joined by '=' or apart. The first
- * "--" ends them; directly after the command it is cmk's, later it is a word of the command. Further than they went: "-- command args"
- * and, after the command, options that cmk does not know belong to the command.
+ * The command lines of every CMK version: options before or after the command, by unique prefix, values joined by '=' or as the next
+ * word. The first "--" ends the options; directly after the command cmk removes it, later it is a word of the command. CMK refused two
+ * forms that are accepted here: "-- command args", and after the command unknown options, which belong to the command.
  */
 #include "grammar.h"
 
@@ -30,7 +30,7 @@ static const struct {
 	[HELP] = {"--help", 0},
 };
 
-/* Index of the option that the text up to '=' names, wholly or by a prefix that fits no other; -1 when there is none. */
+/* Index of the option whose name, or the only option whose prefix, is the text up to '='; -1 if there is none. */
 static int find_option(const char *text)
 {
 	size_t length = strcspn(text, "=");
@@ -68,7 +68,7 @@ static int to_socket(const char *text)
 	return (int)socket;
 }
 
-/* kcm had a directory of its own. */
+/* kcm and CMK had different directories. */
 static const char *default_conf_dir(void)
 {
 	return strcmp(program(), "kcm") == 0 ? "/etc/kcm" : "/etc/cmk";
@@ -99,7 +99,7 @@ static void set(struct isolate *parsed, enum option which, const char *value)
 		parsed->help = 1;
 		break;
 	default:
-		break; /* --namespace and --install-dir mean nothing to a workload any more */
+		break; /* --namespace and --install-dir have no effect on a workload */
 	}
 }
 

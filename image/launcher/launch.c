@@ -1,6 +1,6 @@
 /*
- * cmk in a container: isolate, describe, node-report. Static, needs nothing of the image it runs in, owns nothing: the agent decides,
- * pins and remembers; this program asks, sets variables and becomes the workload.
+ * The cmk of containers: isolate, describe, node-report. It is static, so that it runs in any image, and it has no state: the agent
+ * allocates, pins and records; this program asks, sets variables and becomes the workload.
  */
 #include <stdio.h>
 #include <string.h>
@@ -20,21 +20,21 @@ static const char usage[] =
 
 static const char isolate_usage[] =
 	"cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]\n"
-	"Run COMMAND on CPUs of a pool: the process keeps its pid, and the CPUs come free when it ends.\n"
-	"The first -- ends the options. Before COMMAND or directly after it, it is cmk's; elsewhere it is passed on to COMMAND.\n"
+	"Run COMMAND on CPUs of a pool: the process keeps its pid, and its CPUs are released when it ends.\n"
+	"The first -- ends the options. Before COMMAND or directly after it, cmk removes it; elsewhere it is passed on to COMMAND.\n"
 	"\n"
 	"  --pool=POOL       exclusive, shared, infra or another pool of this node\n"
 	"  --socket-id=NUM   only CPUs of this socket; -1 (default) is any\n"
 	"  --no-affinity     take the CPUs but leave the affinity alone: COMMAND places itself by CMK_CPUS_ASSIGNED\n"
 	"  --wait            stay as parent: forward signals, reap, return the status of COMMAND\n"
 	"  --on-move=HOW     what happens when the pools change: follow (default), pinned (such a change is refused), notify (CMK_STATE names a\n"
-	"                    file with the CPUs of the moment) or notify:SIGNAL (and that signal is sent)\n"
+	"                    file with its current CPUs) or notify:SIGNAL (the signal is sent as well)\n"
 	"  --conf-dir=DIR    also look for the agent's socket in DIR (default /etc/cmk)\n"
-	"  --namespace, --install-dir   accepted and without meaning\n"
+	"  --namespace, --install-dir   accepted without effect\n"
 	"\n"
 	"Reads CMK_NUM_CORES (lists to take from an exclusive pool, default 1), CMK_LOCK_TIMEOUT (seconds to wait, default 30), CMK_SOCKET.\n"
 	"Sets CMK_CPUS_ASSIGNED, CMK_CPUS_ASSIGNED_MASK, CMK_CPUS_SHARED, CMK_CPUS_INFRA; with notify CMK_STATE.\n"
-	"Exit: that of COMMAND; 75 try again later, 78 will never work, 126 and 127 as a shell has them.\n";
+	"Exit: that of COMMAND; 75 try again later, 78 will never work, 126 and 127 as of a shell.\n";
 
 static const struct {
 	const char *command, *instead;

@@ -1,4 +1,4 @@
-/* exec in place, so that the workload is the very process that the agent has pinned; or, on demand, below a parent that waits. */
+/* Starts the workload: by exec, so that it is the process that the agent has pinned; with --wait in a child of a parent that waits. */
 #define _GNU_SOURCE
 #include "run.h"
 
@@ -45,7 +45,7 @@ void stay_as_parent(void)
 			kill(child, number);
 			continue;
 		}
-		/* As pid 1 of a container we inherit every orphan: reap them all, end with our own child. */
+		/* Pid 1 of a container inherits every orphan: reap all of them, and exit when the own child has ended. */
 		for (pid_t ended; (ended = waitpid(-1, &status, WNOHANG)) > 0;)
 			if (ended == child)
 				_exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));

@@ -1,11 +1,11 @@
-/* Becoming the workload. */
+/* Starts the workload. */
 #ifndef RUN_H
 #define RUN_H
 
-/* Replaces this process by the command; 127 when it is not found, 126 when it cannot be run. */
+/* Replaces this process by the command; exits with 127 if it is not found, with 126 if it cannot be run. */
 void run(char **command) __attribute__((noreturn));
 
-/* Forks and returns in the child. The parent stays: forwards signals, reaps, ends as the child ended. */
+/* Forks and returns in the child. The parent forwards signals, reaps, and exits with the status of the child. */
 void stay_as_parent(void);
 
 #endif

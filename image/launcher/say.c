@@ -1,4 +1,4 @@
-/* Messages: one line each, on stderr and, when the workload does not start, in the container's termination log. */
+/* Messages: one line each, on stderr and, if the workload does not start, in the container's termination log. */
 #define _GNU_SOURCE
 #include "say.h"
 

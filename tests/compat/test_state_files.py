@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from cmk.direct.pools import State
+from cmk.direct.pools import PoolsFile
 from cmk.host.journal import Journal
 from cmk.host.notify import Notice
 from cmk.model import node_state
@@ -59,7 +59,9 @@ MEMBER = """{
             Journal, f'{{"boot": "b", "old": {SAVED}, "new": {SAVED}, "plan": {PLAN}, "members": [{MEMBER}]}}', id="journal.json"
         ),
         pytest.param(Notice, '{"generation": 2, "cpus": "1,3", "lists": ["1,3"]}', id="state/PID-START.json"),
-        pytest.param(State, f'{{"saved": {SAVED}, "boot": "b", "tasks": [{TASK}], "moving": {{"7": ["0,2"]}}}}', id="pools.json"),
+        pytest.param(
+            PoolsFile, f'{{"saved": {SAVED}, "boot": "b", "tasks": [{TASK}], "moving": {{"7": ["0,2"]}}}}', id="pools.json"
+        ),
     ],
 )
 def test_a_state_file_is_read_and_written_as_ever(kind: type[msgspec.Struct], text: str) -> None:

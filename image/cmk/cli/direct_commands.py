@@ -70,7 +70,7 @@ def init(
                     )
                 common.note(f"{directory} has these pools already: {_summary(saved.layout)}")
                 return
-            state.start(wanted)
+            state.create(wanted)
         _print_layout(wanted.layout)
 
 
@@ -227,7 +227,7 @@ def _reconcile(directory: Path) -> dict[str, Any]:
         _, dead = state.ledger(saved)
         ledger = state.recover(saved)
         if dead:
-            state.keep(saved, ledger)
+            state.save(saved, ledger)
     return {
         "reclaimedCpuLists": [
             {"pid": task.process.pid, "pool": task.pool, "cpus": name}

@@ -1,8 +1,7 @@
-"""Pools of one host without cluster or agent: made and changed under a lock, by commands of an administrator.
-
+"""Pools of one host without cluster or agent, which an administrator's commands create and change under a lock.
 
 Holds: the file of pools and tasks as commands read and write it. ``cmk.isolate.local`` allocates in the same file, with builtin modules
-only.
+and json alone; its lock and the names of its files are used here.
 Never here: anything of Kubernetes.
 Imported by: ``cmk.cli`` alone.
 """

@@ -1,7 +1,7 @@
-"""Finds out who allocates on this host, the agent or direct mode, and asks the agent.
+"""A client of the agent: finds its socket, sends a request, reads the answer. Without an agent, direct mode's state may be there instead.
 
-While no agent answers (it restarts, or is not there yet) the question is put again, with jitter, until the deadline. An answer lost on the
-way does no harm: the same process gets the same answer.
+While no agent answers (it restarts, or has not started) the request is repeated, with jitter, until the deadline. A lost answer does no
+harm: the same process gets the same answer.
 """
 
 import _socket
@@ -59,13 +59,13 @@ def isolate(options: dict[str, str], cores: int) -> dict[str, str]:
 def show(what: str, directory: str) -> bytes:
     """The agent's whole answer to ``describe`` or ``node-report``; raises Failure, also when the answer breaks off."""
     path, reply, connection = _ask(f"cmk/1 {what}", directory)
-    # An agent older than this key does not say it: its answer ends where the connection does.
+    # An agent older than this key does not send it: its answer ends where the connection does.
     length = dict(line.partition("=")[::2] for line in _body(reply).split("\n")).get("length", "")
     text, whole = b"", True
     try:
         while packet := connection.recv(65536):
             text += packet
-    except OSError:  # reset by the agent's end, or silent for too long
+    except OSError:  # reset by an agent that ended, or no packet until the deadline
         whole = False
     connection.close()
     if not whole or length not in ("", str(len(text))):
@@ -92,7 +92,7 @@ def _ask(request: str, directory: str) -> "tuple[str, bytes, _socket.socket]":
             except TimeoutError:
                 pause = seconds
             except OSError:
-                pass  # the agent went away: the next one will answer
+                pass  # the agent ended: its successor answers
             connection.close()
         left = deadline - monotonic()
         if left <= 0:
@@ -102,7 +102,7 @@ def _ask(request: str, directory: str) -> "tuple[str, bytes, _socket.socket]":
 
 
 def _body(reply: bytes) -> str:
-    """What follows the first line of a reply; raises Failure for a refusal."""
+    """The part of a reply after its first line; raises Failure if the reply is a refusal."""
     head, _, rest = reply.decode("utf-8", "replace").partition("\n")
     if head == "cmk/1 ok":
         return rest

@@ -19,21 +19,21 @@ _OPTIONS = {
 
 USAGE = """\
 cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]
-Run COMMAND on CPUs of a pool: the process keeps its pid, and the CPUs come free when it ends.
-The first -- ends the options. Before COMMAND or directly after it, it is cmk's; elsewhere it is passed on to COMMAND.
+Run COMMAND on CPUs of a pool: the process keeps its pid, and its CPUs are released when it ends.
+The first -- ends the options. Before COMMAND or directly after it, cmk removes it; elsewhere it is passed on to COMMAND.
 
   --pool=POOL       exclusive, shared, infra or another pool of this node
   --socket-id=NUM   only CPUs of this socket; -1 (default) is any
   --no-affinity     take the CPUs but leave the affinity alone: COMMAND places itself by CMK_CPUS_ASSIGNED
   --wait            stay as parent: forward signals, reap, return the status of COMMAND
   --on-move=HOW     what happens when the pools change: follow (default), pinned (such a change is refused), notify (CMK_STATE names a
-                    file with the CPUs of the moment) or notify:SIGNAL (and that signal is sent)
+                    file with its current CPUs) or notify:SIGNAL (the signal is sent as well)
   --conf-dir=DIR    also look for the agent's socket in DIR (default /etc/cmk)
-  --namespace, --install-dir   accepted and without meaning
+  --namespace, --install-dir   accepted without effect
 
 Reads CMK_NUM_CORES (lists to take from an exclusive pool, default 1), CMK_LOCK_TIMEOUT (seconds to wait, default 30), CMK_SOCKET.
 Sets CMK_CPUS_ASSIGNED, CMK_CPUS_ASSIGNED_MASK, CMK_CPUS_SHARED, CMK_CPUS_INFRA; with notify CMK_STATE.
-Exit: that of COMMAND; 75 try again later, 78 will never work, 126 and 127 as a shell has them.
+Exit: that of COMMAND; 75 try again later, 78 will never work, 126 and 127 as of a shell.
 """
 
 
@@ -45,7 +45,7 @@ def parse(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     while rest:
         word = rest.pop(0)
         if word == "--":
-            if len(words) > 1:  # CMK took out only one directly after the command
+            if len(words) > 1:  # CMK removed only one directly after the command
                 rest.insert(0, word)
             break
         if not word.startswith("-") or word == "-":
@@ -100,7 +100,7 @@ def _find(word: str) -> str:
 
 
 def conf_dir(options: dict[str, str]) -> str:
-    """The directory of the agent's socket or of direct mode's state: kcm had a default of its own."""
+    """The directory of the agent's socket or of direct mode's state; kcm and CMK had different defaults."""
     return options.get("--conf-dir", f"/etc/{program()}")
 
 

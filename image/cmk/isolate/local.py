@@ -1,7 +1,14 @@
-"""``cmk isolate`` on one host without an agent: the agent's bookkeeping in one file, under a lock.
+"""``cmk isolate`` on one host without an agent: it allocates in the file ``pools.json``, under a lock, by the rules of ``model.choice``.
 
-Imports builtin modules, fcntl, json and cmk.model.choice only, for it runs before every workload; like the agent it decides by
-cmk.model.choice.
+Imports builtin modules, fcntl, json and cmk.model.choice only, for it runs before every workload. ``cmk.direct.pools`` creates and changes
+the same file. Its fields:
+
+``saved``   the layout and what it was computed from. Read here: ``saved.layout.pools``, by name of the pool
+            ``{"exclusive": bool, "lists": [{"cpus": [3, 11], "socket": 0}, ...]}``, lists ordered by first CPU.
+``boot``    boot id of the kernel that ran the tasks; under another one all of them have ended.
+``tasks``   ``{"process": {"pid": int, "start": clock ticks since boot}, "pool": name, "lists": ["3,11"], "cores": int,
+            "socket": int (-1 is any), "on_move": {"how": "follow" | "pinned" | "notify", "signal": int (0 is none)}}`` each.
+``moving``  ``{"PID": ["4,12"]}``: the lists that an unfinished ``cmk reconfigure`` was to give a task. Nobody else gets them.
 """
 
 import fcntl
@@ -21,7 +28,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.1
 
 
 class Lock:
-    """``DIR/lock``, held for the length of a block; the file tells who holds it. Raises Failure when time runs out."""
+    """The lock on ``DIR/lock``, held for a block; the file has the holder's pid. Raises Failure at the deadline (of ``monotonic``)."""
 
     def __init__(self, directory: str, deadline: float) -> None:
         self._path = f"{directory}/{LOCK}"
@@ -29,17 +36,17 @@ class Lock:
         self._fd = -1
 
     def __enter__(self) -> "Lock":
-        while not self._take():
+        while not self._acquire():
             posix.close(self._fd)
         try:
             posix.ftruncate(self._fd, 0)
             posix.pwrite(self._fd, f"{posix.getpid()}\n".encode(), 0)
         except OSError:
-            pass  # a full disk: the lock holds all the same, only its holder stays unnamed
+            pass  # a full disk: the lock is held all the same, but the file does not name its holder
         return self
 
-    def _take(self) -> bool:
-        """Wait for the lock; False when ``cmk uninstall`` has removed the very file that was waited for."""
+    def _acquire(self) -> bool:
+        """Wait for the lock; False if ``cmk uninstall`` has removed the locked file meanwhile."""
         try:
             self._fd = posix.open(self._path, posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -53,8 +60,8 @@ class Lock:
                 if monotonic() >= self._deadline:
                     holder = posix.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
                     posix.close(self._fd)
-                    who = f"process {holder}" if holder.isdigit() else "another process"
-                    raise Failure(LATER, f"{self._path} is held by {who}; gave up at CMK_LOCK_TIMEOUT") from None
+                    owner = f"process {holder}" if holder.isdigit() else "another process"
+                    raise Failure(LATER, f"{self._path} is held by {owner}; gave up after CMK_LOCK_TIMEOUT") from None
             except OSError as error:
                 posix.close(self._fd)
                 raise Failure(NEVER, f"cannot lock {self._path}: {error.strerror}") from None
@@ -69,16 +76,19 @@ class Lock:
 def isolate(
     directory: str, pool: str, cores: int, socket: int, *, pin: bool, seconds: float, procfs: str, on_move: str = ""
 ) -> dict[str, str]:
-    """Take CPU lists for this very process and move it there; returns the workload's variables. Raises Failure."""
-    how = _on_move(on_move)
+    """Allocate CPU lists to this process and, with ``pin``, move it to their CPUs; returns the workload's variables.
+
+    ``seconds`` is how long to wait for the lock and for free lists. Raises Failure.
+    """
+    how = _parse_on_move(on_move)
     deadline = monotonic() + seconds
     pause = _FIRST_PAUSE
     while True:
         with Lock(directory, deadline):
             try:
-                return _isolate(directory, pool, cores, socket, pin=pin, procfs=procfs, on_move=how)
+                return _allocate(directory, pool, cores, socket, pin=pin, procfs=procfs, on_move=how)
             except (KeyError, TypeError) as error:
-                text = f"cannot use {directory}/{STATE}: it lacks {error}; move it away to start afresh"
+                text = f"cannot use {directory}/{STATE}: it lacks {error}; move it away and run cmk init"
                 raise Failure(NEVER, text) from None
             except Failure as failure:
                 if failure.code != LATER or monotonic() >= deadline:
@@ -87,7 +97,7 @@ def isolate(
         pause = min(pause * 2, _LAST_PAUSE)
 
 
-def _isolate(  # type: ignore[no-untyped-def]
+def _allocate(  # type: ignore[no-untyped-def]
     directory: str,
     pool: str,
     cores: int,
@@ -97,22 +107,22 @@ def _isolate(  # type: ignore[no-untyped-def]
     procfs: str,
     on_move,  # noqa: ANN001
 ) -> dict[str, str]:
-    state = _read(f"{directory}/{STATE}")
+    state = _read_state(f"{directory}/{STATE}")
     pools = state["saved"]["layout"]["pools"]
-    boot = _text(f"{procfs}/sys/kernel/random/boot_id").strip()
-    stat = _text(f"{procfs}/self/stat")
-    me = {"pid": int(stat.split(" ", 1)[0]), "start": _start(stat)}
-    tasks = [task for task in state["tasks"] if state["boot"] == boot and _lives(procfs, task["process"])]
+    boot = _read_text(f"{procfs}/sys/kernel/random/boot_id").strip()
+    stat = _read_text(f"{procfs}/self/stat")
+    own = {"pid": int(stat.split(" ", 1)[0]), "start": _start_time(stat)}
+    tasks = [task for task in state["tasks"] if state["boot"] == boot and _is_running(procfs, task["process"])]
     moving = {pid: names for pid, names in state["moving"].items() if any(str(task["process"]["pid"]) == pid for task in tasks)}
-    tasks = [task for task in tasks if task["process"] != me]
-    name, lists = choose(pools, tasks, pool, cores, socket, _cpus_of(moving))
+    tasks = [task for task in tasks if task["process"] != own]
+    name, lists = choose(pools, tasks, pool, cores, socket, _cpus_of_moves(moving))
     if pin:
         _pin({cpu for item in lists for cpu in item["cpus"]})
     names = [comma_list(item["cpus"]) for item in lists]
-    tasks.append({"process": me, "pool": name, "lists": names, "cores": cores, "socket": socket, "on_move": on_move})
+    tasks.append({"process": own, "pool": name, "lists": names, "cores": cores, "socket": socket, "on_move": on_move})
     assigned = environment(pools, lists)
     if on_move["how"] == "notify":
-        assigned["CMK_STATE"] = _tell(directory, me, names, lists)
+        assigned["CMK_STATE"] = _write_notice(directory, own, names, lists)
     _write(f"{directory}/{STATE}", json.dumps({**state, "boot": boot, "tasks": tasks, "moving": moving}))
     return assigned
 
@@ -153,35 +163,40 @@ def environment(pools: dict, lists: list) -> dict[str, str]:  # type: ignore[typ
 
 
 def _pin(cpus: set[int]) -> None:
+    """Set the affinity of this process and read it back, for the kernel intersects it with the cpuset without a word; raises Failure."""
     before = posix.sched_getaffinity(0)
     try:
         posix.sched_setaffinity(0, cpus)
     except OSError as error:
         text = f"CPUs {comma_list(cpus)} refused by the kernel ({error.strerror}): outside this process's cpuset?"
         raise Failure(NEVER, text) from None
-    if (got := posix.sched_getaffinity(0)) != cpus:
+    if (allowed := posix.sched_getaffinity(0)) != cpus:
         posix.sched_setaffinity(0, before)
-        raise Failure(NEVER, f"CPUs {comma_list(cpus)} asked, the cpuset of this process allows only {comma_list(got)} of them")
+        text = (
+            f"the cpuset of this process allows only {comma_list(allowed)} of CPUs {comma_list(cpus)}: start it in a larger one"
+        )
+        raise Failure(NEVER, text)
 
 
-def _lives(procfs: str, process: dict[str, int]) -> bool:
-    """Whether this very process runs; a zombie and a pid that was used again do not count."""
+def _is_running(procfs: str, process: dict[str, int]) -> bool:
+    """Whether a process runs; a zombie does not, nor does another process that has its pid by now."""
     try:
-        stat = _text(f"{procfs}/{process['pid']}/stat")
+        stat = _read_text(f"{procfs}/{process['pid']}/stat")
     except Failure:
         return False
-    return _start(stat) == process["start"] and stat[stat.rindex(")") + 2] not in "ZX"
+    return _start_time(stat) == process["start"] and stat[stat.rindex(")") + 2] not in "ZX"
 
 
-def _start(stat: str) -> int:
+def _start_time(stat: str) -> int:
+    """Clock ticks since boot, out of a process's ``stat`` file: the name of the program, in parentheses, may have blanks."""
     return int(stat[stat.rindex(")") + 2 :].split()[19])
 
 
-def _cpus_of(moving: dict) -> frozenset:  # type: ignore[type-arg]
+def _cpus_of_moves(moving: dict) -> frozenset:  # type: ignore[type-arg]
     return frozenset(int(cpu) for names in moving.values() for name in names for cpu in name.split(","))
 
 
-def _text(path: str) -> str:
+def _read_text(path: str) -> str:
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError as error:
@@ -197,16 +212,16 @@ def _text(path: str) -> str:
     return text.decode("utf-8", "replace")
 
 
-def _read(path: str) -> dict:  # type: ignore[type-arg]
+def _read_state(path: str) -> dict:  # type: ignore[type-arg]
     try:
-        found = json.loads(_text(path))
+        content = json.loads(_read_text(path))
     except ValueError as error:
-        raise Failure(NEVER, f"cannot use {path}: {error}; move it away to start afresh") from None
-    return found if isinstance(found, dict) else {}
+        raise Failure(NEVER, f"cannot use {path}: {error}; move it away and run cmk init") from None
+    return content if isinstance(content, dict) else {}
 
 
-def _on_move(text: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # a dict; typing is heavy
-    """What ``cmk.model.onmove`` reads out of it, with the same words; raises Failure."""
+def _parse_on_move(text: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # a dict; typing is heavy
+    """The value of ``--on-move`` as ``cmk.model.onmove`` reads it, with the same error texts; raises Failure."""
     how, colon, name = (text or "follow").partition(":")
     number = 0
     if colon:
@@ -222,8 +237,8 @@ def _on_move(text: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # a di
     return {"how": how, "signal": number}
 
 
-def _tell(directory: str, me: dict[str, int], names: list[str], lists: list) -> str:  # type: ignore[type-arg]
-    """The file that tells a task where its CPUs are; its path."""
+def _write_notice(directory: str, process: dict[str, int], names: list[str], lists: list) -> str:  # type: ignore[type-arg]
+    """Write the file in which a task with ``--on-move=notify`` finds its CPUs; returns its path."""
     path = f"{directory}/state"
     try:
         posix.mkdir(path, 0o755)
@@ -231,14 +246,14 @@ def _tell(directory: str, me: dict[str, int], names: list[str], lists: list) -> 
         pass
     except OSError as error:
         raise Failure(LATER, f"cannot make {path}: {error.strerror}") from None
-    path = f"{path}/{me['pid']}-{me['start']}.json"
+    path = f"{path}/{process['pid']}-{process['start']}.json"
     cpus = [cpu for item in lists for cpu in item["cpus"]]
     _write(path, json.dumps({"generation": 1, "cpus": comma_list(cpus), "lists": names}))
     return path
 
 
 def _write(path: str, text: str) -> None:
-    """Replace a file: a kill at any moment leaves the old or the new one."""
+    """Replace a file by rename, so that a kill leaves the old file or the new one."""
     directory, _, name = path.rpartition("/")
     temporary = f"{directory}/.{name}.new"
     try:

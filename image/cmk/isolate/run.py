@@ -1,4 +1,4 @@
-"""Becoming the workload: ``exec`` in place or, with ``--wait``, below a parent that stays."""
+"""Starts the workload: by ``exec``, so that it is the process that the agent has pinned; with ``--wait`` below a parent that waits."""
 
 import posix
 
@@ -59,7 +59,7 @@ def stay_as_parent() -> int | None:
 
 
 def _workload_environment() -> dict[bytes, bytes]:
-    """Our own, without the LC_CTYPE that Python exports at its start when no locale is set (PEP 538)."""
+    """The environment of this process, without the LC_CTYPE that Python adds at its start if no locale is set (PEP 538)."""
     environment = dict(posix.environ)
     if b"LC_CTYPE" in environment:
         try:

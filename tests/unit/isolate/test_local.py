@@ -151,7 +151,7 @@ def test_a_held_lock_names_its_holder(host: Host) -> None:
         lock.write_text(f"{os.getpid()}\n")
         done = host.run("isolate", "--pool=infra", "true", CMK_LOCK_TIMEOUT="0.2")
     assert done.returncode == 75
-    assert done.stderr == f"cmk: {lock} is held by process {os.getpid()}; gave up at CMK_LOCK_TIMEOUT\n"
+    assert done.stderr == f"cmk: {lock} is held by process {os.getpid()}; gave up after CMK_LOCK_TIMEOUT\n"
 
 
 def test_a_lock_that_was_removed_while_one_waited_for_it_lets_nobody_in(host: Host) -> None:
@@ -199,7 +199,7 @@ def test_a_damaged_state_starts_nothing(host: Host, text: str) -> None:
     (host.directory / local.STATE).write_text(text)
     done = host.run("isolate", "--pool=infra", "true")
     assert done.returncode == 78
-    assert "move it away to start afresh" in done.stderr
+    assert "move it away and run cmk init" in done.stderr
 
 
 def test_many_at_once_never_share_a_core(host: Host) -> None:
