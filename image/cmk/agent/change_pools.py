@@ -1,7 +1,8 @@
 """The loop that changes the node's pools to what the configuration asks for, under running tasks, or says what prevents it.
 
 In this order: lists that go are frozen and the node's resource is lowered (never below what bound pods request); the pods are listed again,
-for one may have been bound meanwhile; then plan and change are one piece that no allocation comes between; what grows is advertised last.
+for another may have been bound meanwhile; then plan and change run without interruption, so that no allocation comes between; resources
+that grow are advertised last.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class ChangePools:
-    """``pending`` is None while nothing prevents the configuration. ``coming`` is the layout that the node is to have, if another."""
+    """``pending`` is None while nothing prevents the configuration. ``coming`` is the layout that the node is about to get, if any."""
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class ChangePools:
         plan, hash_ = self._plan(wanted, observed), wanted.section.hash
         if wanted.section.paused:
             self._aim(None)
-            self._hold(Obstacle.PAUSED, f"{_asked(wanted)} waits, for paused is true: {summary(plan)}", hash_)
+            self._hold(Obstacle.PAUSED, f"{_asked(wanted)} is on hold, for paused is true: {summary(plan)}", hash_)
             return
         self._aim(wanted.layout)
         if plan.refusals:
@@ -126,7 +127,7 @@ class ChangePools:
         return planner.plan(ledger.layout, wanted.layout, ledger.tasks.values(), observed.active_pods)
 
     def _keep(self, saved: SavedLayout) -> None:
-        """Save which configuration the pools come from now."""
+        """Save the configuration from which the pools come now."""
         before, pending = self._layout.saved, self.pending
         try:
             self._layout.keep(saved)
@@ -173,7 +174,7 @@ class ChangePools:
         self._history.add(saved.section.hash if saved else "", hash_, 0, milliseconds, f"{outcome}: {text}")
 
     def _hold(self, reason: Obstacle, text: str, hash_: str) -> None:
-        """Say why the pools stay as they are although the configuration asks for others: in the report, and once in log and events."""
+        """Keep the pools although the configuration asks for others, and say why: in the report, and once in log and events."""
         before, self.pending = self.pending, Pending(reason, text, hash_)
         if (before is None or text != before.text) and reason is not Obstacle.WAITING:
             log.warning("%s: %s", reason, text)
@@ -186,7 +187,7 @@ class ChangePools:
         self._wakeups.change.wake()
 
     def _aim(self, coming: Layout | None) -> None:
-        """Hand out no more of the lists that go, and advertise no more of them than are in use."""
+        """Stop handing out lists that ``coming`` lacks, and advertising more of them than pods need."""
         if coming != self.coming:
             self.coming = coming
             self._service.ledger.freeze(coming)
@@ -194,7 +195,7 @@ class ChangePools:
 
 
 def summary(plan: Plan) -> str:
-    """A plan in a few words."""
+    """A plan in one sentence."""
     if plan.refusals:
         return "it would be refused, " + "; ".join(refusal.text for refusal in plan.refusals)
     return f"{len(plan.moves)} tasks would move, {len(plan.keeps)} stay"

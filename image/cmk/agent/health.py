@@ -1,4 +1,4 @@
-"""Liveness and readiness over HTTP: answered by the event loop itself, so an answer proves that it turns."""
+"""The HTTP server of liveness and readiness probes. The event loop itself answers, so an answer proves that it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_HEAD = 8192
 
 
 async def serve(port: int, ready: Callable[[], str]) -> asyncio.Server:
-    """Answer ``/livez`` and ``/readyz`` on every address. ``ready`` returns what is missing, or nothing when all is well."""
+    """Answer ``/livez`` and ``/readyz`` on every address. ``ready`` returns what is missing, "" if nothing is."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -20,7 +20,7 @@ async def serve(port: int, ready: Callable[[], str]) -> asyncio.Server:
                 writer.write(_response(path, ready()))
                 await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # the other side is no probe, or went away: nothing to tell anybody
+            pass  # the client is not a probe, or has gone away
         finally:
             writer.close()
 

@@ -1,4 +1,4 @@
-"""The last changes of a node's pools, for its report: made, undone or refused. Outlives agents and reboots."""
+"""The history of a node's pools: the last changes that were applied, undone or refused, as its report shows them. It outlives reboots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ APPLIED = "applied"
 
 
 class Entry(msgspec.Struct, frozen=True, rename="camel"):
-    """One change: hashes of the configuration before and after, tasks moved, and ``outcome``: ``applied``, or what came in its way."""
+    """One change: hashes of the configuration before and after, tasks moved, and ``outcome``: ``applied``, or what prevented it."""
 
     when: str
     from_hash: str = msgspec.field(name="from")
@@ -28,7 +28,7 @@ class Entry(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class History:
-    """Newest last."""
+    """The entries in a file, newest last."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,17 +36,17 @@ class History:
 
     @property
     def entries(self) -> list[Entry]:
-        """At most ten."""
+        """The last ten."""
         if self._entries is None:
             try:
                 self._entries = state.read(self._path, list[Entry]) or []
             except state.StateError as error:
-                log.error("%s", error)  # nothing depends on it
+                log.error("%s", error)  # no decision depends on the history
                 self._entries = []
         return self._entries
 
     def add(self, before: str, after: str, moves: int, milliseconds: int, outcome: str) -> None:
-        """Note a change; of one that is refused again and again the last refusal stands."""
+        """Record a change. Of a change that is refused again and again only the last refusal stays."""
         others = self.entries
         last = others[-1] if others else None
         if last and APPLIED not in (outcome, last.outcome) and (last.from_hash, last.to_hash) == (before, after):
@@ -58,9 +58,9 @@ class History:
         try:
             state.write(self._path, self._entries, durable=True)
         except state.StateError as error:
-            log.error("%s", error)  # the report has it all the same
+            log.error("%s", error)  # the report shows it all the same
 
     def forget(self) -> None:
-        """The node is ours no longer."""
+        """Delete the history of a node that is not selected any more."""
         self._path.unlink(missing_ok=True)
         self._entries = None

@@ -40,7 +40,7 @@ UNAUTHORIZED, FORBIDDEN = 401, 403
 
 
 class Agent:
-    """One node's agent; ``run`` returns when it was told to stop."""
+    """The agent of one node. It serves the node while it holds the node's lock."""
 
     def __init__(self, options: Options, api: Api) -> None:
         self._options = options
@@ -69,7 +69,7 @@ class Agent:
         stop = self._stop = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _finish, stop, None)
-        # Whatever a callback did not expect ends the agent: its successor reads the state afresh.
+        # An exception that no callback expects ends the agent: the next one reads the state afresh.
         loop.set_exception_handler(lambda _, context: _finish(stop, _error_of(context)))
         # Ready while it waits for the lock: a roll-out ends the old agent only when the new one is ready.
         probes = await health.serve(self._options.health_port, lambda: "")
@@ -105,7 +105,7 @@ class Agent:
         task.add_done_callback(self._on_task_done)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        """One that fails ends the agent; some end well, having nothing to do any more."""
+        """A task that fails ends the agent; a task that has nothing to do any more just returns."""
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _finish(self._stop, error)
@@ -150,7 +150,7 @@ class Agent:
         self._wakeups.wake_both()
 
     def _save_pods(self, service: Service, observed: Observed) -> None:
-        """An agent that starts without API server knows the pods from the file."""
+        """Write pods with grants to the task file, for an agent that starts without an API server."""
         if observed.pods is self._saved_pods:
             return
         self._saved_pods = observed.pods
@@ -160,13 +160,13 @@ class Agent:
             log.error("%s", error)  # the next allocation fails with it too
 
     def _isolate(self, service: Service, observed: Observed) -> None:
-        """Isolation follows the configuration, also where pools do not (yet)."""
+        """Apply the configuration's isolation, also while its pools cannot be applied (yet)."""
         if observed.chosen is not None and observed.pods_known and self._kubelet.known:
             conflict = observed.other_managers or self._kubelet.conflict
             service.layers.apply(observed.chosen.section.isolation, conflict, self._kubelet.doubt)
 
     def _first_layout(self, observed: Observed) -> SavedLayout | None:
-        """Save the layout that an older CMK left, or else that which the configuration asks for; None while an older CMK is at work."""
+        """Save the layout of an older CMK, or the one that the configuration asks for; None while neither is possible."""
         before = self._predecessor
         if not before.looked:
             return None
@@ -195,7 +195,7 @@ class Agent:
         tasks, dropped = tree.living_tasks(before.found, self._procfs)
         for reason in dropped:
             log.info("dropped: %s", reason)
-        # Tasks first: killed before the layout is there, the next agent starts over.
+        # Tasks first: if this agent is killed before it has written the layout, the next one adopts again.
         self._files.write_tasks(tasks, pods=())
         self._layout.keep(saved)
         log.info("took over the pools of %s", before.source)
@@ -212,7 +212,7 @@ class Agent:
     def _marks(self, observed: Observed) -> Marks | None:
         saved, service, change_pools = self._layout.saved, self._service, self._change_pools
         if saved is None or service is None or change_pools is None:
-            return None  # an impossible or unread configuration leaves a node untouched
+            return None  # a node without pools stays as it is
         section = observed.chosen.section if observed.chosen else saved.section
         resources = {resource_of(pool.name): len(pool.lists) for pool in saved.layout.pools.values() if pool.exclusive}
         if coming := change_pools.coming:
@@ -236,7 +236,7 @@ class Agent:
             self._service.stop()
         try:
             if self._is_deselected() and await self._publisher.withdraw():
-                log.info("node %s left the selection: everything taken back", self._options.node)
+                log.info("node %s is not selected any more: removed the agent's traces", self._options.node)
                 if self._service is not None:
                     self._service.layers.undo()
                     self._service.remove_files()
@@ -246,7 +246,7 @@ class Agent:
                 self._service.layers.undo()
                 log.info("the chart is being uninstalled: isolation undone")
         except ApiError as error:
-            log.error("node %s left the selection, but: %s", self._options.node, error)
+            log.error("node %s is not selected any more, but keeps the agent's traces: %s", self._options.node, error)
         finally:
             self._lock.release()
 
@@ -283,7 +283,7 @@ def _error_of(context: dict[str, Any]) -> BaseException:
 
 
 def _in_daemon_thread(work: Callable[[], None]) -> asyncio.Future[None]:
-    """Run something that may block for ever without holding up the end of the process."""
+    """Run ``work``, which may block for ever, in a thread that does not keep the process from ending."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Same(msgspec.Struct, frozen=True):
-    """The configuration asks for the pools that there are; ``saved`` names it as their source."""
+    """The configuration asks for the pools that the node has; ``saved`` names it as their source."""
 
     saved: SavedLayout
 
@@ -100,13 +100,13 @@ class NodeLayout:
         return SavedLayout(old.layout, own, f"adopted from {source}", self.topology)
 
     def keep(self, saved: SavedLayout) -> None:
-        """Write a layout and have it from now on. Raises StateError."""
+        """Write a layout, if it is another, and make it the node's. Raises StateError."""
         if saved != self.saved:
             self._files.write_layout(saved)
         self.saved = saved
 
     def replace(self, saved: SavedLayout) -> None:
-        """Have a layout from now on that a change of pools has written."""
+        """Make a layout the node's that a change of pools has written."""
         self.saved = saved
 
     def forget(self) -> None:

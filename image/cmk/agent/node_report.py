@@ -42,7 +42,7 @@ def served(
     observed: Observed,
     path: str,
 ) -> Content:
-    """Of a node that serves workloads on a saved layout."""
+    """Content for a node that serves workloads on a saved layout."""
     states = layers.states()
     tasks = sorted(ledger.tasks.values(), key=lambda task: task.process)
     pods = node_state.relevant_pods(observed.pods.values(), tasks)
@@ -67,7 +67,7 @@ def served(
 
 
 def refused(node: NodeLayout, refusal: Impossible, observed: Observed, path: str) -> Content:
-    """Of a node that serves nobody."""
+    """Content for a node that has no layout and serves nothing."""
     pods = node_state.relevant_pods(observed.pods.values(), ())
     return Content(
         [Condition("Ready", False, refusal.reason, refusal.text)],

@@ -1,4 +1,4 @@
-"""What one agent is told on its command line."""
+"""The options of one agent, from its command line, and the paths that follow from them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cmk.legacy.predecessor import Traces
 
 
 class Options(msgspec.Struct, frozen=True):
-    """Where the agent is and which directories are its own. ``host_dirs`` get a launcher and a socket like ``install_dir``.
+    """``host_dirs`` get a launcher and a socket like ``install_dir``. ``adopt_namespaces`` may have ConfigMaps of CMK 1.5.
 
-    ``adopt_namespaces`` are looked into for what CMK 1.5 kept in ConfigMaps. ``cgroups`` and ``irqs`` are where the host's can be
-    written, if they can; ``kubelet_socket`` where kubelet tells of CPUs; ``daemonset`` is the agent's own, which is gone when the chart
-    is uninstalled. ``rollout_prefix`` begins the names of Leases that limit how many nodes change at a time.
+    ``cgroups`` and ``irqs`` are the host's, None where the agent cannot write them; ``kubelet_socket`` is kubelet's pod-resources socket.
+    ``daemonset`` names the agent's own DaemonSet, which is deleted when the chart is uninstalled. Leases that limit how many nodes change
+    their pools at a time are named ``rollout_prefix``-0 and so on.
     """
 
     node: str
@@ -45,40 +45,40 @@ class Options(msgspec.Struct, frozen=True):
 
     @property
     def tasks_file(self) -> Path:
-        """Tasks and grants: lost with a reboot, as they should be."""
+        """Tasks and grants; on a tmpfs, for a reboot ends all tasks."""
         return self.run_dir / "tasks.json"
 
     @property
     def layout_file(self) -> Path:
-        """The layout and what it was made from."""
+        """The layout, and the configuration it was made from."""
         return self.state_dir / "layout.json"
 
     @property
     def journal_file(self) -> Path:
-        """A change of pools that has begun."""
+        """The journal of a change of pools that has started."""
         return self.state_dir / "journal.json"
 
     @property
     def history_file(self) -> Path:
-        """The last changes of pools."""
+        """The history of pools."""
         return self.state_dir / "history.json"
 
     @property
     def isolation_file(self) -> Path:
-        """How everything was before it was kept off exclusive cores."""
+        """The original state of all that isolation has changed."""
         return self.state_dir / "isolation.json"
 
     @property
     def host_paths(self) -> HostPaths:
-        """What the isolation layers read and write."""
+        """The paths that the isolation layers read and write."""
         return HostPaths(self.isolation_file, self.cgroups, self.irqs)
 
     @property
     def traces(self) -> Traces:
-        """Where an older CMK may have left its state."""
+        """The places where an older CMK may have left its state."""
         return Traces(self.node, self.service_dirs, self.adopt_namespaces, self.state_dir)
 
     @property
     def lock_file(self) -> Path:
-        """Held by the node's one allocator."""
+        """The lock that the one agent holds that serves the node."""
         return self.state_dir / "agent.lock"

@@ -65,7 +65,7 @@ class PodCache:
         return pod
 
     async def refresh(self) -> None:
-        """List the pods now, which may tell of some that the watch has not told of yet; raises ApiError."""
+        """List the pods now: the watch may be behind. Raises ApiError."""
         before = self._pods
         self.listed(await self._list_pods())
         if self._pods is not before:
@@ -79,7 +79,7 @@ class PodCache:
         try:
             await self.refresh()
         except ApiError as error:
-            log.warning("cannot look up pods: %s", error)
+            log.warning("cannot list pods: %s", error)
 
     def _set(self, pods: dict[str, Pod]) -> None:
         if pods != self._pods:

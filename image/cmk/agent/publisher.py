@@ -29,7 +29,7 @@ CONFLICT = 409
 _PERMANENT = frozenset({400, 403, 404, 422})
 # A report is derived data; under continuous allocation it follows at this pace.
 SECONDS_BETWEEN_REPORTS = 2.0
-# While the API server is away, the newest are worth keeping.
+# While the API server cannot be reached, the newest events are worth keeping.
 MOST_EVENTS = 20
 
 
@@ -100,7 +100,8 @@ class Publisher:
             pods = [from_json(item) for item in await self._watches.list_pods()]  # the watch may be behind
             needed = {name for name in node_api.advertised(node) if requested(pods, name)}
             if needed:
-                log.warning("node left the selection, but bound pods still need %s: left as it is", ", ".join(sorted(needed)))
+                names = ", ".join(sorted(needed))
+                log.warning("node %s is not selected any more, but stays as it is: bound pods still need %s", self._node, names)
                 return False
             try:
                 await self._patch(node, Marks({}, label=False, taint=False), {})
@@ -122,7 +123,7 @@ class Publisher:
     async def _patch(self, node: Json, marks: Marks, resources: Mapping[str, int]) -> None:
         if patch := node_api.status_patch(node, resources):
             node = await asyncio.to_thread(node_api.apply_status, self._api, self._node, patch)
-            log.info("node %s advertises %s", self._node, dict(resources) or "nothing of ours")
+            log.info("node %s advertises %s", self._node, dict(resources) or "no CPU lists")
         if patch := node_api.marks_patch(node, label=marks.label, taint=marks.taint):
             await asyncio.to_thread(node_api.apply_marks, self._api, self._node, patch)
             log.info("node %s: label %s, taint %s", self._node, marks.label, marks.taint)
@@ -135,7 +136,7 @@ class Publisher:
             except ApiError as error:
                 if error.status not in _PERMANENT:
                     raise
-                log.warning("event %s: %s", reason, error)  # its namespace is about to go
+                log.warning("event %s: %s", reason, error)  # its namespace is being deleted
             self._events.popleft()
 
     async def _assert_report(self) -> None:

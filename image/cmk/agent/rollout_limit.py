@@ -36,7 +36,7 @@ class RolloutLimit:
         names = {lease.name for lease in self._leases[:limit]}
         if names <= self._missing:
             return f"until helm upgrade has created Lease {', '.join(sorted(names))} again (rollout.maxUnavailable)"
-        return "until fewer nodes change (rollout.maxUnavailable)"
+        return "for its turn: rollout.maxUnavailable nodes are changing already"
 
     async def release(self) -> None:
         """Let another node change its pools."""

@@ -1,4 +1,4 @@
-"""The serving half of an agent: ledger, sockets and launcher on one layout, from the moment there is one."""
+"""The service of a node that has a layout: ledger, isolation, sockets and launcher, and the changes of its pools."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from cmk.model.topology import Topology
 
 log = logging.getLogger(__name__)
 
-SECONDS_TO_SETTLE = 0.1
+SECONDS_BEFORE_REPAIR = 0.1
 INFRA = "infra"
 
 
 class Service:
-    """Everything that workloads meet. Both loops are woken after every change of the ledger."""
+    """Serves workloads on one layout at a time. Wakes both loops after every change of the ledger."""
 
     def __init__(
         self, options: Options, files: StateFiles, layout: Layout, topology: Topology, pods: PodCache, wakeups: Wakeups
@@ -54,10 +54,10 @@ class Service:
         self._damage = DirectoryWatch()
         self._repair: asyncio.TimerHandle | None = None
 
-    def start(self, found: TasksFile) -> None:
-        """Take over the tasks, then open the door. Raises StateError, InstallError, OSError."""
-        ended = self._allocator.adopt(found.tasks)
-        log.info("took over %d tasks, %d had ended", len(self.ledger.tasks), len(ended))
+    def start(self, earlier: TasksFile) -> None:
+        """Adopt the tasks of an earlier agent, then install launchers and open sockets. Raises StateError, InstallError, OSError."""
+        ended = self._allocator.adopt(earlier.tasks)
+        log.info("adopted %d tasks, %d had ended", len(self.ledger.tasks), len(ended))
         self._join_infra()
         self.layers.resume()
         for directory in self._options.service_dirs:
@@ -68,9 +68,10 @@ class Service:
         asyncio.get_running_loop().add_reader(self._damage.fileno(), self._on_damage)
 
     def change(self, now: SavedLayout, wanted: SavedLayout, plan: Plan) -> None:
-        """Make a plan without refusals come true, files included. Nobody but its owner is on a core that changes hands, before or after.
+        """Carry out a plan without refusals, and write the files. A core that changes hands is never shared: before the change it is open to
+        its old owner alone, after it to its new one.
 
-        Raises NoRoomError, ChangeError with everything as it was, StateError.
+        Raises NoRoomError or ChangeError when nothing has changed or everything is undone, StateError when it could not be undone.
         """
         try:
             change = self._change.start(now, wanted, plan)
@@ -98,7 +99,7 @@ class Service:
         self._allocator.save()
 
     def stop(self) -> None:
-        """Close the door and let the tasks run on."""
+        """Close sockets and watches; the tasks run on, and isolation stays."""
         asyncio.get_running_loop().remove_reader(self._damage.fileno())
         self._damage.close()
         self._server.close()
@@ -106,20 +107,20 @@ class Service:
         self._allocator.close()
 
     def remove_files(self) -> None:
-        """Take launcher and sockets away from the host."""
+        """Remove launchers, sockets and notices from the host."""
         for directory in self._options.service_dirs:
             launcher_files.remove(directory, *self._names(directory), SOCKET)
         self._notifier.remove_all()
 
     def show(self, what: str) -> str:
-        """Text of ``describe`` or ``node-report``."""
+        """JSON of ``describe`` or ``node-report``."""
         path = str(self._options.state_dir)
         if what == "describe":
             return json.dumps(report.describe(self.ledger, path), indent=2) + "\n"
         return json.dumps(report.node_report(self.ledger, self._topology, path), indent=2) + "\n"
 
     def _names(self, directory: Path) -> tuple[str, ...]:
-        """Manifests written for kcm call the launcher so; they mount a directory of compat.hostDirs."""
+        """Names of the launcher in a directory. Manifests written for kcm use the old one; they mount a directory of compat.hostDirs."""
         return (
             (launcher_files.LAUNCHER, launcher_files.OLD_LAUNCHER)
             if directory in self._options.host_dirs
@@ -127,19 +128,20 @@ class Service:
         )
 
     def _install(self, directory: Path) -> bool:
-        done = [launcher_files.install(self._options.launcher, directory, name) for name in self._names(directory)]
-        return any(done)
+        """Install what is missing or differs; returns whether anything was."""
+        installed = [launcher_files.install(self._options.launcher, directory, name) for name in self._names(directory)]
+        return any(installed)
 
     def _join_infra(self) -> None:
         try:
             self._allocator.join(INFRA)
         except (Refused, AffinityError) as error:
-            log.warning("the agent stays where it is instead of in pool %s: %s", INFRA, error)
+            log.warning("the agent keeps its CPUs instead of those of pool %s: %s", INFRA, error)
 
     def _on_damage(self) -> None:
         changed = {path.name for path in self._damage.read()}
         if changed & {launcher_files.LAUNCHER, launcher_files.OLD_LAUNCHER, SOCKET} and self._repair is None:
-            self._repair = asyncio.get_running_loop().call_later(SECONDS_TO_SETTLE, self._repair_all)
+            self._repair = asyncio.get_running_loop().call_later(SECONDS_BEFORE_REPAIR, self._repair_all)
 
     def _repair_all(self) -> None:
         self._repair = None
@@ -147,11 +149,11 @@ class Service:
             try:
                 self._repair_one(directory)
             except (launcher_files.InstallError, OSError) as error:
-                log.error("%s is damaged and cannot be put right: %s", directory, error)
+                log.error("cannot repair launcher or socket in %s: %s", directory, error)
 
     def _repair_one(self, directory: Path) -> None:
         if self._install(directory):
-            log.warning("put the launcher in %s back", directory)
+            log.warning("restored the launcher in %s", directory)
         if not self._server.is_intact(directory):
             self._server.reopen(directory)
-            log.warning("put the socket in %s back", directory)
+            log.warning("restored the socket in %s", directory)

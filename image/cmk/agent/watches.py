@@ -51,7 +51,7 @@ class Watches:
         self._follow_shards([node])
 
     def remember(self, pods: Iterable[Pod]) -> None:
-        """Start from the pods that an earlier agent knew, unless the API server has told of them already."""
+        """Start from the pods that an earlier agent knew, unless the API server has listed them already."""
         if not self.observed.pods_known:
             self.pods.remember(pods)
             self.observed = replace(self.observed, pods=self.pods.all)

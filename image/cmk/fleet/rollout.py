@@ -1,4 +1,4 @@
-"""How far a node has come on its way to the configuration."""
+"""The progress of a roll-out: for each node whether it has the configuration, is waited for, or has failed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATES: Mapping[str, str] = {
 
 
 class Row(msgspec.Struct, frozen=True):
-    """How one node is doing."""
+    """The state of one node, for the table that the hook verify prints."""
 
     node: str
     state: str
@@ -37,12 +37,12 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def failed(self) -> bool:
-        """Whether it counts as a failure."""
+        """Whether the node counts as a failure."""
         return self.state in _FAILED
 
 
-def row(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node, version: str) -> Row:
-    """One node as it is now."""
+def row_of(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node, version: str) -> Row:
+    """The state of a node, from its report. ``version`` is that of the agents that are to report."""
     try:
         chosen = config.choose(wanted, hosts, node.name, node.labels)
     except ConfigError as error:
@@ -64,10 +64,10 @@ def row(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node, version: s
 
 
 def allowed(text: str, nodes: int) -> int:
-    """How many nodes may fail: a number, or so many percent of all; raises ConfigError."""
+    """How many of ``nodes`` may fail: a number, or a percentage of them, rounded down; raises ConfigError."""
     number, percent = text.removesuffix("%"), text.endswith("%")
     if not (number.isascii() and number.isdigit()) or (percent and int(number) > 100):
-        raise ConfigError(f"{text!r} is neither a number of nodes nor a percentage")
+        raise ConfigError(f"verify.maxFailures: {text!r} is neither a number of nodes nor a percentage such as 5%")
     return nodes * int(number) // 100 if percent else int(number)
 
 

@@ -1,4 +1,4 @@
-"""Waits until every node has what the configuration says, or until time is up."""
+"""The wait for a roll-out: until every node has the configuration or says why not, or until time is up."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ from time import monotonic, sleep
 import msgspec
 
 from cmk.fleet.preview import Node, unmatched
-from cmk.fleet.rollout import SILENT, WAITING, Row, row
+from cmk.fleet.rollout import SILENT, WAITING, Row, row_of
 from cmk.model.config import ClusterConfig, Host, names_of
 
 # A refusal may be gone with a pod that is about to end, or with the agent's next search for an older CMK, which it makes every ten seconds.
 SECONDS_TO_BELIEVE = 15.0
-SECONDS_BETWEEN_LOOKS = 1.0
-# All reports of a large cluster are some work for its API server: most of the time it is to have something else to do.
-LOOKS_PER_PAUSE = 5
+SECONDS_BETWEEN_POLLS = 1.0
+# Listing all reports is work for the API server of a large cluster: a pause takes so many times as long as the list before it.
+PAUSE_PER_POLL = 5
 
 
 def verify(
     wanted: ClusterConfig,
     hosts: Mapping[str, Host],
-    look: Callable[[], Iterable[Node]],
+    list_nodes: Callable[[], Iterable[Node]],
     version: str,
     seconds: float,
     clock: Callable[[], float] = monotonic,
     pause: Callable[[float], None] = sleep,
 ) -> tuple[list[Row], list[str]]:
-    """Look again and again until nothing is left to wait for; returns a row for each selected node, and notes on hosts that are none.
+    """List the nodes again and again until none is left to wait for, for ``seconds`` at most.
 
-    ``version`` is what agents have to be of. Raises ApiError.
+    Returns a row for each selected node, and notes on hosts of the configuration that match no node. ``version`` is that of the agents that
+    are to report. Raises ApiError.
     """
     began = clock()
-    doubted_since: dict[str, float] = {}
+    failed_since: dict[str, float] = {}
     while True:
-        looked = clock()
+        polled = clock()
         rows, names = [], set()
-        for node in look():
+        for node in list_nodes():
             names.update(names_of(node.name, node.labels))
             if wanted.selection.matches(node.name, node.labels):
-                rows.append(row(wanted, hosts, node, version))
+                rows.append(row_of(wanted, hosts, node, version))
         now = clock()
-        doubted_since = {found.node: doubted_since.get(found.node, now) for found in rows if found.failed}
-        waits = [found for found in rows if found.state == WAITING]
-        waits += [found for found in rows if found.failed and now - doubted_since[found.node] < SECONDS_TO_BELIEVE]
-        if not waits or now - began >= seconds:
-            ended = [msgspec.structs.replace(found, state=SILENT) if found.state == WAITING else found for found in rows]
-            return ended, unmatched(hosts, names)
-        pause(max(SECONDS_BETWEEN_LOOKS, LOOKS_PER_PAUSE * (now - looked)))
+        failed_since = {row.node: failed_since.get(row.node, now) for row in rows if row.failed}
+        awaited = [row for row in rows if row.state == WAITING]
+        awaited += [row for row in rows if row.failed and now - failed_since[row.node] < SECONDS_TO_BELIEVE]
+        if not awaited or now - began >= seconds:
+            final = [msgspec.structs.replace(row, state=SILENT) if row.state == WAITING else row for row in rows]
+            return final, unmatched(hosts, names)
+        pause(max(SECONDS_BETWEEN_POLLS, PAUSE_PER_POLL * (now - polled)))

@@ -10,7 +10,7 @@ from cmk.kube.client import ApiError, Json
 from tests.unit.certificates.objects import Objects
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/cmk-rollout-"
-BUSY = "until fewer nodes change (rollout.maxUnavailable)"
+BUSY = "for its turn: rollout.maxUnavailable nodes are changing already"
 
 
 class Leases(Objects):

@@ -79,7 +79,10 @@ def test_so_many_may_fail(tmp_path: Path, nodes: list[Node], log: Path, allowed:
 def test_what_is_no_number_of_failures_is_told(tmp_path: Path, nodes: list[Node]) -> None:
     nodes += [node("b", agentVersion="0.0.1")]
     done = run(tmp_path, "verify", "--timeout=0", "--max-failures=many", exclusive=2)
-    assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, "cmk: 'many' is neither a number of nodes nor a percentage")
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (
+        1,
+        "cmk: verify.maxFailures: 'many' is neither a number of nodes nor a percentage such as 5%",
+    )
 
 
 def test_an_api_server_that_is_away_is_told_and_worth_another_try(

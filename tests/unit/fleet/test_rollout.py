@@ -39,7 +39,7 @@ def not_ready(reason: Obstacle, message: str) -> dict[str, Any]:
     ],
 )
 def test_how_a_node_is_doing(status: dict[str, Any], state: str, text: str) -> None:
-    found = rollout.row(config(2), {}, node("a", **status), "1")
+    found = rollout.row_of(config(2), {}, node("a", **status), "1")
     assert (found.state, found.text) == (state, text)
 
 
@@ -49,22 +49,22 @@ def test_every_obstacle_has_a_meaning_for_the_roll_out() -> None:
 
 def test_a_node_that_takes_no_pods_is_not_waited_for_until_its_turn_comes() -> None:
     status = {"configHash": "h1", **pending(Obstacle.WAITING, "turn")}
-    assert rollout.row(config(2), {}, msgspec.structs.replace(node("a", **status), ready=False), "1").state == "not ready"
+    assert rollout.row_of(config(2), {}, msgspec.structs.replace(node("a", **status), ready=False), "1").state == "not ready"
 
 
 def test_a_node_without_report_is_waited_for_unless_it_is_not_ready() -> None:
     silent = Node("a", {})
-    assert rollout.row(config(2), {}, silent, "1").state == "waiting"
-    assert rollout.row(config(2), {}, msgspec.structs.replace(silent, ready=False), "1").state == "not ready"
+    assert rollout.row_of(config(2), {}, silent, "1").state == "waiting"
+    assert rollout.row_of(config(2), {}, msgspec.structs.replace(silent, ready=False), "1").state == "not ready"
 
 
 def test_a_node_that_is_not_ready_may_have_it_all_the_same() -> None:
-    assert rollout.row(config(2), {}, msgspec.structs.replace(node("a"), ready=False), "1").state == "applied"
+    assert rollout.row_of(config(2), {}, msgspec.structs.replace(node("a"), ready=False), "1").state == "applied"
 
 
 def test_a_host_of_no_group_is_no_configuration() -> None:
     host = Host({"big": section(1)}, group="none")
-    assert rollout.row(ClusterConfig(Selection(all=True), section(2)), {"a": host}, node("a"), "1").state == "impossible"
+    assert rollout.row_of(ClusterConfig(Selection(all=True), section(2)), {"a": host}, node("a"), "1").state == "impossible"
 
 
 @pytest.mark.parametrize(("text", "nodes", "number"), [("0", 10, 0), ("3", 10, 3), ("25%", 10, 2), ("100%", 3, 3), ("5%", 10, 0)])

@@ -73,7 +73,7 @@ def test_a_large_cluster_is_looked_at_less_often() -> None:
         return [OLD if not pauses else DONE]
 
     verify.verify(config(2), {}, look, "1", 60, lambda: now, pauses.append)
-    assert pauses == [3 * verify.LOOKS_PER_PAUSE]
+    assert pauses == [3 * verify.PAUSE_PER_POLL]
 
 
 def test_a_node_that_is_not_selected_is_nobodys_business() -> None:
