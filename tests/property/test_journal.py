@@ -161,7 +161,7 @@ def attempt(node: Host) -> None:
     planned = plan(node.old.layout, node.new.layout, node.tasks)
     assume(planned.moves)
     try:
-        changer = node.changer()
+        changer = node.change()
         changer.finish(changer.start(node.old, node.new, planned))
     except NoRoomError:
         assume(False)
@@ -176,7 +176,7 @@ def test_the_next_agent_ends_a_change_that_was_killed_anywhere(case: Case, die_a
             attempt(node)
         except Killed:
             node.die_at = -1
-            node.changer().resume()
+            node.change().resume()
         assert node.assert_consistent() in "ab"
 
 
@@ -195,7 +195,7 @@ def test_a_change_that_is_refused_anywhere_is_undone_also_when_the_undoing_is_ki
         except Killed:
             node.die_at = -1
             try:
-                node.changer().resume()
+                node.change().resume()
             except ChangeError:
                 pytest.fail("resume() returns the reason and does not raise it")
         assert node.assert_consistent() in "ab"
@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_the_old_state_at_once_or_when_there_is_room(case: Ca
             return
         except state.StateError:
             node.full = lambda _: False
-            node.changer().resume()
+            node.change().resume()
         assert node.assert_consistent() in "ab"
 
 
@@ -226,7 +226,7 @@ def test_a_reboot_during_a_change_leaves_the_new_layout_and_no_tasks(case: Case)
             attempt(node)
         node.die_at = -1
         (node.root / "proc/sys/kernel/random/boot_id").write_text("another\n")
-        node.changer().resume()
+        node.change().resume()
         tasks = state.read(node.options.tasks_file, TasksFile)
         assert tasks is not None
         assert (tasks.boot, tasks.tasks) == ("another", [])
