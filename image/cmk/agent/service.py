@@ -68,8 +68,9 @@ class Service:
         asyncio.get_running_loop().add_reader(self._damage.fileno(), self._on_damage)
 
     def change(self, now: SavedLayout, wanted: SavedLayout, plan: Plan) -> None:
-        """Carry out a plan without refusals, and write the files. A core that changes hands is never shared: before the change it is open to
-        its old owner alone, after it to its new one.
+        """Carry out a plan without refusals, and write the files.
+
+        A core that changes hands is never shared: before the change it is open to its old owner alone, after it to its new one.
 
         Raises NoRoomError or ChangeError when nothing has changed or everything is undone, StateError when it could not be undone.
         """
