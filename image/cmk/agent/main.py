@@ -173,7 +173,7 @@ class Agent:
         if before.reason is not None:
             self._refuse(Impossible(before.reason, before.problem))
             return None
-        saved = self._adopt(observed) if before.found is not None else self._make_layout(observed)
+        saved = self._adopt(observed) if before.taken_over is not None else self._make_layout(observed)
         if saved is not None:
             self._refusal = None
         return saved
@@ -190,9 +190,9 @@ class Agent:
 
     def _adopt(self, observed: Observed) -> SavedLayout | None:
         before = self._predecessor
-        if before.found is None or (saved := self._layout.adopted(before.found, before.source, observed)) is None:
+        if before.taken_over is None or (saved := self._layout.adopted(before.taken_over, before.source, observed)) is None:
             return None
-        tasks, dropped = tree.living_tasks(before.found, self._procfs)
+        tasks, dropped = tree.living_tasks(before.taken_over, self._procfs)
         for reason in dropped:
             log.info("dropped: %s", reason)
         # Tasks first: if this agent is killed before it has written the layout, the next one adopts again.

@@ -100,7 +100,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
 
 
 def plan(wanted: ClusterConfig, hosts: Mapping[str, Host], nodes: Iterable[Node]) -> FleetPlan:
-    """Plan for the nodes that are selected or have a report. One node after the other: all reports at once would fill a memory."""
+    """Plan for the nodes that are selected or have a report. Reads one node after the other: all reports at once would fill the memory."""
     plans: list[NodePlan] = []
     names: set[str] = set()
     losing: list[str] = []

@@ -19,7 +19,7 @@ def send(api: Api, node: str, reason: str, message: str, *, warning: bool = True
 
 
 def body(node: str, reason: str, message: str, *, warning: bool = True, pod: Pod | None = None) -> Json:
-    """The Event as an object. One about a node has the node's name as uid, as kubelet's have and kubectl expects."""
+    """The Event as an object. Its uid of a node is the node's name, as in kubelet's Events; kubectl looks for this."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     about: Json = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node}
     if pod is not None:

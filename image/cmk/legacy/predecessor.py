@@ -38,7 +38,7 @@ class Predecessor:
     """The search and its result.
 
     ``looked`` is False until everything has been looked at. ``reason`` and ``problem``, a condition's, say why no task can be served yet.
-    ``found`` is the state to take over, if any, and ``source`` its place in words.
+    ``taken_over`` is the state to take over, if any, and ``source`` its place in words.
     """
 
     def __init__(self, api: Api, traces: Traces, list_pods: Callable[[], Awaitable[list[Json]]], topology: Topology) -> None:
@@ -51,7 +51,7 @@ class Predecessor:
         self.looked = False
         self.reason: Obstacle | None = None
         self.problem = ""
-        self.found: TakenOver | None = None
+        self.taken_over: TakenOver | None = None
         self.source = ""
 
     async def look(self, changed: Callable[[], None]) -> None:
@@ -108,11 +108,11 @@ class Predecessor:
             if configmap:
                 self.source = f"ConfigMap {namespace}/{name} of CMK 1.5"
                 self._kept = (configmap.get("data") or {}).get("config") or ""
-                self.found = takeover.take_over(takeover.parse_configmap(_yaml(self._kept)), self._topology)
+                self.taken_over = takeover.take_over(takeover.parse_configmap(_yaml(self._kept)), self._topology)
                 return
         if self._directory is not None:
             self.source = f"the directory {self._directory}"
-            self.found = takeover.take_over(tree.read(self._directory), self._topology)
+            self.taken_over = takeover.take_over(tree.read(self._directory), self._topology)
 
     async def _get(self, path: str) -> Json | None:
         return await asyncio.to_thread(self._api.find, path)

@@ -22,7 +22,7 @@ from cmk.webhook.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The API server keeps idle connections for 90 s; whoever closes first fails the request that is on its way.
+# The API server keeps idle connections for 90 s. A server that closes one earlier fails the request that is on its way.
 KEEP_ALIVE_SECONDS = 120
 MAX_CONNECTIONS = 256
 # How long reviews are answered after SIGTERM: until every API server has learnt that this endpoint is gone.

@@ -74,7 +74,7 @@ class _Metadata(msgspec.Struct):
 
 
 class PodShape(msgspec.Struct):
-    """The parts of a v1 Pod that ``mutate`` looks at, to know that they have the shape of one."""
+    """The parts of a v1 Pod that ``mutate`` reads, and their types: decoding checks them."""
 
     spec: _Spec
     metadata: _Metadata | None = None

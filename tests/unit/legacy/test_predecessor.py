@@ -79,14 +79,14 @@ def look(
 
 def test_without_one_nothing_is_found(tmp_path: Path) -> None:
     before = look(tmp_path, *NOTHING)
-    assert (before.looked, before.problem, before.found) == (True, "", None)
+    assert (before.looked, before.problem, before.taken_over) == (True, "", None)
 
 
 def test_while_one_runs_the_commands_that_remove_it_are_told(tmp_path: Path) -> None:
     there: tuple[int, Any] = (200, {"kind": "x"})
     old = pod(RECONCILE, owner={"kind": "DaemonSet", "name": "ds"})
     before = look(tmp_path, there, there, NOT_FOUND, pods=(old,))
-    assert (before.looked, before.reason, before.found) == (True, Obstacle.OLD_CMK_RUNS, None)
+    assert (before.looked, before.reason, before.taken_over) == (True, Obstacle.OLD_CMK_RUNS, None)
     assert before.problem.endswith(
         "remove it and the agent goes on: kubectl -n ns delete daemonset ds ; kubectl delete mutatingwebhookconfiguration "
         "cmk-webhook-config ; kubectl delete crd cmk-nodereports.intel.com"
@@ -95,15 +95,15 @@ def test_while_one_runs_the_commands_that_remove_it_are_told(tmp_path: Path) -> 
 
 def test_an_api_server_that_does_not_answer_is_not_nothing_found(tmp_path: Path) -> None:
     before = look(tmp_path, (500, {"message": "no"}))
-    assert (before.looked, before.found) == (False, None)
+    assert (before.looked, before.taken_over) == (False, None)
 
 
 def test_a_directory_is_taken_over_and_kept_beside(tmp_path: Path) -> None:
     tree(tmp_path / "etc", TREES["CMK 1.4.1"])
     before = look(tmp_path, *NOTHING)
-    assert before.found is not None
+    assert before.taken_over is not None
     assert before.source == f"the directory {tmp_path}/etc"
-    assert [item.name for item in before.found.layout.pools["exclusive"].lists] == ["3,11", "4,12", "5,13"]
+    assert [item.name for item in before.taken_over.layout.pools["exclusive"].lists] == ["3,11", "4,12", "5,13"]
     before.set_aside()
     assert (tmp_path / "etc/pools.old/exclusive").is_dir()
     assert not (tmp_path / "etc/pools").exists()
@@ -112,7 +112,7 @@ def test_a_directory_is_taken_over_and_kept_beside(tmp_path: Path) -> None:
 def test_a_directory_that_contradicts_the_machine_is_refused(tmp_path: Path) -> None:
     tree(tmp_path / "etc", {"exclusive": ("1", {"0/3": ""}), "infra": ("0", {"0/0": ""})})
     before = look(tmp_path, *NOTHING)
-    assert (before.reason, before.found) == (Obstacle.ADOPTION_REFUSED, None)
+    assert (before.reason, before.taken_over) == (Obstacle.ADOPTION_REFUSED, None)
     assert f"the directory {tmp_path}/etc does not fit this node: exclusive:3 is not one physical core" in before.problem
 
 
@@ -121,9 +121,9 @@ CONFIG = "exclusive: {0: {'2,10': ['1']}}\ninfra: {0: {'0,8': []}}\n"
 
 def test_a_configmap_is_taken_over_and_kept(tmp_path: Path) -> None:
     before = look(tmp_path, *NOTHING, NOT_FOUND, (200, {"data": {"config": CONFIG}}), namespaces=("a", "b"))
-    assert before.found is not None
+    assert before.taken_over is not None
     assert before.source == "ConfigMap b/cmk-config-n of CMK 1.5"
-    assert [task.pid for task in before.found.tasks] == [1]
+    assert [task.pid for task in before.taken_over.tasks] == [1]
     before.set_aside()
     assert (tmp_path / "state/cmk-config.yaml.old").read_text() == CONFIG
 
@@ -152,4 +152,4 @@ def test_a_refused_directory_that_is_taken_away_is_forgotten(tmp_path: Path, mon
 
     with serving(*NOTHING, *NOTHING) as server:
         before = asyncio.run(run())
-    assert (before.problem, before.found) == ("", None)
+    assert (before.problem, before.taken_over) == ("", None)
