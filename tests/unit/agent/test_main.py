@@ -89,10 +89,12 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Clients are in the pod; the agent, which is this process, pins itself to infra."""
-    place = Procfs.place
+    pod_container = Procfs.pod_container
     monkeypatch.setattr("cmk.agent.publisher.SECONDS_BETWEEN_REPORTS", 0)
     monkeypatch.setattr("cmk.legacy.predecessor.SECONDS_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(Procfs, "place", lambda self, pid: PLACE if is_client(self.root, pid) else place(self, pid))
+    monkeypatch.setattr(
+        Procfs, "pod_container", lambda self, pid: PLACE if is_client(self.root, pid) else pod_container(self, pid)
+    )
     yield World(tmp_path)
     os.sched_setaffinity(0, CPUS)
 
