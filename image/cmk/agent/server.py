@@ -170,8 +170,9 @@ class Server:
         return self._answer(client, data)
 
     async def _answer_when_asked(self, client: _Client) -> bytes:
-        async with asyncio.timeout(SECONDS_TO_SEND):
-            data = await asyncio.get_running_loop().sock_recv(client.connection, wire.MAX_REQUEST)
+        with self._counted(client.peer):
+            async with asyncio.timeout(SECONDS_TO_SEND):
+                data = await asyncio.get_running_loop().sock_recv(client.connection, wire.MAX_REQUEST)
         answer = self._answer(client, data)
         return answer if isinstance(answer, bytes) else await answer
 

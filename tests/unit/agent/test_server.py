@@ -13,7 +13,9 @@ import pytest
 
 from cmk.agent import server
 from cmk.host.peer import Peer
+from cmk.host.procfs import Procfs
 from cmk.model import wire
+from cmk.model.cgroup_path import PodContainer
 from cmk.model.ledger import Ledger
 from cmk.model.pods import Pod
 from cmk.model.tasks import Process, Request, Task
@@ -201,6 +203,23 @@ def test_one_pod_cannot_take_all_connections(tmp_path: Path, monkeypatch: pytest
                 async with await node.ask("shared") as third:
                     assert (await third.answer())[0].startswith("cmk/1 error 75\n1 requests of this pod wait already")
                 await waits.kill()
+
+    on_node(tmp_path, scenario)
+
+
+def test_connections_without_a_request_count_among_those_of_their_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_PER_POD", 1)
+    monkeypatch.setattr(server, "SECONDS_TO_SEND", 60)
+
+    async def scenario(node: Node) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+            silent.setblocking(False)
+            monkeypatch.setattr(Procfs, "pod_container", lambda *_: PodContainer("pod"))
+            await asyncio.get_running_loop().sock_connect(silent, str(node.socket))
+            async with await node.ask("shared") as second:
+                assert (await second.answer())[0].startswith("cmk/1 error 75\n1 requests of this pod wait already")
+        async with await node.ask("shared") as third:
+            assert (await third.answer())[0].startswith("cmk/1 ok")
 
     on_node(tmp_path, scenario)
 
