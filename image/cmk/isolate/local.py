@@ -12,7 +12,6 @@ the same file. Its fields:
 ``moving``  ``{"PID": ["4,12"]}``: the lists that an unfinished ``cmk reconfigure`` was to give a task. Nobody else gets them.
 """
 
-import _json
 import fcntl
 import posix
 from time import monotonic, sleep
@@ -24,7 +23,14 @@ from cmk.model.choice import comma_list
 
 __all__ = ["LOCK", "STATE", "Lock", "choose", "comma_list", "environment", "isolate", "serves"]
 
+try:
+    import _json
+except ImportError:
+    _json = None  # type: ignore[assignment]
+
 LOCK = "lock"
+# json's extension module is CPython's own affair: another Python may have none, or one that is called otherwise.
+_OTHER_PYTHON = (AttributeError, TypeError)
 _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.1
 
 
@@ -236,7 +242,7 @@ def _decode(text: str) -> object:
         content, end = _json.make_scanner(_Decoding)(text, 0)  # type: ignore[arg-type]
         if end == len(text):
             return content
-    except (StopIteration, SystemError, ValueError):
+    except (StopIteration, SystemError, ValueError, *_OTHER_PYTHON):
         pass  # SystemError: the class of the error is in json.decoder, which is not imported
     import json  # noqa: PLC0415  # it says what is wrong with the text
 
@@ -245,8 +251,13 @@ def _decode(text: str) -> object:
 
 def _encode(content: object) -> str:
     """What ``json.dumps`` returns."""
-    encode = _json.make_encoder(None, str, _json.encode_basestring_ascii, None, ": ", ", ", False, False, False)
-    return "".join(encode(content, 0))
+    try:
+        encode = _json.make_encoder(None, str, _json.encode_basestring_ascii, None, ": ", ", ", False, False, False)
+        return "".join(encode(content, 0))
+    except _OTHER_PYTHON:
+        import json  # noqa: PLC0415  # slower, and the same in every Python
+
+        return json.dumps(content)
 
 
 def _parse_on_move(text: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # a dict; typing is heavy

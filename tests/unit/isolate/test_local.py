@@ -255,3 +255,17 @@ def test_it_imports_nothing_heavy() -> None:
         check=True,
     )
     assert set(done.stdout.split()) <= {"cmk", "cmk.model", "cmk.model.choice", "cmk.model.errors", "_json", "_socket", "fcntl"}
+
+
+class _OtherPython:
+    """A Python whose json has an extension module of another shape."""
+
+    make_encoder = make_scanner = staticmethod(lambda only_argument: only_argument)
+
+
+@pytest.mark.parametrize("module", [local._json, None, _OtherPython()])
+def test_json_is_read_and_written_by_whatever_module_a_python_has(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"tasks": [{"pid": 4, "start": 2**40}], "saved": {"é": [None, True, -1.5]}, "boot": 'a"b\\c'}
+    monkeypatch.setattr(local, "_json", module)
+    assert local._encode(content) == json.dumps(content)
+    assert local._decode(json.dumps(content)) == content
