@@ -15,7 +15,6 @@ import pytest
 
 from cmk.agent.main import Agent
 from cmk.agent.publisher import Publisher
-from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.isolation.layers import Layers
 from cmk.kube import reports
@@ -24,7 +23,7 @@ from cmk.model.config import PoolConfig, Section, Selection
 from cmk.model.pods import resource_of
 from tests.fabricate import fabricate
 from tests.unit.agent.cluster import NODES, Cluster
-from tests.unit.agent.harness import CPUS, EXCLUSIVE, PLACE, POD, Client, is_client, options_in, text_of
+from tests.unit.agent.harness import CPUS, EXCLUSIVE, POD, Client, options_in, text_of
 
 RESOURCE = resource_of("exclusive")
 ONE = Section({"exclusive": PoolConfig(cpus=str(CPUS[-1]), exclusive=True), "infra": PoolConfig("rest")}, "one")
@@ -87,16 +86,10 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """Clients are in the pod; the agent, which is this process, pins itself to infra."""
-    pod_container = Procfs.pod_container
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients_in_pod: None, own_affinity: None) -> World:
     monkeypatch.setattr("cmk.agent.publisher.SECONDS_BETWEEN_REPORTS", 0)
     monkeypatch.setattr("cmk.legacy.predecessor.SECONDS_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(
-        Procfs, "pod_container", lambda self, pid: PLACE if is_client(self.root, pid) else pod_container(self, pid)
-    )
-    yield World(tmp_path)
-    os.sched_setaffinity(0, CPUS)
+    return World(tmp_path)
 
 
 @contextmanager
