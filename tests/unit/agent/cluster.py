@@ -29,6 +29,7 @@ class Cluster(Objects):
         self.events: list[Json] = []
         self.refuse: Callable[[str, str], None] = lambda method, path: None
         self._watches: list[tuple[str, str, queue.SimpleQueue[Json]]] = []
+        self._history: list[tuple[str, Json]] = []
         self._lock = threading.RLock()
         self.put_at(NODES, {"metadata": {"name": options.node, "labels": labels}, "spec": {}, "status": {}})
 
@@ -96,10 +97,10 @@ class Cluster(Objects):
     def watch(self, path: str, _: int, **params: str) -> Iterator[Json]:
         stream: queue.SimpleQueue[Json] = queue.SimpleQueue()
         with self._lock:
-            missed = [item for key, item in self.store.items() if _matches(key, path, params["fieldSelector"])]
-            for item in missed:
-                if int(item["metadata"]["resourceVersion"]) > int(params["resourceVersion"]):
-                    stream.put({"type": "MODIFIED", "object": item})
+            for where, event in self._history:
+                newer = int(event["object"]["metadata"]["resourceVersion"]) > int(params["resourceVersion"])
+                if newer and _matches(where, path, params["fieldSelector"]):
+                    stream.put(event)
             self._watches.append((path, params["fieldSelector"], stream))
         while True:
             yield stream.get()  # blocks a daemon thread
@@ -135,16 +136,19 @@ class Cluster(Objects):
             item = self.store.get(path)
             super().delete(path)
             if item:
-                self._tell("DELETED", path, item)
+                self._version += 1
+                self._tell("DELETED", path, {**item, "metadata": {**item["metadata"], "resourceVersion": str(self._version)}})
 
     def _put_configmap(self, name: str, key: str, text: str) -> None:
         collection = f"/api/v1/namespaces/{self.options.namespace}/configmaps"
         self.put_at(collection, {"metadata": {"name": name}, "data": {key: text}})
 
     def _tell(self, kind: str, path: str, item: Json) -> None:
+        event = {"type": kind, "object": item}
+        self._history.append((path, event))
         for collection, selector, stream in self._watches:
             if _matches(path, collection, selector):
-                stream.put({"type": kind, "object": item})
+                stream.put(event)
 
 
 def _matches(path: str, collection: str, selector: str) -> bool:
