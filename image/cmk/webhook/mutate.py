@@ -13,6 +13,7 @@ import msgspec
 from cmk.model import onmove, quantity
 from cmk.model.errors import CmkError
 from cmk.model.pods import RESOURCE_PREFIX, pool_of, resource_of
+from cmk.model.quantity import QuantityError
 from cmk.webhook.draft import Draft, Json, Path
 from cmk.webhook.merge import CONTAINERS, merge
 from cmk.webhook.rules import Mutations, Rules
@@ -139,7 +140,7 @@ def _cores(draft: Draft, path: Path, rules: Rules) -> dict[str, int]:
         where = f"container {draft.at((*path, 'name'))} asks for {name}"
         try:
             count = quantity.whole(str(merged[name]))
-        except ValueError as error:
+        except QuantityError as error:
             raise _Denied(f"{where}: {error}; a core has one owner") from error
         pool = pool_of(name)
         if rules.pools is not None and pool not in rules.pools:
@@ -207,5 +208,5 @@ def _warnings(draft: Draft, path: Path, cores: dict[str, int]) -> list[str]:
 def _equals(text: str, count: int) -> bool:
     try:
         return quantity.parse(text) == count
-    except ValueError:
+    except QuantityError:
         return False  # the API server refuses what is not a quantity

@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 
 from cmk.model import quantity
+from cmk.model.quantity import QuantityError
 
 
 @pytest.mark.parametrize(
@@ -31,13 +32,13 @@ def test_what_the_api_accepts(text: str, value: Fraction) -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "1 ", "1e", "1kk", "0x1", "1e999", "1_0", "²", "nan", "--1", "1" * 41])
 def test_what_it_does_not(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a valid quantity"):
+    with pytest.raises(QuantityError, match="is not a valid quantity"):
         quantity.parse(text)
 
 
 @pytest.mark.parametrize("text", ["1500m", "-1", "0.5"])
 def test_only_whole_things_are_counted(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a whole number"):
+    with pytest.raises(QuantityError, match="is not a whole number"):
         quantity.whole(text)
 
 
