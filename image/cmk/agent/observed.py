@@ -16,6 +16,7 @@ from cmk.model.pods import Pod
 class Observed(msgspec.Struct, frozen=True):
     """``node`` and ``report`` are raw objects, None when there is none; the ``..._known`` tell this from "not listed yet".
 
+    ``report_events`` counts what the watch has said of the report, so that a report that is gone once more makes a difference.
     ``pods`` are those bound to the node, by uid; before they are known, those that an earlier agent knew. ``other_managers`` names other
     managers of CPUs on the node. ``selection``, and ``chosen``, the section that holds for this node, are None while they are not known;
     ``error`` says why a configuration cannot be used.
@@ -24,6 +25,7 @@ class Observed(msgspec.Struct, frozen=True):
     node: Json | None = None
     report: Json | None = None
     report_known: bool = False
+    report_events: int = 0
     pods: Mapping[str, Pod] = {}
     pods_known: bool = False
     other_managers: str = ""

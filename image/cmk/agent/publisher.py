@@ -64,7 +64,7 @@ class Publisher:
         self._report = report
         self._next_report = 0.0
         self._written: Json | None = None
-        self._written_over: Json | None = None
+        self._events_before_write = -1
         self._events: deque[tuple[str, str, bool, Pod | None]] = deque(maxlen=MOST_EVENTS)
         self._patching = asyncio.Lock()
 
@@ -141,8 +141,8 @@ class Publisher:
 
     async def _assert_report(self) -> None:
         observed, loop = self._watches.observed, asyncio.get_running_loop()
-        # Until the watch brings the report that we wrote last, or a newer one, ours is what is stored.
-        stored = self._written if observed.report is self._written_over else observed.report
+        # Until the watch says something of the report after our last write, ours is what is stored.
+        stored = self._written if observed.report_events == self._events_before_write else observed.report
         body = self._report(observed, stored)
         if body is None or not observed.report_known or reports.is_current(body, stored):
             return
@@ -151,7 +151,7 @@ class Publisher:
             self._wakeups.publish.wake_in(wait)
             return
         self._written = await asyncio.to_thread(reports.put, self._api, self._node, body, stored)
-        self._written_over = observed.report
+        self._events_before_write = observed.report_events
         self._next_report = loop.time() + SECONDS_BETWEEN_REPORTS
 
 

@@ -99,7 +99,8 @@ class Watches:
         return observed if is_same else self._configured(observed)
 
     def _on_report(self, event: watch.Event) -> Observed:
-        return replace(self.observed, report=_single(event), report_known=True)
+        events = self.observed.report_events + 1
+        return replace(self.observed, report=_single(event), report_known=True, report_events=events)
 
     def _on_config(self, event: watch.Event) -> Observed:
         self._cluster_text = _text(_single(event), "config.json") or self._cluster_text

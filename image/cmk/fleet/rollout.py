@@ -13,8 +13,8 @@ from cmk.model.config import ClusterConfig, ConfigError, Host
 from cmk.model.reasons import Obstacle
 
 APPLIED, PAUSED, NOT_READY, WAITING = "applied", "paused", "not ready", "waiting"
-REFUSED, IMPOSSIBLE, SILENT = "refused", "impossible", "no answer"
-_FAILED = (REFUSED, IMPOSSIBLE, SILENT)
+REFUSED, IMPOSSIBLE, LATE = "refused", "impossible", "not in time"
+_FAILED = (REFUSED, IMPOSSIBLE, LATE)
 # What an agent's answer means for the roll-out. A node is waited for only where the agent itself waits for something that ends by itself.
 STATES: Mapping[str, str] = {
     Obstacle.CONFIG_INVALID: IMPOSSIBLE,
@@ -22,7 +22,7 @@ STATES: Mapping[str, str] = {
     Obstacle.CONFIG_REFUSED: REFUSED,
     Obstacle.PAUSED: PAUSED,
     Obstacle.WAITING: WAITING,
-    Obstacle.OLD_CMK_RUNS: IMPOSSIBLE,
+    Obstacle.OLD_CMK_RUNS: WAITING,
     Obstacle.ADOPTION_REFUSED: IMPOSSIBLE,
 }
 

@@ -8,7 +8,7 @@ from time import monotonic, sleep
 import msgspec
 
 from cmk.fleet.preview import Node, unmatched
-from cmk.fleet.rollout import SILENT, WAITING, Row, row_of
+from cmk.fleet.rollout import LATE, WAITING, Row, row_of
 from cmk.model.config import ClusterConfig, Host, names_of
 
 # A refusal may be gone with a pod that is about to end, or with the agent's next search for an older CMK, which it makes every ten seconds.
@@ -46,6 +46,6 @@ def verify(
         awaited = [row for row in rows if row.state == WAITING]
         awaited += [row for row in rows if row.failed and now - failed_since[row.node] < SECONDS_TO_BELIEVE]
         if not awaited or now - began >= seconds:
-            final = [msgspec.structs.replace(row, state=SILENT) if row.state == WAITING else row for row in rows]
+            final = [msgspec.structs.replace(row, state=LATE) if row.state == WAITING else row for row in rows]
             return final, unmatched(hosts, names)
         pause(max(SECONDS_BETWEEN_POLLS, PAUSE_PER_POLL * (now - polled)))

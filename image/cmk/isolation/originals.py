@@ -35,7 +35,10 @@ class Saved(msgspec.Struct, frozen=True):
 
 
 class Originals:
-    """The file of originals; ``saved`` is what it holds. The methods that save are durable, and raise StateError with nothing changed."""
+    """The file of originals; ``saved`` is what it holds. The methods that save are durable and raise StateError.
+
+    Then ``saved`` is as before, so that nothing is changed on the node whose original is on no disk; but for ``forget_moved``.
+    """
 
     def __init__(self, file: Path, boot: str) -> None:
         self._file = file
@@ -68,6 +71,11 @@ class Originals:
     def save_moved(self, threads: list[Thread]) -> None:
         """Save the threads whose masks the kernel changed when a partition began."""
         self._save(moved=threads)
+
+    def forget_moved(self, remaining: list[Thread]) -> None:
+        """Forget threads that have their masks back, all but ``remaining``, even if that cannot be saved: they are not restored twice."""
+        self.saved = msgspec.structs.replace(self.saved, moved=remaining)
+        self._save()
 
     def save_slices(self, slices: dict[str, CpuSet | None]) -> None:
         """Save the CPUs configured for cgroups beside kubepods."""

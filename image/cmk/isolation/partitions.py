@@ -87,7 +87,7 @@ class Partitions:
                     problems.append(self._write(path, PARTITION, MEMBER))
                 problems.append(self._write(path, EXCLUSIVE, cpuset.kernel_list(remains[path])))
         available = self._topology.cpus - NOTHING.union(*keep.values())
-        self._originals.save_moved(masks.restore(self._procfs, self._originals.saved.moved, available))
+        self._originals.forget_moved(masks.restore(self._procfs, self._originals.saved.moved, available))
         return list(filter(None, problems))
 
     def _obstacle(self, path: str, cpus: CpuSet, cpusets: PodCpusets) -> str:

@@ -2,5 +2,5 @@
 
 Holds: requests, watches, patches and their errors.
 Never here: a decision about nodes or pods, or a file of the host.
-Imported by: ``cmk.agent``, ``cmk.certificates``, ``cmk.fleet``, ``cmk.legacy`` and ``cmk.cli``; never by ``cmk.webhook``.
+Imported by: every package above it but ``cmk.direct``; never by ``cmk.webhook``.
 """

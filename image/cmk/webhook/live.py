@@ -38,13 +38,13 @@ class Live(Generic[_T]):
         return self.reload()
 
     def reload(self) -> bool:
-        """Load again, whether a file has changed or not; True when there is a new value. A problem is logged and counted once."""
-        self._seen = _fingerprints(self._seen)
+        """Load again, also without a change of files; True when there is a new value. A problem that stays is logged and counted once."""
+        before, self._seen = self._seen, _fingerprints(self._seen)
         try:
             self.value = self._newest()
         except (CmkError, OSError) as error:
             problem = f"{self._what}: {error}"
-            if problem != self.problem:
+            if problem != self.problem or self._seen != before:
                 self.failures += 1
                 log.error("%s; the previous one stays in use", problem)
             self.problem = problem

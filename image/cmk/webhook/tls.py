@@ -48,9 +48,11 @@ def load(pair: Pair) -> Served:
     context = _context(pair)
     try:
         context.load_cert_chain(pair.cert, pair.key)
+        return Served(context, _not_after(context, pair.cert), pair)
     except ssl.SSLError as error:
         raise PairError(f"{pair.cert} and {pair.key}: {error.reason or error}") from error
-    return Served(context, _not_after(context, pair.cert), pair)
+    except ValueError as error:  # of a name in the certificate that is not UTF-8
+        raise PairError(f"{pair.cert}: {error}") from error
 
 
 def base_context(pair: Pair, newest: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
@@ -70,6 +72,8 @@ def _check(path: Path, remedy: str) -> None:
         path.open("rb").close()
     except OSError as error:
         raise PairError(f"{path}: {error.strerror}{remedy}") from error
+    except ValueError as error:  # of a path with a null byte
+        raise PairError(f"{str(path)!r}: {error}{remedy}") from error
 
 
 def _context(pair: Pair) -> ssl.SSLContext:

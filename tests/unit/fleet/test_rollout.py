@@ -33,7 +33,7 @@ def not_ready(reason: Obstacle, message: str) -> dict[str, Any]:
         ({"configHash": "h1", **pending(Obstacle.PAUSED, "p")}, "paused", "p"),
         ({"configHash": "h1", **pending(Obstacle.WAITING, "turn")}, "waiting", "turn"),
         (not_ready(Obstacle.LAYOUT_IMPOSSIBLE, "4 cores"), "impossible", "4 cores"),
-        (not_ready(Obstacle.OLD_CMK_RUNS, "an old CMK runs"), "impossible", "an old CMK runs"),
+        (not_ready(Obstacle.OLD_CMK_RUNS, "an old CMK runs"), "waiting", "an old CMK runs"),
         (not_ready(Obstacle.ADOPTION_REFUSED, "odd pools"), "impossible", "odd pools"),
         ({"agentVersion": "0", **not_ready(Obstacle.ADOPTION_REFUSED, "odd pools")}, "waiting", "odd pools"),
     ],

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pytest
-
 from cmk.fleet import verify
 from cmk.fleet.preview import Node
 from cmk.fleet.rollout import Row
@@ -43,7 +41,7 @@ def test_a_node_is_given_time() -> None:
 
 def test_time_is_up_for_a_node_that_does_not_answer() -> None:
     rows, took = watch([OLD], seconds=5)
-    assert ([(row.state, row.failed) for row in rows], took) == ([("no answer", True)], 5)
+    assert ([(row.state, row.failed) for row in rows], took) == ([("not in time", True)], 5)
 
 
 def test_a_refusal_is_believed_when_it_lasts() -> None:
@@ -51,12 +49,20 @@ def test_a_refusal_is_believed_when_it_lasts() -> None:
     assert ([row.state for row in rows], took) == (["refused"], verify.SECONDS_TO_BELIEVE)
 
 
-@pytest.mark.parametrize("reason", [Obstacle.ADOPTION_REFUSED, Obstacle.OLD_CMK_RUNS])
-def test_an_agent_that_says_why_it_does_not_serve_has_answered(reason: Obstacle) -> None:
+def not_ready(reason: Obstacle) -> Node:
     ready = {"type": "Ready", "status": "False", "reason": reason.value, "message": "because"}
-    rows, took = watch([node("a", configHash="", conditions=[ready])])
+    return node("a", configHash="", conditions=[ready])
+
+
+def test_an_agent_that_cannot_adopt_the_old_pools_is_not_waited_for() -> None:
+    rows, took = watch([not_ready(Obstacle.ADOPTION_REFUSED)])
     assert [(row.state, row.text, row.failed) for row in rows] == [("impossible", "because", True)]
     assert took == verify.SECONDS_TO_BELIEVE
+
+
+def test_an_old_cmk_that_still_ends_is_waited_for() -> None:
+    rows, took = watch([*[not_ready(Obstacle.OLD_CMK_RUNS)] * 40, DONE])
+    assert ([row.state for row in rows], took) == (["applied"], 40)
 
 
 def test_a_refusal_that_passes_is_forgotten() -> None:

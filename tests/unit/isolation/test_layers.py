@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cmk.model.cgroup_path import parent_of
 from cmk.model.isolation_config import Isolation
 from tests.unit.isolation.cgrouptree import snapshot
 from tests.unit.isolation.hosts import (
@@ -13,6 +14,7 @@ from tests.unit.isolation.hosts import (
     AT_BEFORE,
     AT_LAST,
     BEFORE,
+    CORE,
     FOUR,
     GROUPS,
     LAST,
@@ -36,6 +38,9 @@ def test_killed_at_any_write_the_next_agent_completes_and_undoes(tmp_path: Path,
             assert layers.states()["pods"].state == "on"
             layers.apply(Isolation(), "")
             assert host.with_core() == {OWNER}
+            assert not CORE.cpus & host.kernel.effective(
+                parent_of(OTHER)
+            )  # containers of cgroup v2 that come later have the pod's
             layers.stop()
             undo_killed_at_each_write(host)
             if strict:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cmk.host.state import StateError
@@ -78,6 +79,14 @@ def test_each_change_is_in_the_file_when_it_returns_and_leaves_the_rest(file: Pa
     originals.save_closed(CONTENT.closed)
     assert originals.saved == CONTENT
     assert json.loads(file.read_text()) == json.loads(FILE)
+
+
+def test_threads_that_have_their_masks_back_are_forgotten_even_if_that_cannot_be_written(tmp_path: Path) -> None:
+    originals = Originals(tmp_path / "missing/isolation.json", "b1c3")
+    originals.saved = CONTENT
+    with pytest.raises(StateError):
+        originals.forget_moved([])
+    assert originals.saved == msgspec.structs.replace(CONTENT, moved=[])
 
 
 def test_a_change_that_cannot_be_written_has_not_been_made(tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from cmk.certificates import pki
 from cmk.webhook import tls
-from cmk.webhook.tls import Pair
+from cmk.webhook.tls import Pair, PairError
 from tests.unit.webhook.serving import NAME
 
 
@@ -44,3 +48,27 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("rubbish")
     with pytest.raises(tls.PairError, match=r"tls.crt and .*tls.key: "):
         tls.load(made)
+
+
+def test_a_path_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PairError, match="null byte"):
+        tls.load(Pair(Path("a\0b"), tmp_path / "key"))
+
+
+def test_a_certificate_whose_name_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    latin1 = b"f\xfc.example"
+    names = x509.UnrecognizedExtension(
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME, bytes([0x30, len(latin1) + 2, 0x82, len(latin1)]) + latin1
+    )
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 5, now - timedelta(hours=1), now + timedelta(days=1))
+    cert = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    pair = Pair(tmp_path / "cert", tmp_path / "key")
+    pair.cert.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    pair.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    with pytest.raises(PairError, match=r"cert: .*codec"):
+        tls.load(pair)
