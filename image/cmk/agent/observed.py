@@ -14,7 +14,7 @@ from cmk.model.pods import Pod
 
 
 class Observed(msgspec.Struct, frozen=True):
-    """``node`` and ``report`` are raw objects, None when there is none; the ``..._known`` tell this from "not listed yet".
+    """``node`` and ``report`` are raw objects, None when there is none or when it is not known: ``report_known`` and ``pods_known`` tell.
 
     ``report_events`` counts what the watch has said of the report, so that a report that is gone once more makes a difference.
     ``pods`` are those bound to the node, by uid; before they are known, those that an earlier agent knew. ``other_managers`` names other

@@ -36,6 +36,8 @@ class RolloutLimit:
         names = {lease.name for lease in self._leases[:limit]}
         if names <= self._missing:
             return f"until helm upgrade has created Lease {', '.join(sorted(names))} again (rollout.maxUnavailable)"
+        if missing := names & self._missing:
+            return f"for its turn; helm upgrade creates Lease {', '.join(sorted(missing))} again, so that more nodes change at a time"
         return "for its turn: rollout.maxUnavailable nodes are changing already"
 
     async def release(self) -> None:

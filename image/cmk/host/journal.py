@@ -82,7 +82,8 @@ class JournaledChange:
     def start(self, old: SavedLayout, new: SavedLayout, plan: Plan) -> StartedChange:
         """Write the journal of a plan without refusals, with every thread's present mask; moves nothing.
 
-        Raises NoRoomError, StateError: then there is no journal.
+        Raises NoRoomError when nothing has been written, StateError when the journal may or may not be on disk: if it is there
+        after all, the next process finishes the change.
         """
         steps = ordered_steps(plan, old.layout, new.layout)
         journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan, new)))

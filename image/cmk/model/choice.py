@@ -1,6 +1,6 @@
 """The rules of ``cmk isolate``: which CPU lists of a pool a request gets, why it is refused, and which variables the workload sees.
 
-The agent's ledger and direct mode both ask here. It imports builtin modules only: direct mode loads it before every workload.
+The agent's ledger and direct mode both ask here. It imports ``cmk.model.errors`` alone, for direct mode loads it before every workload.
 """
 
 from cmk.model.errors import CmkError

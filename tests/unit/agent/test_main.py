@@ -13,8 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cmk.agent.files import StateFiles
 from cmk.agent.main import Agent
 from cmk.agent.publisher import Publisher
+from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.isolation.layers import Layers
 from cmk.kube import reports
@@ -212,6 +214,19 @@ def test_a_configuration_that_is_impossible_is_refused_once_and_the_next_one_ser
     world.run(scenario)
 
 
+def test_warnings_of_a_layout_are_events_once(world: World) -> None:
+    async def scenario(world: World) -> None:
+        world.cluster.configure(msgspec.structs.replace(ONE, reserved="4095"))
+        await world.serving()
+        world.cluster.bind(BOUND)  # another event
+        await world.until(lambda: bool(world.cluster.events))
+        assert [(event["reason"], event["message"]) for event in world.cluster.events] == [
+            ("LayoutWarning", "reserved CPUs 4095 are not online")
+        ]
+
+    world.run(scenario)
+
+
 def test_an_older_cmk_is_waited_for(world: World) -> None:
     async def scenario(world: World) -> None:
         world.cluster.configure(ONE)
@@ -235,6 +250,9 @@ def test_the_pools_of_an_older_cmk_are_taken_over(world: World) -> None:
         world.cluster.configure(msgspec.structs.replace(ONE, paused=True))
         await world.until(lambda: world.cluster.condition("Ready") == ("True", "Serving"))
         assert world.cluster.report["status"]["scope"] == f"adopted from the directory {directory}"
+        saved = StateFiles(world.options, Procfs()).read_layout()
+        assert saved
+        assert saved.layout.cpus_of("infra") == set(CPUS)
 
     world.run(scenario)
     assert (infra.exists(), (directory / "pools.old").is_dir()) == (False, True)

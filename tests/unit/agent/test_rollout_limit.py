@@ -43,7 +43,12 @@ class Leases(Objects):
         ({0: "other", 1: ""}, 1, BUSY, {0: "other", 1: ""}),
         ({1: ""}, 2, "", {1: "me"}),
         ({0: "other", 2: ""}, 3, "", {0: "other", 2: "me"}),
-        ({1: "other"}, 2, BUSY, {1: "other"}),
+        (
+            {1: "other"},
+            2,
+            "for its turn; helm upgrade creates Lease cmk-rollout-0 again, so that more nodes change at a time",
+            {1: "other"},
+        ),
         (
             {},
             2,

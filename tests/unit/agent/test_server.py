@@ -133,10 +133,13 @@ def test_an_unexpected_error_ends_one_connection_and_is_logged(
         raise error
 
     async def scenario(node: Node) -> None:
+        ends_agent: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: ends_agent.append(context))
         with monkeypatch.context() as patch:
             patch.setattr(Ledger, "allocate", fail)
             assert await ask(node, text_of("shared"), None if is_early else accepted) == b""
         assert str(error) in caplog.text
+        assert not ends_agent
         assert await ask(node, text_of("none"))
 
     on_node(tmp_path, scenario)
