@@ -34,24 +34,26 @@ static long now_ms(void)
 	return time.tv_sec * 1000L + time.tv_nsec / 1000000;
 }
 
-static void add_candidate(const char *directory, size_t length, const char *name)
+/* Whether a socket can have this path. */
+static int add_candidate(const char *directory, size_t length, const char *name)
 {
 	char *path = candidates[candidate_count];
 	int used = snprintf(path, sizeof candidates[0], "%.*s%s%s", (int)length, directory, *name ? "/" : "", name);
 	if (used >= (int)sizeof candidates[0])
-		return; /* no socket can have this path */
+		return 0;
 	for (int i = 0; i < candidate_count; i++)
 		if (strcmp(candidates[i], path) == 0)
-			return;
+			return 1;
 	candidate_count++;
+	return 1;
 }
 
 static void find_candidates(const char *conf_dir)
 {
 	const char *named = variable("SOCKET");
+	candidate_count = 0; /* node-report --interval asks again and again, and a directory may have been renamed */
 	if (named) {
-		add_candidate(named, strlen(named), "");
-		if (candidate_count == 0)
+		if (!add_candidate(named, strlen(named), ""))
 			fail(EXIT_NEVER, "CMK_SOCKET=%.40s is longer than the path of a socket can be: %zu bytes", named,
 			     sizeof candidates[0] - 1);
 		return;
@@ -68,7 +70,9 @@ static void find_candidates(const char *conf_dir)
 		if (slash)
 			add_candidate(self, slash - self, SOCKET_NAME);
 	}
-	add_candidate(conf_dir, strlen(conf_dir), SOCKET_NAME);
+	if (!add_candidate(conf_dir, strlen(conf_dir), SOCKET_NAME))
+		fail(EXIT_NEVER, "--conf-dir=%.40s is longer than the directory of a socket can be: %zu bytes", conf_dir,
+		     sizeof candidates[0] - 1 - strlen("/" SOCKET_NAME));
 	add_candidate("/run/cmk", strlen("/run/cmk"), SOCKET_NAME);
 }
 
@@ -223,7 +227,7 @@ static long length_of_answer(const char *body)
 {
 	for (const char *line = body; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
 		if (strncmp(line, "length=", 7) == 0)
-			return strtol(line + 7, NULL, 10);
+			return strspn(line + 7, "0123456789") == strcspn(line + 7, "\n") && line[7] ? strtol(line + 7, NULL, 10) : -1;
 	return -1;
 }
 

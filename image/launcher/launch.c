@@ -2,6 +2,7 @@
  * The cmk of containers: isolate, describe, node-report. It is static, so that it runs in any image, and it has no state: the agent
  * allocates, pins and records; this program asks, sets variables and becomes the workload.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,7 +17,7 @@ static const char usage[] =
 	"cmk describe                                             pools, CPU lists and tasks of this node as JSON\n"
 	"cmk node-report [--interval=SECONDS]                     the same with checks and topology, again and again\n"
 	"cmk --version | --help\n"
-	"describe and node-report take --conf-dir=DIR: also look for the agent's socket in DIR (default /etc/cmk)\n";
+	"describe and node-report take --conf-dir=DIR: also look for the agent's socket in DIR (default /etc/cmk, for kcm /etc/kcm)\n";
 
 static const char isolate_usage[] =
 	"cmk isolate --pool=POOL [OPTIONS] COMMAND [-- ARGS...]\n"
@@ -29,7 +30,7 @@ static const char isolate_usage[] =
 	"  --wait            stay as parent: forward signals, reap, return the status of COMMAND\n"
 	"  --on-move=HOW     what happens when the pools change: follow (default), pinned (such a change is refused), notify (CMK_STATE names a\n"
 	"                    file with its current CPUs) or notify:SIGNAL (the signal is sent as well)\n"
-	"  --conf-dir=DIR    also look for the agent's socket in DIR (default /etc/cmk)\n"
+	"  --conf-dir=DIR    also look for the agent's socket in DIR (default /etc/cmk, for kcm /etc/kcm)\n"
 	"  --namespace, --install-dir   accepted without effect\n"
 	"\n"
 	"Reads CMK_NUM_CORES (lists to take from an exclusive pool, default 1), CMK_LOCK_TIMEOUT (seconds to wait, default 30), CMK_SOCKET.\n"
@@ -68,6 +69,12 @@ static int isolate(int argc, char **argv)
 	run(what.command);
 }
 
+/* The first process of a container gets no signal that it has no handler for. */
+static void leave(int signal)
+{
+	_exit(128 + signal);
+}
+
 static int show(int argc, char **argv)
 {
 	struct show what = parse_show(argc, argv);
@@ -75,6 +82,8 @@ static int show(int argc, char **argv)
 		return put(usage);
 	char request[32];
 	snprintf(request, sizeof request, "cmk/1 %s", argv[0]);
+	if (what.interval)
+		signal(SIGTERM, leave);
 	do
 		ask_show(request, what.conf_dir);
 	while (what.interval && sleep(what.interval) == 0);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,10 @@ def node_report(
     """Print pools, topology, and contradictions between them."""
     if publish:
         typer.echo(f"{common.program()}: --publish means nothing here: the agent publishes by itself", err=True)
+    if interval:
+        signal.signal(
+            signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+        )  # which the first process of a container ignores else
     while True:
         with common.one_line_errors():
             _show("node-report", common.conf_dir(conf_dir), output)

@@ -46,7 +46,7 @@ def isolate(options: dict[str, str], cores: int) -> dict[str, str]:
         f"cmk/1 isolate\npool={options['--pool']}\ncores={cores}\nsocket={socket_number(options)}"
         f"\naffinity={0 if '--no-affinity' in options else 1}\non-move={options.get('--on-move', '')}"
     )
-    path, reply, connection = _ask(request, conf_dir(options))
+    path, reply, connection = _ask(request, conf_dir(options), monotonic() + timeout())
     connection.close()
     lines = (line.partition("=") for line in _body(reply).split("\n"))
     assigned = {name: value for name, joined, value in lines if joined and name.startswith("CMK_")}
@@ -58,13 +58,16 @@ def isolate(options: dict[str, str], cores: int) -> dict[str, str]:
 
 def show(what: str, directory: str) -> bytes:
     """The agent's whole answer to ``describe`` or ``node-report``; raises Failure, also when the answer breaks off."""
-    path, reply, connection = _ask(f"cmk/1 {what}", directory)
+    deadline = monotonic() + timeout()
+    path, reply, connection = _ask(f"cmk/1 {what}", directory, deadline)
     # An agent older than this key does not send it: its answer ends where the connection does.
     length = dict(line.partition("=")[::2] for line in _body(reply).split("\n")).get("length", "")
+    length = length if length.isascii() and length.isdigit() else ""
     text, whole = b"", True
     try:
         while packet := connection.recv(65536):
             text += packet
+            connection.settimeout(max(deadline - monotonic(), 0.001))
     except OSError:  # reset by an agent that ended, or no packet until the deadline
         whole = False
     connection.close()
@@ -74,11 +77,13 @@ def show(what: str, directory: str) -> bytes:
     return text
 
 
-def _ask(request: str, directory: str) -> "tuple[str, bytes, _socket.socket]":
+def _ask(request: str, directory: str, deadline: float) -> "tuple[str, bytes, _socket.socket]":
     """The first packet of the agent's answer, the path of the socket, and the connection for what may follow; raises Failure."""
     seconds = timeout()
-    deadline = monotonic() + seconds
     paths = _candidates(directory)
+    if not variable("CMK_SOCKET") and not _fits(f"{directory}/agent.sock"):
+        most = _LONGEST - len("/agent.sock")
+        raise Failure(NEVER, f"--conf-dir={cut(directory)} is longer than the directory of a socket can be: {most} bytes")
     pause = _FIRST_PAUSE
     while True:
         connection, path = _connect(paths)

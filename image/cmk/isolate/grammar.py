@@ -28,7 +28,7 @@ The first -- ends the options. Before COMMAND or directly after it, cmk removes 
   --wait            stay as parent: forward signals, reap, return the status of COMMAND
   --on-move=HOW     what happens when the pools change: follow (default), pinned (such a change is refused), notify (CMK_STATE names a
                     file with its current CPUs) or notify:SIGNAL (the signal is sent as well)
-  --conf-dir=DIR    also look for the agent's socket in DIR (default /etc/cmk)
+  --conf-dir=DIR    also look for the agent's socket in DIR (default /etc/cmk, for kcm /etc/kcm)
   --namespace, --install-dir   accepted without effect
 
 Reads CMK_NUM_CORES (lists to take from an exclusive pool, default 1), CMK_LOCK_TIMEOUT (seconds to wait, default 30), CMK_SOCKET.

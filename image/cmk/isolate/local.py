@@ -17,7 +17,7 @@ import posix
 from time import monotonic, sleep
 
 from cmk.isolate.ask import STATE, serves
-from cmk.isolate.say import LATER, NEVER, Failure
+from cmk.isolate.say import LATER, NEVER, Failure, program
 from cmk.model import choice
 from cmk.model.choice import comma_list
 
@@ -104,7 +104,7 @@ def isolate(
             try:
                 return _allocate(directory, pool, cores, socket, pin=pin, procfs=procfs, on_move=how)
             except (KeyError, TypeError) as error:
-                text = f"cannot use {directory}/{STATE}: it lacks {error}; move it away and run cmk init"
+                text = f"cannot use {directory}/{STATE}: it lacks {error}; move it away and run {program()} init"
                 raise Failure(NEVER, text) from None
             except Failure as failure:
                 if failure.code != LATER or monotonic() >= deadline:
@@ -232,7 +232,7 @@ def _read_state(path: str) -> dict:  # type: ignore[type-arg]
     try:
         content = _decode(_read_text(path).strip())
     except ValueError as error:
-        raise Failure(NEVER, f"cannot use {path}: {error}; move it away and run cmk init") from None
+        raise Failure(NEVER, f"cannot use {path}: {error}; move it away and run {program()} init") from None
     return content if isinstance(content, dict) else {}
 
 

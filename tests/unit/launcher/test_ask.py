@@ -113,6 +113,15 @@ def test_a_path_that_no_socket_can_have(launcher: Launcher) -> None:
     assert done.stderr == f"cmk: CMK_SOCKET={path[:40]} is longer than the path of a socket can be: 107 bytes\n"
 
 
+@pytest.mark.parametrize("command", [ISOLATE, ("describe",)], ids=["isolate", "describe"])
+def test_a_directory_that_no_socket_can_have(launcher: Launcher, command: tuple[str, ...]) -> None:
+    directory = "/" + "x" * 96
+    environment = {name: value for name, value in launcher.environment().items() if name != "CMK_SOCKET"}
+    done = launcher.run(command[0], f"--conf-dir={directory}", *command[1:], env=environment)
+    text = f"cmk: --conf-dir={directory[:40]} is longer than the directory of a socket can be: 96 bytes\n"
+    assert (done.returncode, done.stderr) == (78, text)
+
+
 def test_variables_of_kcm_are_read(launcher: Launcher, agent: Agents) -> None:
     fake = agent(launcher.socket, OK)
     environment = {name: value for name, value in launcher.environment().items() if name != "CMK_LOCK_TIMEOUT"}

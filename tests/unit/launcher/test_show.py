@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,15 @@ def test_a_report_every_second(launcher: Launcher, agent: Agents, words: tuple[s
     with launcher.start("node-report", *words) as process:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(2)] == ["{}\n", "{}\n"]
+
+
+def test_reports_end_with_a_signal_that_also_the_first_process_of_a_container_gets(launcher: Launcher, agent: Agents) -> None:
+    agent(launcher.socket, [b"cmk/1 ok", b"{}\n"])
+    with launcher.start("node-report", "--interval=1000") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "{}\n"
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM  # by a handler: otherwise it would be -SIGTERM
 
 
 def test_publish_is_accepted_with_a_note(launcher: Launcher, agent: Agents) -> None:
