@@ -80,8 +80,8 @@ static int show(int argc, char **argv)
 	struct show what = parse_show(argc, argv);
 	if (what.help)
 		return put(usage);
-	char request[32];
-	snprintf(request, sizeof request, "cmk/1 %s", argv[0]);
+	char request[64];
+	snprintf(request, sizeof request, "cmk/1 %s%s", argv[0], strcmp(program(), "kcm") == 0 ? "\nnames=kcm" : "");
 	if (what.interval)
 		signal(SIGTERM, leave);
 	do

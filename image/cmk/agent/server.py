@@ -64,7 +64,7 @@ class _Client:
 class Server:
     """Serves requests on ``agent.sock`` of every directory. ``show`` renders a read-only request (describe, node-report)."""
 
-    def __init__(self, allocator: Allocator, procfs: Procfs, show: Callable[[str], str]) -> None:
+    def __init__(self, allocator: Allocator, procfs: Procfs, show: Callable[[wire.Show], str]) -> None:
         self._allocator = allocator
         self._procfs = procfs
         self._show = show
@@ -220,7 +220,7 @@ class Server:
 
     async def _answer_show(self, client: _Client, request: wire.Show) -> bytes:
         with self._counted(client.peer):
-            await self._send_text(client.connection, self._show(request.what))
+            await self._send_text(client.connection, self._show(request))
         return b""
 
     def _is_crowded(self, peer: Peer) -> bool:

@@ -29,6 +29,7 @@ from cmk.model.ledger import Ledger
 from cmk.model.plan import Plan
 from cmk.model.tasks import Process, TasksFile
 from cmk.model.topology import Topology
+from cmk.model.wire import Show
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +114,13 @@ class Service:
             launcher_files.remove(directory, *self._names(directory), SOCKET)
         self._notifier.remove_all()
 
-    def show(self, what: str) -> str:
-        """JSON of ``describe`` or ``node-report``."""
-        path = str(self._options.state_dir)
-        if what == "describe":
-            return json.dumps(report.describe(self.ledger, path), indent=2) + "\n"
-        return json.dumps(report.node_report(self.ledger, self._topology, path), indent=2) + "\n"
+    def show(self, request: Show) -> str:
+        """The JSON that a request asks for."""
+        content = report.node_report(self.ledger, self._topology, str(self._options.state_dir))
+        description = content["description"]
+        if request.old_names:
+            report.use_old_names(description["pools"])
+        return json.dumps(description if request.what == "describe" else content, indent=2) + "\n"
 
     def _names(self, directory: Path) -> tuple[str, ...]:
         """Names of the launcher in a directory. Manifests written for kcm use the old one; they mount a directory of compat.hostDirs."""

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -15,7 +14,6 @@ from cmk.cli import common, report_table
 from cmk.direct.pools import ConfDir
 from cmk.isolate import ask
 from cmk.model import report
-from cmk.model.choice import OLD_NAMES
 
 
 def describe(conf_dir: common.ConfDirOption = None, output: common.OutputOption = common.Output.JSON) -> None:
@@ -64,11 +62,5 @@ def _show(what: str, directory: Path, output: common.Output) -> None:
             typer.echo(line)
         return
     if common.program() == "kcm":
-        _rename(content["description"]["pools"])
+        report.use_old_names(content["description"]["pools"])
     typer.echo(json.dumps(content["description"] if what == "describe" else content, indent=2))
-
-
-def _rename(pools: dict[str, Any]) -> None:
-    for old, new in OLD_NAMES.items():
-        if new in pools:
-            pools[old] = {**pools.pop(new), "name": old}

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from cmk.model import cpuset
+from cmk.model.choice import OLD_NAMES
 from cmk.model.isolation_config import CONFLICT, IMPOSSIBLE, ON, LayerState
 from cmk.model.ledger import Ledger
 from cmk.model.reasons import Obstacle, Reason
@@ -37,6 +38,13 @@ def describe(ledger: Ledger, path: str) -> dict[str, Any]:
             "name": name,
         }
     return {"path": path, "pools": pools}
+
+
+def use_old_names(pools: dict[str, Any]) -> None:
+    """Give the pools of a description kcm's names, in place."""
+    for old, new in OLD_NAMES.items():
+        if new in pools:
+            pools[old] = {**pools.pop(new), "name": old}
 
 
 def node_report(ledger: Ledger, topology: Topology, path: str) -> dict[str, Any]:

@@ -37,9 +37,10 @@ class Isolate(msgspec.Struct, frozen=True):
 
 
 class Show(msgspec.Struct, frozen=True):
-    """A read-only request: ``describe`` or ``node-report``."""
+    """A read-only request: ``describe`` or ``node-report``; ``old_names``: the launcher was called ``kcm``, whose names pools get then."""
 
     what: str
+    old_names: bool = False
 
 
 def parse(data: bytes) -> Isolate | Show:
@@ -51,11 +52,11 @@ def parse(data: bytes) -> Isolate | Show:
     version, _, verb = head.partition(" ")
     if version != VERSION:
         raise WireError(f"protocol {version[:20]!r} is not spoken here, only {VERSION}")
+    fields = dict(line.partition("=")[::2] for line in lines)
     if verb in {"describe", "node-report"}:
-        return Show(verb)
+        return Show(verb, old_names=fields.get("names") == "kcm")
     if verb != "isolate":
         raise WireError(f"unknown request {verb[:20]!r}")
-    fields = dict(line.partition("=")[::2] for line in lines)
     if not fields.get("pool"):
         raise WireError("request names no pool")
     return Isolate(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cmk.model.wire import Show
 from tests.unit.agent.harness import SHARED, Client, Node, on_node, text_of
 
 pytestmark = pytest.mark.usefixtures("clients_in_pod", "own_affinity")
@@ -23,7 +24,19 @@ def test_the_agent_lives_in_infra(tmp_path: Path) -> None:
 def test_the_length_of_a_description_comes_before_it(tmp_path: Path) -> None:
     async def scenario(node: Node) -> None:
         async with await Client.start(node.socket, "cmk/1 describe") as client:
-            assert (await client.answer())[0] == f"cmk/1 ok\nlength={len(node.service.show('describe').encode())}"
+            assert (await client.answer())[0] == f"cmk/1 ok\nlength={len(node.service.show(Show('describe')).encode())}"
+
+    on_node(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("what", ["describe", "node-report"])
+def test_called_kcm_a_launcher_gets_its_names_of_pools(tmp_path: Path, what: str) -> None:
+    async def scenario(node: Node) -> None:
+        shown = json.loads(node.service.show(Show(what, old_names=True)))
+        pools = shown["pools"] if what == "describe" else shown["description"]["pools"]
+        assert {name: pool["name"] for name, pool in pools.items()} == {
+            name: name for name in ("dataplane", "controlplane", "infra")
+        }
 
     on_node(tmp_path, scenario)
 
@@ -32,7 +45,7 @@ def test_describe_names_the_pids(tmp_path: Path) -> None:
     async def scenario(node: Node) -> None:
         async with await node.ask() as client:
             await client.answer()
-            shown = json.loads(node.service.show("describe"))
+            shown = json.loads(node.service.show(Show("describe")))
             (listed,) = shown["pools"]["exclusive"]["cpuLists"].values()
             assert listed["tasks"] == [client.pid]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,3 +137,14 @@ def test_help(launcher: Launcher, command: str, word: str) -> None:
     done = launcher.run(command, word)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--conf-dir" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["describe", "node-report"])
+def test_called_kcm_the_static_launcher_asks_for_kcms_names(tmp_path: Path, built: Path, agent: Agents, command: str) -> None:
+    program = tmp_path / "kcm"
+    program.write_bytes(built.read_bytes())
+    program.chmod(0o755)
+    fake = agent(tmp_path / "agent.sock", [b"cmk/1 ok\nlength=2", b"{}"])
+    done = subprocess.run([program, command], env={}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "{}")
+    assert (fake.requests[0][""], fake.requests[0]["names"]) == (f"cmk/1 {command}", "kcm")

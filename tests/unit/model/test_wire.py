@@ -13,8 +13,9 @@ def test_has_defaults() -> None:
 
 
 @pytest.mark.parametrize("what", ["describe", "node-report"])
-def test_reads_read_only_requests(what: str) -> None:
-    assert wire.parse(f"cmk/1 {what}".encode()) == wire.Show(what)
+@pytest.mark.parametrize(("lines", "old_names"), [("", False), ("\nnames=kcm", True), ("\nnames=x\ntimeout=3", False)])
+def test_reads_read_only_requests(what: str, lines: str, old_names: bool) -> None:
+    assert wire.parse(f"cmk/1 {what}{lines}".encode()) == wire.Show(what, old_names=old_names)
 
 
 @pytest.mark.parametrize(
