@@ -51,14 +51,18 @@ class _Client:
     def finish(self, reply: bytes) -> None:
         """Send the reply, unless it is empty, and close what the allocator has not taken over."""
         with self.connection:
-            try:
-                if reply:
-                    self.connection.send(reply)
-            except OSError as error:
-                # What was allocated stays so: the process asks again, or its end releases it.
-                log.debug("client %d left before the reply: %s", self.peer.pid, error)
+            if reply:
+                self.send(reply)
             if not self.is_served:
                 os.close(self.peer.pidfd)
+
+    def send(self, reply: bytes) -> None:
+        """Send the reply; a client that has left gets none."""
+        try:
+            self.connection.send(reply)
+        except OSError as error:
+            # What was allocated stays so: the process asks again, or its end releases it.
+            log.debug("client %d left before the reply: %s", self.peer.pid, error)
 
 
 class Server:
@@ -215,8 +219,10 @@ class Server:
                 await asyncio.gather(work, left, return_exceptions=True)
 
     async def _isolate_later(self, client: _Client, request: wire.Isolate, waiting: Waiting) -> bytes:
-        # Served in the same step as the allocator takes over the pidfd: when the agent stops, nothing comes between.
-        return _success(client, await self._allocator.isolate_later(request, client.peer, waiting))
+        # In the same step as the allocator takes over the pidfd: when the agent stops, nothing comes between. The reply is sent at once, as
+        # ending the tasks around this one takes turns of the loop.
+        client.send(_success(client, await self._allocator.isolate_later(request, client.peer, waiting)))
+        return b""
 
     async def _answer_show(self, client: _Client, request: wire.Show) -> bytes:
         with self._counted(client.peer):
