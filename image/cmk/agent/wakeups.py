@@ -1,4 +1,8 @@
-"""The wake-ups of the agent's two loops. Every change that a loop has to act on wakes it here: a search for ``wake`` finds who does."""
+"""The wake-ups of the agent's two loops. Every change that a loop has to act on wakes it here: a search for ``wake`` finds every place.
+
+What is below the agent (isolation layers, kubelet's watch, the search for an older CMK) gets ``wake_both`` or a method that calls it as
+``report_changed`` or ``changed``.
+"""
 
 from __future__ import annotations
 

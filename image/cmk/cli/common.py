@@ -73,7 +73,19 @@ ReservedOption = Annotated[
 PublishOption = Annotated[
     bool, typer.Option("--publish", help="Accepted and ignored: in a cluster the agent publishes by itself.")
 ]
-IntervalOption = Annotated[int, typer.Option("--interval", min=0, help="Seconds between runs; 0 runs once.")]
+
+
+def _seconds(value: str | int) -> int:
+    text = str(value)  # typer also parses the default
+    if not (text.isascii() and text.isdigit() and int(text[:11]) <= _LONGEST_INTERVAL):
+        raise typer.BadParameter(f"{text[:40]!r} is not a whole number of seconds, 0 to {_LONGEST_INTERVAL}")
+    return int(text)
+
+
+_LONGEST_INTERVAL = 1_000_000_000  # as of the static launcher
+IntervalOption = Annotated[
+    int, typer.Option("--interval", parser=_seconds, metavar="INTEGER", help="Seconds between runs; 0 runs once.")
+]
 InstallDirOption = Annotated[Path, typer.Option("--install-dir", help="Directory of the cmk executable.")]
 NamespaceOption = Annotated[str, typer.Option("--namespace", help="Namespace of the release.")]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="JSON for programs, or a table for people.")]
@@ -123,7 +135,7 @@ def one_line_errors() -> Iterator[None]:
     """An error with a text for users ends the command with that text in one line; any other is a fault of ours and keeps its traceback."""
     try:
         yield
-    # No CmkError: cmk.isolate imports nothing that is not its own. It brings the exit code of cmk isolate.
+    # No CmkError, which agents' clients would have to import at every start. It brings the exit code of cmk isolate.
     except say.Failure as failure:
         fail(str(failure), failure.code)
     except BrokenPipeError:

@@ -192,12 +192,17 @@ def _pools_of(directory: Path) -> Iterator[tuple[ConfDir, SavedLayout]]:
 
 def _saved(pools: dict[str, PoolConfig], reserved: str, machine: Topology) -> SavedLayout:
     digest = hashlib.sha256(msgspec.json.encode([pools, reserved])).hexdigest()[:16]
-    section = Section(pools, digest, reserved=reserved)
-    return SavedLayout(layout.compute(machine, pools, _reserved(reserved, machine)), section, _SCOPE, machine)
+    cpus = _reserved(reserved, machine)  # before the section, which takes only what can be read
+    return SavedLayout(layout.compute(machine, pools, cpus), Section(pools, digest, reserved=reserved), _SCOPE, machine)
 
 
 def _reserved(text: str, machine: Topology) -> CpuSet:
-    return machine.cpus - affinity.allowed(machine.cpus) if text == AUTO else cpuset.parse(text)
+    if text == AUTO:
+        return machine.cpus - affinity.allowed(machine.cpus)
+    try:
+        return cpuset.parse(text)
+    except cpuset.CpuSetError as error:
+        raise layout.LayoutError(f"--reserved-cpus={text}: {error}") from error
 
 
 def _configmap(path: Path) -> object:
@@ -207,7 +212,7 @@ def _configmap(path: Path) -> object:
         content = yaml.safe_load(path.read_text())
         if isinstance(content, dict) and content.get("kind") == "ConfigMap":
             content = yaml.safe_load((content.get("data") or {}).get("config") or "")
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise takeover.AdoptionError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     return content
 

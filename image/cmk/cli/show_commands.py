@@ -12,7 +12,7 @@ import typer
 
 from cmk.cli import common, report_table
 from cmk.direct.pools import ConfDir
-from cmk.isolate import ask
+from cmk.isolate import ask, say
 from cmk.model import report
 
 
@@ -53,7 +53,11 @@ def _show(what: str, directory: Path, output: common.Output) -> None:
         sys.stdout.buffer.flush()
         return
     if saved is None:
-        content = dict(json.loads(ask.show("node-report", str(directory))))
+        text = ask.show("node-report", str(directory))
+        try:
+            content = dict(json.loads(text))
+        except ValueError as error:  # of an agent that does not say how long its answer is
+            raise say.Failure(say.LATER, f"the agent's answer broke off after {len(text)} bytes: {error}; try again") from error
     else:
         ledger, _ = state.ledger(saved)
         content = report.node_report(ledger, common.topology(), str(directory))

@@ -31,6 +31,8 @@ except ImportError:
 LOCK = "lock"
 # json's extension module is CPython's own affair: another Python may have none, or one that is called otherwise.
 _OTHER_PYTHON = (AttributeError, TypeError)
+# What a pools.json of another shape ends in: the file is read without a schema.
+_DAMAGE = (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError)
 _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.1
 
 
@@ -103,8 +105,9 @@ def isolate(
         with Lock(directory, deadline):
             try:
                 return _allocate(directory, pool, cores, socket, pin=pin, procfs=procfs, on_move=how)
-            except (KeyError, TypeError) as error:
-                text = f"cannot use {directory}/{STATE}: it lacks {error}; move it away and run {program()} init"
+            except _DAMAGE as error:
+                what = f"it lacks {error}" if isinstance(error, KeyError) else f"it is damaged ({error})"
+                text = f"cannot use {directory}/{STATE}: {what}; move it away and run {program()} init"
                 raise Failure(NEVER, text) from None
             except Failure as failure:
                 if failure.code != LATER or monotonic() >= deadline:
@@ -231,7 +234,7 @@ def _read_text(path: str) -> str:
 def _read_state(path: str) -> dict:  # type: ignore[type-arg]
     try:
         content = _decode(_read_text(path).strip())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Failure(NEVER, f"cannot use {path}: {error}; move it away and run {program()} init") from None
     return content if isinstance(content, dict) else {}
 
@@ -242,7 +245,7 @@ def _decode(text: str) -> object:
         content, end = _json.make_scanner(_Decoding)(text, 0)  # type: ignore[arg-type]
         if end == len(text):
             return content
-    except (StopIteration, SystemError, ValueError, *_OTHER_PYTHON):
+    except (StopIteration, SystemError, ValueError, RecursionError, *_OTHER_PYTHON):
         pass  # SystemError: the class of the error is in json.decoder, which is not imported
     import json  # noqa: PLC0415  # it says what is wrong with the text
 

@@ -284,6 +284,18 @@ def test_without_pools_or_agent_describe_says_how_to_begin(tmp_path: Path) -> No
     assert done.stderr.startswith(f"cmk: no cmk agent answered at {tmp_path}/none/agent.sock, /run/cmk/agent.sock within 0.5 s")
 
 
+@pytest.mark.parametrize("command", ["init", "reconfigure"])
+@pytest.mark.parametrize("cpus", ["a-b", "99999999"])
+def test_reserved_cpus_that_cannot_be_read_change_nothing(machine: Host, command: str, cpus: str) -> None:
+    if command == "reconfigure":
+        machine.ok("init", "--num-exclusive-cores=1", "--num-shared-cores=0")
+    before = [path.read_bytes() for path in sorted(machine.directory.rglob("*.json"))]
+    done = machine.run(command, "--num-exclusive-cores=1", "--num-shared-cores=0", f"--reserved-cpus={cpus}")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert f"--reserved-cpus={cpus}: " in done.stderr
+    assert [path.read_bytes() for path in sorted(machine.directory.rglob("*.json"))] == before
+
+
 def test_kcm_speaks_its_own_words(tmp_path: Path) -> None:
     fabricate(tmp_path / "root", linux(1, 4))
     kcm = Host(tmp_path / "conf", tmp_path / "root", program="/usr/bin/kcm")

@@ -207,11 +207,33 @@ def test_what_else_is_in_the_state_stays_as_it_is(host: Host) -> None:
     assert json.loads((host.directory / local.STATE).read_text()).items() >= others.items()
 
 
-@pytest.mark.parametrize("text", ["", "x", "{", "[]", "{}", '{"saved": 1}', "{} {}", '{"saved": NaN}', '{"saved": "\\x"}'])
+@pytest.mark.parametrize(
+    "text", ["", "x", "{", "[]", "{}", '{"saved": 1}', "{} {}", "[" * 100000, '{"saved": NaN}', '{"saved": "\\x"}']
+)
 def test_a_damaged_state_starts_nothing(host: Host, text: str) -> None:
     (host.directory / local.STATE).write_text(text)
     done = host.run("isolate", "--pool=infra", "true")
     assert done.returncode == 78
+    assert "move it away and run cmk init" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("saved", None),
+        ("moving", []),
+        ("tasks", {"a": 1}),
+        ("saved", {"layout": {"pools": {"infra": []}}}),
+        ("saved", {"layout": {"pools": {"infra": {"exclusive": False, "lists": [{"cpus": [-1], "socket": 0}]}}}}),
+        ("saved", {"layout": {"pools": {"infra": {"exclusive": False, "lists": [{"cpus": [10**30], "socket": 0}]}}}}),
+        ("saved", {"layout": {"pools": {"infra": {"exclusive": False, "lists": [{"cpus": "0", "socket": 0}]}}}}),
+    ],
+)
+def test_a_state_of_another_shape_starts_nothing(host: Host, field: str, value: object) -> None:
+    path = host.directory / local.STATE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    done = host.run("isolate", "--pool=infra", "true")
+    assert (done.returncode, len(done.stderr.splitlines())) == (78, 1)
     assert "move it away and run cmk init" in done.stderr
 
 
