@@ -116,11 +116,15 @@ class Service:
 
     def show(self, request: Show) -> str:
         """The JSON that a request asks for."""
-        content = report.node_report(self.ledger, self._topology, str(self._options.state_dir))
-        description = content["description"]
+        path = str(self._options.state_dir)
+        if request.what == "describe":
+            content = description = report.describe(self.ledger, path)
+        else:
+            content = report.node_report(self.ledger, self._topology, path)
+            description = content["description"]
         if request.old_names:
             report.use_old_names(description["pools"])
-        return json.dumps(description if request.what == "describe" else content, indent=2) + "\n"
+        return json.dumps(content, indent=2) + "\n"
 
     def _names(self, directory: Path) -> tuple[str, ...]:
         """Names of the launcher in a directory. Manifests written for kcm use the old one; they mount a directory of compat.hostDirs."""

@@ -77,9 +77,10 @@ PublishOption = Annotated[
 
 def _seconds(value: str | int) -> int:
     text = str(value)  # typer also parses the default
-    if not (text.isascii() and text.isdigit() and int(text[:11]) <= _LONGEST_INTERVAL):
+    seconds = grammar.number_in(text, _LONGEST_INTERVAL)
+    if seconds < 0:
         raise typer.BadParameter(f"{text[:40]!r} is not a whole number of seconds, 0 to {_LONGEST_INTERVAL}")
-    return int(text)
+    return seconds
 
 
 _LONGEST_INTERVAL = 1_000_000_000  # as of the static launcher

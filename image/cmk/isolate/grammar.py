@@ -107,7 +107,7 @@ def conf_dir(options: dict[str, str]) -> str:
 def socket_number(options: dict[str, str]) -> int:
     """The socket of ``--socket-id``, -1 for any; raises Failure."""
     text = options.get("--socket-id", "-1")
-    number = _number(text, 65535)
+    number = number_in(text, 65535)
     if number < 0 and text != "-1":
         raise Failure(NEVER, f"--socket-id={text} is not a valid socket number; -1 means any{_SEE}")
     return number
@@ -116,7 +116,7 @@ def socket_number(options: dict[str, str]) -> int:
 def cores() -> int:
     """How many CPU lists of an exclusive pool CMK_NUM_CORES asks for; raises Failure."""
     text = variable("CMK_NUM_CORES") or "1"
-    number = _number(text, 65536)
+    number = number_in(text, 65536)
     if number < 1:
         raise Failure(NEVER, f'CMK_NUM_CORES is "{cut(text)}": it must be a whole number of CPU lists, 1 to 65536')
     return number
@@ -138,7 +138,7 @@ def variable(name: str) -> str:
     return value.decode("utf-8", "surrogateescape")
 
 
-def _number(text: str, most: int) -> int:
+def number_in(text: str, most: int) -> int:
     """The value of decimal digits, without sign, blank or underscore; -1 for any other text and for values above ``most``."""
     digits = text.lstrip("0")
     if not (text.isascii() and text.isdigit()) or len(digits) > len(str(most)):

@@ -80,7 +80,7 @@ def test_the_directory_of_the_socket(launcher: Launcher, agent: Agents, tmp_path
     assert (done.returncode, done.stdout, done.stderr) == (0, "{}", "")
 
 
-@pytest.mark.parametrize("words", [("--interval=0",), ("--interval", "0")])
+@pytest.mark.parametrize("words", [("--interval=0",), ("--interval", "0"), (f"--interval={'0' * 5000}",)])
 def test_one_report(launcher: Launcher, agent: Agents, words: tuple[str, ...]) -> None:
     agent(launcher.socket, [b"cmk/1 ok", b"{}"])
     done = launcher.run("node-report", *words)
@@ -125,6 +125,7 @@ def test_publish_is_accepted_with_a_note(launcher: Launcher, agent: Agents) -> N
         "node-report --interval=0_0",
         "node-report --interval=\u0660",
         "node-report --interval=1000000001",
+        f"node-report --interval={'0' * 12}{10**12}",
         "node-report --intervals=1",
         "node-report --publish=1",
     ],
