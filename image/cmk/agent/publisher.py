@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -98,7 +98,7 @@ class Publisher:
         for attempt in range(WITHDRAW_ATTEMPTS):
             node = await asyncio.to_thread(self._api.get, node_api.path_of(self._node))
             pods = [from_json(item) for item in await self._watches.list_pods()]  # the watch may be behind
-            needed = {name for name in node_api.advertised(node) if requested(pods, name)}
+            needed = {name for name, count in node_api.advertised(node).items() if requested(pods, name, count)}
             if needed:
                 names = ", ".join(sorted(needed))
                 log.warning("node %s is not selected any more, but stays as it is: bound pods still need %s", self._node, names)
@@ -118,7 +118,7 @@ class Publisher:
             observed = self._watches.observed
             marks, node = self._marks(observed), observed.node
             if marks is not None and node is not None:
-                await self._patch(node, marks, advertise(marks.resources, node_api.advertised(node), _demand(observed)))
+                await self._patch(node, marks, advertise(marks.resources, node_api.advertised(node), _bound(observed)))
 
     async def _patch(self, node: Json, marks: Marks, resources: Mapping[str, int]) -> None:
         if patch := node_api.status_patch(node, resources):
@@ -155,7 +155,6 @@ class Publisher:
         self._next_report = loop.time() + SECONDS_BETWEEN_REPORTS
 
 
-def _demand(observed: Observed) -> Callable[[str], int | None]:
-    """How much of a resource bound pods request; None while the pods are not known."""
-    pods = observed.pods.values() if observed.pods_known else None
-    return lambda name: None if pods is None else requested(pods, name)
+def _bound(observed: Observed) -> Iterable[Pod] | None:
+    """The pods bound to the node; None while they are not known."""
+    return observed.pods.values() if observed.pods_known else None

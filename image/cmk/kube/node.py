@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cmk.kube.client import STRATEGIC_PATCH, Api, Json
-from cmk.model.pods import RESOURCE_PREFIX
+from cmk.model.pods import RESOURCE_PREFIX, count_of
 
 LABEL = "cmk.intel.com/cmk-node"
 TAINT = {"key": "cmk", "value": "true", "effect": "NoSchedule"}
@@ -17,21 +17,25 @@ def labels(node: Json) -> dict[str, str]:
 
 
 def advertised(node: Json) -> dict[str, int]:
-    """Extended resources of cmk in the node's capacity: name → count."""
-    capacity = (node.get("status") or {}).get("capacity") or {}
-    return {name: int(value) for name, value in capacity.items() if name.startswith(RESOURCE_PREFIX)}
+    """Extended resources of cmk in the node's capacity: name → count, 0 where somebody has written what is no count."""
+    return {name: count or 0 for name, count in _counts(node, "capacity").items()}
 
 
 def status_patch(node: Json, wanted: Mapping[str, int]) -> Json | None:
     """Patch of the status so that it advertises exactly ``wanted``; None when it does already."""
-    status = node.get("status") or {}
     changes: Json = {}
     for part in ("capacity", "allocatable"):
-        current = {name: str(value) for name, value in (status.get(part) or {}).items() if name.startswith(RESOURCE_PREFIX)}
-        target = {name: str(count) for name, count in wanted.items()}
-        if current != target:
+        current = _counts(node, part)
+        if current != wanted:
+            target = {name: str(count) for name, count in wanted.items()}
             changes[part] = {**dict.fromkeys(current.keys() - target.keys()), **target}
     return {"status": changes} if changes else None
+
+
+def _counts(node: Json, part: str) -> dict[str, int | None]:
+    """Extended resources of cmk in ``capacity`` or ``allocatable``; the API server writes 1000 as ``1k``. None: no whole number."""
+    values = (node.get("status") or {}).get(part) or {}
+    return {name: count_of(value) for name, value in values.items() if name.startswith(RESOURCE_PREFIX)}
 
 
 def marks_patch(node: Json, *, label: bool, taint: bool) -> Json | None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from cmk.model.layout import Layout
 from cmk.model.pods import Pod, resource_of
 from cmk.model.tasks import Task
 
 
-def requested(pods: Iterable[Pod], resource: str) -> int:
-    """Sum of a resource over the requests of all pods that have not ended."""
-    return sum(pod.grants.get(resource, 0) for pod in pods if not pod.terminal)
+def requested(pods: Iterable[Pod], resource: str, most: int) -> int:
+    """Sum of a resource over the requests of all pods that have not ended, except those that request more than the ``most`` there is."""
+    return sum(pod.granted(resource, most) for pod in pods if not pod.terminal)
 
 
-def demand(pool: str, tasks: Iterable[Task], pods: Iterable[Pod]) -> dict[str, int]:
-    """Lists of a pool that each pod holds or requests, whichever is more: uid → number. The empty uid stands for tasks outside pods."""
+def demand(pool: str, tasks: Iterable[Task], pods: Iterable[Pod], most: int) -> dict[str, int]:
+    """Lists of a pool that each pod holds or requests, whichever is more: uid → number. The empty uid stands for tasks outside pods.
+
+    The pool has ``most`` lists; a request for more is none.
+    """
     counts: dict[str, int] = {}
     bound = list(pods)
     # A static pod's cgroup, and so its tasks, have another name than the pod on the API.
@@ -25,7 +28,7 @@ def demand(pool: str, tasks: Iterable[Task], pods: Iterable[Pod]) -> dict[str, i
             uid = uids.get(task.pod, task.pod)
             counts[uid] = counts.get(uid, 0) + len(task.lists)
     for pod in bound:
-        if granted := pod.grants.get(resource_of(pool), 0):
+        if granted := pod.granted(resource_of(pool), most):
             counts[pod.uid] = max(counts.get(pod.uid, 0), granted)
     return counts
 
@@ -40,22 +43,21 @@ def offered(now: Layout, coming: Layout, tasks: Iterable[Task], pods: Iterable[P
         if pool.exclusive:
             after = coming.pools.get(name)
             both = min(len(pool.lists), len(after.lists) if after and after.exclusive else 0)
-            count = max(both, min(sum(demand(name, all_tasks, bound).values()), len(pool.lists)))
+            count = max(both, min(sum(demand(name, all_tasks, bound, len(pool.lists)).values()), len(pool.lists)))
             if count or (after and after.exclusive):
                 counts[resource_of(name)] = count
     return counts
 
 
-def advertise(lists: Mapping[str, int], current: Mapping[str, int], demand_of: Callable[[str], int | None]) -> dict[str, int]:
+def advertise(lists: Mapping[str, int], current: Mapping[str, int], pods: Iterable[Pod] | None) -> dict[str, int]:
     """Number to advertise per resource: ``lists``, but never less than bound pods request.
 
     When a node has less, kubelet ends running pods at its next restart. ``current`` is what the node advertises now: pods that were
-    admitted cannot request more, so that it bounds ``demand_of``. A demand of None (unknown) keeps the current number.
+    admitted cannot request more. ``pods`` are those bound to it; while they are not known (None), the current number is kept.
     """
-    numbers = dict(lists)
+    numbers, bound = dict(lists), None if pods is None else list(pods)
     for name, now in current.items():
-        demanded = demand_of(name)
-        kept = now if demanded is None else min(demanded, now)
+        kept = now if bound is None else min(requested(bound, name, now), now)
         if kept > numbers.get(name, 0):
             numbers[name] = kept
     return numbers

@@ -15,18 +15,24 @@ from cmk.model import choice
 from cmk.model.choice import OLD_NAMES, Refused
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import CpuList, Layout, Pool
-from cmk.model.pods import resource_of
+from cmk.model.pods import MOST_CORES, resource_of
 from cmk.model.tasks import Process, Request, Task
 
 _NOTHING: CpuSet = frozenset()
 
 
 class Ledger:
-    """Tasks on the lists of one layout. Invariant: a list of an exclusive pool has at most one task."""
+    """Tasks on the lists of one layout. Invariant: a list of an exclusive pool has at most one task.
 
-    def __init__(self, layout: Layout, tasks: Iterable[Task] = (), *, require_grant: bool = True) -> None:
+    A pod gets at most ``tasks_per_pod`` tasks, of all pools together, as do all processes outside pods; None: any number.
+    """
+
+    def __init__(
+        self, layout: Layout, tasks: Iterable[Task] = (), *, require_grant: bool = True, tasks_per_pod: int | None = None
+    ) -> None:
         self.layout = layout
         self.require_grant = require_grant
+        self._tasks_per_pod = tasks_per_pod
         self._tasks = {task.process: task for task in tasks}
         self._going: frozenset[tuple[str, str]] = frozenset()
         self._coming: Layout | None = None
@@ -101,6 +107,8 @@ class Ledger:
         if previous and (previous.pool, previous.cores, previous.socket) == asked:
             task = msgspec.structs.replace(previous, on_move=request.on_move)
         else:
+            if previous is None:
+                self._check_number(request)
             task = Task(
                 process=request.process,
                 pool=pool.name,
@@ -154,11 +162,23 @@ class Ledger:
         available = self._available(pool, request, lists)
         return choice.choose(pool.name, pool.exclusive, lists, users, request.cores, request.socket, available)
 
+    def _check_number(self, request: Request) -> None:
+        """Refuse one more task to a pod that has as many as a pod may have."""
+        most, pod = self._tasks_per_pod, request.pod
+        if (
+            most is None
+            or len(self._tasks) < most
+            or sum(task.pod == (pod.uid if pod else "") for task in self._tasks.values()) < most
+        ):
+            return
+        who = f"pod {pod} has" if pod else "processes outside pods have"
+        raise Refused(f"{who} {most} tasks already, as many as the limit workloads.limits.tasks allows", final=False)
+
     def _available(self, pool: Pool, request: Request, lists: Iterable[str]) -> list[str]:
         """Lists that the pool hands out, in this order: those that stay, then, to a pod that requests the pool, those that go."""
         going = [name for name in lists if (pool.name, name) in self._going]
         staying = [name for name in lists if name not in going]
-        is_counted = request.pod is not None and request.pod.grants.get(resource_of(pool.name))
+        is_counted = request.pod is not None and request.pod.granted(resource_of(pool.name), len(pool.lists))
         return staying + going if is_counted else staying
 
     def _check_grant(self, pool: Pool, request: Request, others: Iterable[Task]) -> None:
@@ -167,7 +187,14 @@ class Ledger:
         resource = resource_of(pool.name)
         if request.pod is None:
             raise Refused(f"pool {pool.name} is for pods that request {resource}; this process is in no pod", final=True)
-        granted = request.pod.grants.get(resource, 0)
+        granted = request.pod.granted(resource, len(pool.lists))
+        if asked := 0 if granted else request.pod.grants.get(resource, 0):
+            number = asked if asked <= MOST_CORES else f"more than {MOST_CORES}"
+            raise Refused(
+                f"pod {request.pod} requests {number} {resource}, but this node has {len(pool.lists)}, so that none is granted: "
+                "lower the number in the resources of its containers",
+                final=True,
+            )
         if granted == 0:
             raise Refused(f"pod {request.pod} requests no {resource}: add it to a container's resources.limits", final=True)
         if request.cores > granted:

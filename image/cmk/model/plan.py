@@ -68,7 +68,7 @@ def plan(old: Layout, new: Layout, tasks: Iterable[Task], pods: Iterable[Pod] = 
     ordered = sorted(tasks, key=lambda task: task.process)
     bound = list(pods)
     names = _names(bound)
-    refusals = _removed_pools(old, new, ordered, names) or _too_small(new, ordered, bound)
+    refusals = _removed_pools(old, new, ordered, names) or _too_small(old, new, ordered, bound)
     if refusals:
         return Plan(refusals=tuple(refusals))
     lists: dict[Process, tuple[str, ...]] = {}
@@ -106,8 +106,11 @@ def _removed_pools(old: Layout, new: Layout, tasks: list[Task], names: Mapping[s
     return refusals
 
 
-def _too_small(new: Layout, tasks: list[Task], pods: list[Pod]) -> list[PlanRefusal]:
-    """Bound pods keep what they requested: kubelet would reject them at its next start if the node had less."""
+def _too_small(old: Layout, new: Layout, tasks: list[Task], pods: list[Pod]) -> list[PlanRefusal]:
+    """Bound pods keep what they requested: kubelet would reject them at its next start if the node had less.
+
+    Only what the pool has now can be granted: requests beyond that prevent nothing.
+    """
     refusals = []
     pools = {task.pool for task in tasks} | {name for name, pool in new.pools.items() if pool.exclusive}
     resources = {resource for pod in pods for resource in pod.grants}
@@ -116,8 +119,9 @@ def _too_small(new: Layout, tasks: list[Task], pods: list[Pod]) -> list[PlanRefu
         pool = new.pools.get(name)
         if pool is not None and not pool.exclusive:
             continue
-        demanded = demand(name, tasks, pods)
-        cores, needed = len(pool.lists) if pool else 0, sum(demanded.values())
+        present = len(old.pools[name].lists) if name in old.pools else 0
+        demanded = demand(name, tasks, pods, present)
+        cores, needed = len(pool.lists) if pool else 0, min(sum(demanded.values()), present)
         if needed > cores:
             by_pod = ", ".join(
                 f"{names.get(uid) or uid or 'processes outside pods'} {count}" for uid, count in sorted(demanded.items())

@@ -9,8 +9,11 @@ import msgspec
 
 from cmk.model import quantity
 from cmk.model.onmove import ANNOTATION
+from cmk.model.quantity import QuantityError
 
 RESOURCE_PREFIX = "cmk.intel.com/"
+# Cores that one pod or node can have; a count above it is kept as MOST_CORES + 1. No machine that Linux runs on has more CPUs.
+MOST_CORES = 65536
 
 CONFIG_HASH = "kubernetes.io/config.hash"
 _TERMINAL = {"Succeeded", "Failed"}
@@ -32,7 +35,7 @@ def from_json(obj: Mapping[str, Any]) -> Pod:
 
 
 def effective_requests(spec: Mapping[str, Any]) -> dict[str, int]:
-    """Resource name → count: the larger of the containers together and any moment of the init phase.
+    """Resource name → count: the larger of the containers together and any moment of the init phase, MOST_CORES + 1 where it is more.
 
     A sidecar (init container with ``restartPolicy: Always``) runs beside everything that starts after it.
     """
@@ -54,14 +57,28 @@ def _requests(container: Mapping[str, Any]) -> dict[str, int]:
     resources = container.get("resources") or {}
     # The API server copies limits of extended resources into requests; both are read, for objects that have not passed through it.
     merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    return {name: quantity.whole(str(count)) for name, count in merged.items() if name.startswith(RESOURCE_PREFIX)}
+    return {name: count_of(amount) or 0 for name, amount in merged.items() if name.startswith(RESOURCE_PREFIX)}
+
+
+def count_of(amount: object) -> int | None:
+    """The quantity of an extended resource as a count, at most MOST_CORES + 1; None when it is not a whole number.
+
+    The API server admits whole numbers only. What comes past it must not end an agent, and requests nothing.
+    """
+    # A number of JSON may be too long for Python to write it down.
+    if isinstance(amount, int) and not -MOST_CORES <= amount <= MOST_CORES:
+        return MOST_CORES + 1 if amount > 0 else None
+    try:
+        return min(quantity.whole(str(amount)), MOST_CORES + 1)
+    except QuantityError:
+        return None
 
 
 def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for part in parts:
         for name, count in part.items():
-            total[name] = total.get(name, 0) + count
+            total[name] = min(total.get(name, 0) + count, MOST_CORES + 1)
     return total
 
 
@@ -78,6 +95,8 @@ def pool_of(resource: str) -> str:
 class Pod(msgspec.Struct, frozen=True):
     """A pod bound to this node. ``grants`` is its effective request: resource name → number of lists.
 
+    ``granted`` says what it gets of them.
+
     ``config_hash`` names a static pod's cgroup, where its uid on the API does not occur. ``on_move`` is its annotation, "" if none.
     ``terminal`` pods have ended.
     """
@@ -92,3 +111,11 @@ class Pod(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+    def granted(self, resource: str, most: int) -> int:
+        """How much of a resource the pod may have of a node that has ``most``: all that it requests, nothing when that is more.
+
+        Sums of very large requests overflow in scheduler and kubelet, which then admit a pod that no node can serve.
+        """
+        count = self.grants.get(resource, 0)
+        return count if count <= most else 0

@@ -14,7 +14,10 @@ _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 
 class QuantityError(CmkError):
-    """A text is not a quantity that can be used; the message quotes its beginning."""
+    """A text is not a quantity that can be used; the message quotes its beginning.
+
+    No text costs more than a moment, or makes a number that is longer than some 140 digits: longer ones do not match.
+    """
 
 
 def parse(text: str) -> Fraction:

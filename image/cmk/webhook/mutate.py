@@ -12,7 +12,7 @@ import msgspec
 
 from cmk.model import onmove, quantity
 from cmk.model.errors import CmkError
-from cmk.model.pods import RESOURCE_PREFIX, pool_of, resource_of
+from cmk.model.pods import MOST_CORES, RESOURCE_PREFIX, pool_of, resource_of
 from cmk.model.quantity import QuantityError
 from cmk.webhook.draft import Draft, Json, Path
 from cmk.webhook.merge import CONTAINERS, merge
@@ -142,6 +142,8 @@ def _cores(draft: Draft, path: Path, rules: Rules) -> dict[str, int]:
             count = quantity.whole(str(merged[name]))
         except QuantityError as error:
             raise _Denied(f"{where}: {error}; a core has one owner") from error
+        if count > MOST_CORES:
+            raise _Denied(f"{where}: {str(merged[name])[:40]} is more than {MOST_CORES}, and than any node has; lower it")
         pool = pool_of(name)
         if rules.pools is not None and pool not in rules.pools:
             pools = ", ".join(sorted(rules.pools)) or "none"

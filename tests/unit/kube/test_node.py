@@ -53,7 +53,19 @@ def test_right_marks_need_no_patch(before: node.Json, on: bool) -> None:
         (make(capacity="4", allocatable="4"), {}, {"capacity": {RESOURCE: None}, "allocatable": {RESOURCE: None}}),
         (make(capacity="4", allocatable="4"), {RESOURCE: 4}, None),
         (make(), {}, None),
+        (make(capacity="1k", allocatable="1k"), {RESOURCE: 1000}, None),
+        (make(capacity="2k", allocatable="1Ki"), {RESOURCE: 1024}, {"capacity": {RESOURCE: "1024"}}),
+        (make(capacity="500m", allocatable="two"), {RESOURCE: 1}, {"capacity": {RESOURCE: "1"}, "allocatable": {RESOURCE: "1"}}),
+        (make(capacity="-1", allocatable="two"), {}, {"capacity": {RESOURCE: None}, "allocatable": {RESOURCE: None}}),
     ],
 )
 def test_status(before: node.Json, wanted: dict[str, int], patch: dict[str, object] | None) -> None:
     assert node.status_patch(before, wanted) == (patch and {"status": patch})
+
+
+@pytest.mark.parametrize(
+    ("capacity", "count"),
+    [("4", 4), ("1k", 1000), ("1Ki", 1024), ("0", 0), ("500m", 0), ("-1", 0), ("two", 0), ("1e400", 0), ("9E", 65537)],
+)
+def test_reads_every_way_to_write_a_number(capacity: str, count: int) -> None:
+    assert node.advertised(make(capacity=capacity)) == {RESOURCE: count}

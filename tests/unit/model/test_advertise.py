@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from cmk.model.advertise import advertise, demand, offered, requested
 from cmk.model.layout import CpuList, Layout, Pool
@@ -40,16 +40,22 @@ OLD = layout(exclusive((1, 5), (2, 6), (3, 7)))
         pytest.param([task(7, "1,5", pod="gone")], [], {"gone": 1}, id="a task of a pod that is not bound"),
         pytest.param([task(7, "1,5", pod=""), task(8, "2,6", pod="")], [], {"": 2}, id="tasks outside pods"),
         pytest.param([task(7, "0", pool="infra")], [], {}, id="tasks of other pools"),
+        pytest.param([], [replace(WEB, grants={NAME: 4})], {}, id="a pod that requests more than there is"),
+        pytest.param([task(7, "1,5")], [replace(WEB, grants={NAME: 4})], {"u1": 1}, id="such a pod that holds something"),
         pytest.param([task(7, "1,5", pod="f" * 32)], [STATIC], {"u3": 1}, id="a static pod, whose cgroup has another name"),
     ],
 )
 def test_the_demand_of_a_pod_is_what_it_holds_or_requests(tasks: list[Task], pods: list[Pod], expected: dict[str, int]) -> None:
-    assert demand("exclusive", tasks, pods) == expected
+    assert demand("exclusive", tasks, pods, most=3) == expected
 
 
 def test_pods_that_have_ended_request_nothing() -> None:
-    ended = msgspec.structs.replace(WEB, uid="u2", terminal=True)
-    assert requested([WEB, ended, STATIC], NAME) == 3
+    ended = replace(WEB, uid="u2", terminal=True)
+    assert requested([WEB, ended, STATIC], NAME, most=3) == 3
+
+
+def test_pods_that_request_more_than_there_is_request_nothing() -> None:
+    assert requested([WEB, STATIC], NAME, most=1) == 1
 
 
 @pytest.mark.parametrize(
@@ -61,8 +67,8 @@ def test_pods_that_have_ended_request_nothing() -> None:
         (
             layout(exclusive((1, 5))),
             [],
-            [msgspec.structs.replace(WEB, grants={"cmk.intel.com/exclusive-cores": 9})],
-            {"exclusive": 3},
+            [replace(WEB, grants={"cmk.intel.com/exclusive-cores": 9})],
+            {"exclusive": 1},
         ),
         (layout(exclusive((1,), (2,), (3,), (4,))), [], [], {"exclusive": 3}),
         (layout(), [], [], {}),
@@ -77,18 +83,22 @@ def test_what_is_advertised_while_a_change_waits(
 
 
 @pytest.mark.parametrize(
-    ("lists", "current", "demand", "expected"),
+    ("lists", "current", "requests", "expected"),
     [
-        ({NAME: 4}, {}, 0, {NAME: 4}),
-        ({NAME: 4}, {NAME: 9}, 0, {NAME: 4}),
-        ({NAME: 4}, {NAME: 9}, 6, {NAME: 6}),
-        ({NAME: 4}, {NAME: 4}, 100, {NAME: 4}),
+        ({NAME: 4}, {}, [], {NAME: 4}),
+        ({NAME: 4}, {NAME: 9}, [], {NAME: 4}),
+        ({NAME: 4}, {NAME: 9}, [{NAME: 4}, {NAME: 2}], {NAME: 6}),
+        ({NAME: 4}, {NAME: 9}, [{NAME: 9}, {NAME: 9}], {NAME: 9}),
+        ({NAME: 4}, {NAME: 9}, [{NAME: 10}, {NAME: 65537}], {NAME: 4}),
+        ({NAME: 4}, {NAME: 4}, [{NAME: 100}], {NAME: 4}),
         ({NAME: 4}, {NAME: 9}, None, {NAME: 9}),
-        ({}, {GONE: 2}, 0, {}),
-        ({}, {GONE: 2}, 1, {GONE: 1}),
+        ({}, {GONE: 2}, [], {}),
+        ({}, {GONE: 2}, [{GONE: 1}], {GONE: 1}),
+        ({}, {GONE: 2}, [{GONE: 3}], {}),
     ],
 )
 def test_never_below_what_bound_pods_request(
-    lists: dict[str, int], current: dict[str, int], demand: int | None, expected: dict[str, int]
+    lists: dict[str, int], current: dict[str, int], requests: list[dict[str, int]] | None, expected: dict[str, int]
 ) -> None:
-    assert advertise(lists, current, lambda _: demand) == expected
+    pods = None if requests is None else [replace(WEB, uid=f"u{number}", grants=grants) for number, grants in enumerate(requests)]
+    assert advertise(lists, current, pods) == expected

@@ -4,20 +4,20 @@ from cmk.model.choice import Refused
 from cmk.model.config import PoolConfig
 from cmk.model.layout import CpuList, Layout, Pool, compute
 from cmk.model.ledger import Ledger
-from cmk.model.pods import Pod, resource_of
+from cmk.model.pods import MOST_CORES, Pod, resource_of
 from cmk.model.tasks import Process, Request, Task
 from tests.unit.machines import machine
 
 EXCLUSIVE = resource_of("exclusive")
 
 
-def new_ledger(**kwargs: bool) -> Ledger:
+def new_ledger(**kwargs: int) -> Ledger:
     pools = {
         "exclusive": PoolConfig(3, exclusive=True, mode="spread"),
         "shared": PoolConfig(2, mode="spread"),
         "infra": PoolConfig("rest"),
     }
-    return Ledger(compute(machine(sockets=2, cores=4), pools), **kwargs)
+    return Ledger(compute(machine(sockets=2, cores=4), pools), **kwargs)  # type: ignore[arg-type]
 
 
 def pod(granted: int = 1, uid: str = "u1") -> Pod:
@@ -62,7 +62,13 @@ def test_shared_pools_need_no_pod_and_no_grant() -> None:
         (Request("exclusive", Process(1, 1)), True, "this process is in no pod"),
         (request(cores=2), True, "2 cores of pool exclusive asked, pod ns/web is granted 1"),
         (request(cores=0), True, "Requested numbers of cores must be positive integer"),
-        (request(granted=9, cores=4), True, "Not enough cpu lists in pool exclusive: 4 asked, 3 exist"),
+        (request(granted=3, cores=2, socket=1), True, "Not enough cpu lists in pool exclusive: 2 asked, 1 exist on socket 1"),
+        (
+            request(granted=4),
+            True,
+            "pod ns/web requests 4 cmk.intel.com/exclusive-cores, but this node has 3, so that none is granted: lower the number",
+        ),
+        (request(granted=MOST_CORES + 1, cores=3), True, "pod ns/web requests more than 65536 cmk.intel.com/exclusive-cores"),
         (request(socket=4), True, "No cpu lists in pool exclusive on socket 4; it has lists on 0, 1"),
     ],
 )
@@ -163,3 +169,19 @@ def test_a_change_that_would_leave_no_cpu_over_closes_only_the_new_exclusive_one
     ledger = Ledger(old)
     ledger.begin(new, {})
     assert ledger.exclusive == {1}
+
+
+def test_a_pod_has_no_more_tasks_than_a_pod_may_have() -> None:
+    ledger = new_ledger(tasks_per_pod=2)
+    first = ledger.allocate(request("shared", pid=1))
+    ledger.allocate(request("infra", pid=2))
+    with pytest.raises(Refused, match="pod ns/web has 2 tasks already, as many as the limit") as refusal:
+        ledger.allocate(request("shared", pid=3))
+    assert not refusal.value.final
+    assert ledger.allocate(request("infra", pid=1)).pool == "infra"  # a process that has a task may ask for another
+    ledger.allocate(Request("shared", Process(4, 1)))
+    ledger.allocate(Request("shared", Process(5, 1)))
+    with pytest.raises(Refused, match="processes outside pods have 2 tasks already"):
+        ledger.allocate(Request("shared", Process(6, 1)))
+    ledger.release(first.process)
+    assert ledger.allocate(request("shared", pid=3)).pool == "shared"

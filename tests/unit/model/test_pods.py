@@ -58,3 +58,32 @@ def test_the_hash_alone_does_not_make_a_static_pod() -> None:
 def test_a_pod_has_ended_by_its_phase(phase: str, ended: bool) -> None:
     obj = {"metadata": {"uid": "u", "namespace": "n", "name": "p"}, "status": {"phase": phase}}
     assert pods.from_json(obj).terminal is ended
+
+
+@pytest.mark.parametrize(
+    ("amounts", "count"),
+    [
+        (["9E", "9E", "9E"], pods.MOST_CORES + 1),
+        (["65536"], 65536),
+        (["65536", "1"], pods.MOST_CORES + 1),
+        (["100E"], pods.MOST_CORES + 1),
+        ([10**5000], pods.MOST_CORES + 1),
+        ([-(10**5000), 1], 1),
+        (["1e99"], pods.MOST_CORES + 1),
+        (["1e400", "1"], 1),
+        (["1e" + "9" * 5000, "1"], 1),
+        (["9" * 5000], 0),
+        (["500m", "2"], 2),
+        (["-1", "2"], 2),
+        (["", "two", None, [], {}, 1.5, float("inf")], 0),
+        (["12000m", "1k"], 1012),
+    ],
+)
+def test_no_request_is_larger_than_a_node_and_none_ends_the_agent(amounts: list[object], count: int) -> None:
+    spec = {"containers": [{"resources": {"limits": {NAME: amount}}} for amount in amounts]}
+    assert pods.effective_requests(spec).get(NAME, 0) == count
+
+
+@pytest.mark.parametrize(("most", "granted"), [(0, 0), (1, 0), (2, 2), (3, 2)])
+def test_a_pod_is_granted_what_it_requests_or_nothing(most: int, granted: int) -> None:
+    assert pods.Pod("u", "n", "p", {NAME: 2}).granted(NAME, most) == granted

@@ -27,6 +27,19 @@ def test_reads_read_only_requests(what: str, lines: str, old_names: bool) -> Non
         (b"cmk/1 destroy", "unknown request 'destroy'"),
         (b"cmk/1 isolate", "names no pool"),
         (b"cmk/1 isolate\npool=x\ncores=two", "cores='two'"),
+        (b"cmk/1 isolate\npool=x\ncores=65537", "cores=65537 is not between -65536 and 65536"),
+        (
+            b"cmk/1 isolate\npool=x\ncores=" + b"9" * 4000,
+            "cores='99999999999999999999' is not a whole number of at most 9 digits",
+        ),
+        ("cmk/1 isolate\npool=x\ncores=٣".encode(), "cores='٣' is not a whole number"),
+        (b"cmk/1 isolate\npool=x\ncores=1_0", "cores='1_0' is not a whole number"),
+        (b"cmk/1 isolate\npool=x\nsocket=65536", "socket=65536 is not between -1 and 65535"),
+        (b"cmk/1 isolate\npool=x\nsocket=-2", "socket=-2 is not between"),
+        (b"cmk/1 isolate\npool=x\ntimeout=-" + b"9" * 400, "timeout='-9999999999999999999' is not a whole number"),
+        (b"cmk/1 isolate\npool=x\ntimeout=1e5", "timeout='1e5' is not a whole number"),
+        (b"cmk/1 isolate\npool=" + b"x" * 254, "is longer than the name of a pool can be, 253 characters"),
+        (b"cmk/1 isolate\npool=x\nmore=" + b"x" * 4096, "request is longer than 4096 bytes"),
     ],
 )
 def test_refuses_what_it_cannot_read(data: bytes, complaint: str) -> None:
@@ -34,7 +47,9 @@ def test_refuses_what_it_cannot_read(data: bytes, complaint: str) -> None:
         wire.parse(data)
 
 
-@pytest.mark.parametrize(("milliseconds", "seconds"), [("-5", 0.0), ("99999999999", 3600.0)])
+@pytest.mark.parametrize(
+    ("milliseconds", "seconds"), [("-5", 0.0), ("99999999999", 3600.0), ("9" * 400, 3600.0), ("3600001", 3600.0)]
+)
 def test_the_waiting_time_is_bounded(milliseconds: str, seconds: float) -> None:
     asked = wire.parse(f"cmk/1 isolate\npool=x\ntimeout={milliseconds}".encode())
     assert isinstance(asked, wire.Isolate)
@@ -43,6 +58,11 @@ def test_the_waiting_time_is_bounded(milliseconds: str, seconds: float) -> None:
 
 def test_a_refusal_is_one_line() -> None:
     assert wire.refusal(wire.NEVER, "no\nsuch  thing") == b"cmk/1 error 78\nno such thing"
+
+
+def test_a_refusal_repeats_no_control_character() -> None:
+    text = "pool \x1b[31m \x00 \u202e \ud800 käse"
+    assert wire.refusal(wire.NEVER, text) == "cmk/1 error 78\npool \\x1b[31m \\x00 \\u202e \\ud800 käse".encode()
 
 
 def test_the_environment_follows_the_word_ok() -> None:

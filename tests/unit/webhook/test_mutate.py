@@ -228,6 +228,14 @@ def test_parts_of_a_core_are_refused(cores: Any) -> None:  # noqa: ANN401
     assert denial(pod(container(cores=cores))).startswith(f"container app asks for {CORES}: ")
 
 
+@pytest.mark.parametrize("cores", ["65537", "9E", "1e99"])
+def test_more_cores_than_any_node_has_are_refused(cores: str) -> None:
+    assert denial(pod(container(cores=cores))) == (
+        f"container app asks for {CORES}: {cores} is more than 65536, and than any node has; lower it"
+    )
+    assert denial(pod(container(cores="65536"))) == ""
+
+
 def test_an_unknown_pool_is_refused_with_those_there_are() -> None:
     rules = Rules(pools=frozenset({"exclusive", "dpdk"}))
     before = pod(container(resources={"limits": {"cmk.intel.com/dkdp-cores": "1"}}))
