@@ -91,6 +91,23 @@ def test_a_json_line_is_one_object(root: logging.Logger, capsys: pytest.CaptureF
     assert "ValueError: two\nlines" in entry["exception"]
 
 
+@pytest.mark.parametrize("kind", list(logs.Format))
+def test_text_of_strangers_begins_no_line_and_controls_no_terminal(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str], kind: logs.Format
+) -> None:
+    root.handlers.clear()
+    logs.configure("info", kind)
+    forged = "pool \x1b[2J\x00\u202e\n2026-01-01 00:00:00,000 INFO cmk.agent: forged"
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        logging.getLogger("cmk.x").exception("refused: %s", forged)
+    said = capsys.readouterr().err
+    assert all(line.isprintable() for line in said.splitlines())
+    assert not any(line.startswith("2026-01-01") for line in said.splitlines())
+    assert "x1b[2J" in said
+
+
 @pytest.mark.parametrize(("level", "seen"), [("DEBUG", True), ("info", False)])
 def test_levels(root: logging.Logger, capsys: pytest.CaptureFixture[str], level: str, seen: bool) -> None:
     root.handlers.clear()
