@@ -91,12 +91,22 @@ class Compat(Strict):
     adoptNamespaces: list[str] | UnsetType = UNSET
 
 
+class Limits(Strict):
+    """Limits of each pod at its node's agent."""
+
+    connections: Annotated[int, Meta(ge=1, le=10000)] | None = None
+    waiting: Annotated[int, Meta(ge=1, le=10000)] | None = None
+    tasks: Annotated[int, Meta(ge=1, le=100000)] | None = None
+    requestsPerSecond: Annotated[int, Meta(ge=1, le=10000)] | None = None
+
+
 class Workloads(Strict):
     """Rules for pods that use cmk."""
 
     requireRequest: Literal["enforce", "warn"] | UnsetType = UNSET
     mountPath: Directory | Literal[""] | UnsetType = UNSET
     unsupportedRuntimeClasses: list[str] | UnsetType = UNSET
+    limits: Limits | UnsetType | None = UNSET
     cpuRequests: Literal["off", "inject", "", False] | UnsetType = UNSET  # YAML reads a bare off as false
 
 

@@ -62,6 +62,7 @@ requireRequest: enforce
 mountPath: /opt/bin
 unsupportedRuntimeClasses: []
 cpuRequests: "off"
+limits: {connections: 256, waiting: 64, tasks: 1000, requestsPerSecond: 100}
 {{- end -}}
 
 {{- define "cmk.hooks.defaults" -}}
@@ -87,7 +88,7 @@ tolerations:
 {{- $result := index . 0 -}}
 {{- range $key, $value := index . 1 | default dict -}}
 {{- if or (kindIs "invalid" $value) (eq (toString $value) "") -}}
-{{- else if has $key (list "pdb" "certificates") -}}
+{{- else if has $key (list "pdb" "certificates" "limits") -}}
 {{- $_ := set $result $key (include "cmk.over" (list (index $result $key) $value) | fromJson) -}}
 {{- else -}}
 {{- $_ := set $result $key $value -}}

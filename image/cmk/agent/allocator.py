@@ -114,13 +114,16 @@ class Allocator:
             self._lifetimes.sweep()
             return Waiting(str(refusal), released.wait)
 
-    async def isolate_later(self, command: Isolate, peer: Peer, waiting: Waiting) -> dict[str, str]:
+    async def isolate_later(
+        self, command: Isolate, peer: Peer, waiting: Waiting, turn: Callable[[], Awaitable[object]]
+    ) -> dict[str, str]:
         """Wait, and try again, until the request is served; ``waiting`` always says why it is not yet. The caller sets the deadline.
 
-        Returns and raises as ``isolate`` does.
+        Before each attempt it awaits its ``turn``. Returns and raises as ``isolate`` does.
         """
         while True:
             await waiting.until()
+            await turn()
             outcome = self.isolate(command, peer)
             if not isinstance(outcome, Waiting):
                 return outcome

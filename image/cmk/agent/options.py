@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from cmk.agent.limits import Limits
 from cmk.isolation.layers import HostPaths
 from cmk.legacy.predecessor import Traces
 
@@ -15,7 +16,7 @@ class Options(msgspec.Struct, frozen=True):
 
     ``cgroups`` and ``irqs`` are the host's, None where the agent cannot write them; ``kubelet_socket`` is kubelet's pod-resources socket.
     ``daemonset`` names the agent's own DaemonSet, which is deleted when the chart is uninstalled. Leases that limit how many nodes change
-    their pools at a time are named ``rollout_prefix``-0 and so on.
+    their pools at a time are named ``rollout_prefix``-0 and so on. ``limits`` are those of each pod.
     """
 
     node: str
@@ -37,6 +38,7 @@ class Options(msgspec.Struct, frozen=True):
     kubelet_socket: Path | None = None
     daemonset: str = ""
     rollout_prefix: str = "cmk-rollout"
+    limits: Limits = Limits()
 
     @property
     def service_dirs(self) -> tuple[Path, ...]:

@@ -1,7 +1,7 @@
 """The agent's sockets: each connection is accepted, one request is read from it, one reply sent, and the connection closed.
 
-A request is parsed once. It is answered right after ``accept`` when it has arrived by then and needs no waiting; otherwise a task waits.
-Nothing a client does costs another client more than its turn.
+A connection is counted before anything is opened for it, and its request answered in its caller's turn (``turns.py``): a request that has
+arrived already and need not wait, right after ``accept``. An exception that nobody expected ends the one connection that it belongs to.
 """
 
 from __future__ import annotations
@@ -11,27 +11,31 @@ import errno
 import logging
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cmk.agent.allocator import Allocator, Waiting
+from cmk.agent.callers import Caller, Callers
+from cmk.agent.faults import Faults
+from cmk.agent.limits import Limits, files_of_clients, number_of_files
+from cmk.agent.turns import Turns
 from cmk.host.affinity import AffinityError
 from cmk.host.peer import Peer, peer_of
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.model import wire
-from cmk.model.cgroup_path import MixedCgroupsError
 from cmk.model.choice import Refused
 
 log = logging.getLogger(__name__)
 
 SOCKET = "agent.sock"
-BACKLOG = 512
-CONNECTIONS_PER_POD = 64
+# Connections that the kernel keeps until they are accepted; launchers whose connection it refuses pause before they try again.
+BACKLOG = 1024
+# Most connections that are accepted before the event loop looks at other sockets.
+ACCEPTED_AT_ONCE = 256
 SECONDS_TO_SEND = 2.0
 SECONDS_TO_READ = 10.0
 SECONDS_BEFORE_DEADLINE = 0.25
@@ -41,15 +45,22 @@ _FAILURES = (Refused, AffinityError, StateError, OSError)
 
 
 class _Client:
-    """An accepted connection and the process at its other end. ``is_served``: the allocator has taken over the pidfd."""
+    """An accepted connection and the process at its other end. ``is_served``: the allocator has taken over the pidfd.
 
-    def __init__(self, connection: socket.socket, peer: Peer) -> None:
+    ``silence`` ends the connection of a client that sends no request.
+    """
+
+    def __init__(self, connection: socket.socket, peer: Peer, caller: Caller) -> None:
         self.connection = connection
         self.peer = peer
+        self.caller = caller
         self.is_served = False
+        self.silence: asyncio.TimerHandle | None = None
+        caller.connections += 1
 
     def finish(self, reply: bytes) -> None:
         """Send the reply, unless it is empty, and close what the allocator has not taken over."""
+        self.caller.connections -= 1
         with self.connection:
             if reply:
                 self.send(reply)
@@ -66,16 +77,24 @@ class _Client:
 
 
 class Server:
-    """Serves requests on ``agent.sock`` of every directory. ``show`` renders a read-only request (describe, node-report)."""
+    """Serves requests on ``agent.sock`` of every directory. ``show`` renders a read-only request (describe, node-report).
 
-    def __init__(self, allocator: Allocator, procfs: Procfs, show: Callable[[wire.Show], str]) -> None:
+    ``faults`` counts the exceptions that nobody expected.
+    """
+
+    def __init__(self, allocator: Allocator, procfs: Procfs, show: Callable[[wire.Show], str], limits: Limits) -> None:
         self._allocator = allocator
-        self._procfs = procfs
         self._show = show
+        self._limits = limits
+        self._callers = Callers(procfs, limits, asyncio.get_running_loop().time)
+        self._turns = Turns()
+        self.faults = Faults()
+        # A file gets the lowest free number: when one gets this number, only the agent's reserve is left.
+        self._last_file = files_of_clients(number_of_files())
         self._listeners: dict[Path, socket.socket] = {}
         self._inodes: dict[Path, int] = {}
+        self._clients: set[_Client] = set()
         self._waits: set[asyncio.Task[bytes]] = set()
-        self._waiting_per_pod: Counter[str] = Counter()
 
     def open(self, directories: Iterable[Path]) -> None:
         """Listen in every directory; an old socket file is replaced by rename, so that there is one at every moment."""
@@ -105,11 +124,16 @@ class Server:
         return status.st_mode & 0o777 == 0o666 and status.st_ino == self._inodes.get(directory)
 
     def close(self) -> None:
-        """Stop listening and hang up on clients that wait: they ask the next agent."""
+        """Stop listening and hang up on all clients: they ask the next agent."""
         for directory in list(self._listeners):
             self._close(directory)
+        self._turns.stop()
+        self._callers.stop()
         for wait in self._waits:
             wait.cancel()
+        for client in list(self._clients):  # those for whom no task waits
+            self._forget_silence(client)
+            self._finish(client, b"")
 
     def _close(self, directory: Path) -> None:
         if listener := self._listeners.pop(directory, None):
@@ -117,41 +141,103 @@ class Server:
             listener.close()
 
     def _accept(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                # The listener stays readable: without a pause the loop would spin until a file is closed.
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(listener)
-                loop.call_later(SECONDS_FULL, self._resume, listener)
-            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
-                log.error("cannot accept: %s", error)
-            return
-        connection.setblocking(False)
-        try:
-            peer = peer_of(connection)
-        except ProcessLookupError:
-            connection.close()
-            return
-        self._serve(_Client(connection, peer))
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except OSError as error:
+                self._pause(listener, error)
+                break
+            try:
+                self._admit(connection)
+            except ProcessLookupError:
+                connection.close()
+            except Exception as error:
+                self.faults.note(error, "cannot admit a client")
+                connection.close()
+        self._turns.run()
+
+    def _pause(self, listener: socket.socket, error: OSError) -> None:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+            # The listener stays readable: without a pause the loop would spin until a file is closed.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            loop.call_later(SECONDS_FULL, self._resume, listener)
+        elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
+            self.faults.note(error, "cannot accept a client")
 
     def _resume(self, listener: socket.socket) -> None:
         if listener in self._listeners.values():
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
-    def _serve(self, client: _Client) -> None:
+    def _admit(self, connection: socket.socket) -> None:
+        """Take on a client, unless its pod has as many as it may, or it has left already. Raises ProcessLookupError, OSError."""
+        data = _received(connection)
+        if data == b"":
+            connection.close()
+            return
+        pid, caller = self._callers.of(connection)
+        obstacle = ""
+        if caller.connections >= self._limits.connections:
+            obstacle = f"{self._limits.connections} connections of this pod are open already (workloads.limits.connections)"
+        elif connection.fileno() >= self._last_file:
+            obstacle = "the agent has no file descriptors left for more clients"
+        if obstacle:
+            caller.log_refusal(pid, "later", obstacle)
+            with connection, suppress(OSError):
+                if data:  # who has not asked yet asks again
+                    reply = wire.refusal(wire.LATER, f"{obstacle}; try again when fewer clients ask")
+                    connection.send(reply, socket.MSG_DONTWAIT)
+            return
+        connection.setblocking(False)
+        client = _Client(connection, peer_of(connection), caller)
+        self._clients.add(client)
+        if data:
+            self._turns.add(caller, partial(self._serve, client, data))
+            return
+        try:
+            self._await_request(client)
+        except OSError as error:  # the kernel watches no more files
+            self.faults.note(error, f"cannot wait for the request of process {pid}")
+            self._finish(client, b"")
+
+    def _await_request(self, client: _Client) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(client.connection, self._on_request, client)
+        client.silence = loop.call_later(SECONDS_TO_SEND, self._on_silence, client)
+
+    def _on_request(self, client: _Client) -> None:
+        data = _received(client.connection)
+        if data is None:
+            return
+        self._forget_silence(client)
+        if data:
+            self._turns.add(client.caller, partial(self._serve, client, data))
+        else:
+            self._finish(client, b"")
+
+    def _on_silence(self, client: _Client) -> None:
+        self._forget_silence(client)
+        self._finish(client, b"")
+
+    def _forget_silence(self, client: _Client) -> None:
+        if client.silence is not None:
+            asyncio.get_running_loop().remove_reader(client.connection)
+            client.silence.cancel()
+            client.silence = None
+
+    def _serve(self, client: _Client, data: bytes) -> None:
         """Reply on the spot to a request that need not wait, for a task of its own would double the time; else start one that waits."""
         try:
-            answer = self._answer_now(client)
-        except Exception:  # of this request alone, as in a task that waits: the allocator has undone it
-            log.exception("cannot serve process %d", client.peer.pid)
+            answer = self._answer(client, data)
+        except Exception as error:  # of this request alone: the allocator has undone it
+            self.faults.note(error, f"cannot serve process {client.peer.pid}")
             answer = b""
         if isinstance(answer, bytes):
-            client.finish(answer)
+            self._finish(client, answer)
             return
         wait = asyncio.get_running_loop().create_task(answer)
         self._waits.add(wait)
+        self._clients.discard(client)
         wait.add_done_callback(partial(self._on_waited, client))
 
     def _on_waited(self, client: _Client, wait: asyncio.Task[bytes]) -> None:
@@ -160,48 +246,37 @@ class Server:
         if isinstance(error, ConnectionError | TimeoutError):
             log.debug("client %d: %s", client.peer.pid, str(error) or type(error).__name__)
         elif error:
-            log.error("cannot serve process %d", client.peer.pid, exc_info=error)
-        client.finish(b"" if wait.cancelled() or error else wait.result())
+            self.faults.note(error, f"cannot serve process {client.peer.pid}")
+        self._finish(client, b"" if wait.cancelled() or error else wait.result())
 
-    def _answer_now(self, client: _Client) -> bytes | Coroutine[Any, Any, bytes]:
-        """The reply, empty to hang up, or what to await for it: the request itself, a CPU list, or room to send."""
+    def _finish(self, client: _Client, reply: bytes) -> None:
+        self._clients.discard(client)
         try:
-            data = client.connection.recv(wire.MAX_REQUEST)
-        except BlockingIOError:
-            return self._answer_when_asked(client)
-        except OSError:
-            return b""
-        return self._answer(client, data)
-
-    async def _answer_when_asked(self, client: _Client) -> bytes:
-        with self._counted(client.peer):
-            async with asyncio.timeout(SECONDS_TO_SEND):
-                data = await asyncio.get_running_loop().sock_recv(client.connection, wire.MAX_REQUEST)
-        answer = self._answer(client, data)
-        return answer if isinstance(answer, bytes) else await answer
+            client.finish(reply)
+        except OSError as error:
+            self.faults.note(error, f"cannot hang up on process {client.peer.pid}")
 
     def _answer(self, client: _Client, data: bytes) -> bytes | Coroutine[Any, Any, bytes]:
-        if not data:
-            return b""
+        """The reply, empty to hang up, or what to await for it: a CPU list, or room to send."""
         try:
             request = wire.parse(data)
         except wire.WireError as error:
-            return wire.refusal(wire.NEVER, str(error))
-        if self._is_crowded(client.peer):
-            return wire.refusal(wire.LATER, f"{CONNECTIONS_PER_POD} requests of this pod wait already; try again when fewer do")
+            return self._refuse(client, error)
         if isinstance(request, wire.Show):
-            return self._answer_show(client, request)
+            return self._crowded(client) or self._answer_show(client, request)
         try:
             outcome = self._allocator.isolate(request, client.peer)
         except _FAILURES as error:
-            return _refusal(client.peer, error)
-        return self._answer_later(client, request, outcome) if isinstance(outcome, Waiting) else _success(client, outcome)
+            return self._refuse(client, error)
+        if isinstance(outcome, Waiting):
+            return self._crowded(client) or self._answer_later(client, request, outcome)
+        return _success(client, outcome)
 
     async def _answer_later(self, client: _Client, request: wire.Isolate, waiting: Waiting) -> bytes:
         """Wait as long as the client waits for its reply; it is refused at its deadline."""
         loop = asyncio.get_running_loop()
         seconds = max(request.timeout - SECONDS_BEFORE_DEADLINE, 0.0)
-        with self._counted(client.peer):
+        with _counted(client.caller):
             work = loop.create_task(self._isolate_later(client, request, waiting))
             left = loop.create_task(loop.sock_recv(client.connection, 1))
             try:
@@ -212,7 +287,7 @@ class Server:
                     return b""
                 raise Refused(f"{waiting.reason}; waited {request.timeout:.3g} s", final=False)
             except _FAILURES as error:
-                return _refusal(client.peer, error)
+                return self._refuse(client, error)
             finally:
                 for task in (work, left):
                     task.cancel()
@@ -221,38 +296,14 @@ class Server:
     async def _isolate_later(self, client: _Client, request: wire.Isolate, waiting: Waiting) -> bytes:
         # In the same step as the allocator takes over the pidfd: when the agent stops, nothing comes between. The reply is sent at once, as
         # ending the tasks around this one takes turns of the loop.
-        client.send(_success(client, await self._allocator.isolate_later(request, client.peer, waiting)))
+        turn = partial(self._turns.wait, client.caller)
+        client.send(_success(client, await self._allocator.isolate_later(request, client.peer, waiting, turn)))
         return b""
 
     async def _answer_show(self, client: _Client, request: wire.Show) -> bytes:
-        with self._counted(client.peer):
+        with _counted(client.caller):
             await self._send_text(client.connection, self._show(request))
         return b""
-
-    def _is_crowded(self, peer: Peer) -> bool:
-        """Whether as many requests of the peer's pod wait as may."""
-        if not self._waiting_per_pod:
-            return False
-        pod = self._pod_of(peer)
-        return bool(pod) and self._waiting_per_pod[pod] >= CONNECTIONS_PER_POD
-
-    @contextmanager
-    def _counted(self, peer: Peer) -> Iterator[None]:
-        """Count a request of the peer's pod as one that waits."""
-        pod = self._pod_of(peer)
-        self._waiting_per_pod[pod] += 1
-        try:
-            yield
-        finally:
-            self._waiting_per_pod[pod] -= 1
-            if not self._waiting_per_pod[pod]:
-                del self._waiting_per_pod[pod]
-
-    def _pod_of(self, peer: Peer) -> str:
-        try:
-            return self._procfs.pod_container(peer.pid).pod
-        except (ProcessLookupError, MixedCgroupsError):
-            return ""
 
     async def _send_text(self, connection: socket.socket, text: str) -> None:
         loop = asyncio.get_running_loop()
@@ -262,23 +313,49 @@ class Server:
             for start in range(0, len(data), _SHOW_PACKET):
                 await loop.sock_sendall(connection, data[start : start + _SHOW_PACKET])
 
+    def _crowded(self, client: _Client) -> bytes:
+        """The refusal of a request that would have to wait, when as many of its pod wait as may; else empty."""
+        most = self._limits.waiting
+        if client.caller.waiting < most:
+            return b""
+        text = f"{most} requests of this pod wait already (workloads.limits.waiting); try again when fewer do"
+        return self._refuse(client, Refused(text, final=False))
+
+    def _refuse(self, client: _Client, error: Exception) -> bytes:
+        """The reply to a request that failed with WireError or one of ``_FAILURES``: empty when no reply helps."""
+        pid = client.peer.pid
+        if isinstance(error, ProcessLookupError):
+            log.debug("cannot serve process %d: %s", pid, error)
+            return b""
+        if isinstance(error, OSError):
+            # The agent cannot read what it must: the client asks again, up to its own deadline.
+            self.faults.note(error, f"cannot serve process {pid}")
+            return b""
+        is_later = isinstance(error, StateError) or (isinstance(error, Refused) and not error.final)
+        client.caller.log_refusal(pid, "later" if is_later else "never", str(error))
+        return wire.refusal(wire.LATER if is_later else wire.NEVER, str(error))
+
+
+def _received(connection: socket.socket) -> bytes | None:
+    """The request, one byte longer than it may be if it is too long; empty when the client has left, None when it has not asked yet."""
+    try:
+        return connection.recv(wire.MAX_REQUEST + 1, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+@contextmanager
+def _counted(caller: Caller) -> Iterator[None]:
+    """Count a request of the caller as one that waits."""
+    caller.waiting += 1
+    try:
+        yield
+    finally:
+        caller.waiting -= 1
+
 
 def _success(client: _Client, environment: dict[str, str]) -> bytes:
     client.is_served = True
     return wire.ok(environment)
-
-
-def _refusal(peer: Peer, error: Exception) -> bytes:
-    """The reply to a request that failed with one of ``_FAILURES``: empty when no reply helps."""
-    if isinstance(error, OSError):
-        # The client has ended; or the agent cannot read what it must: then the client asks again, up to its own deadline.
-        log.log(
-            logging.DEBUG if isinstance(error, ProcessLookupError) else logging.ERROR,
-            "cannot serve process %d: %s",
-            peer.pid,
-            error,
-        )
-        return b""
-    is_later = isinstance(error, StateError) or (isinstance(error, Refused) and not error.final)
-    log.info("refused process %d (%s): %s", peer.pid, "later" if is_later else "never", error)
-    return wire.refusal(wire.LATER if is_later else wire.NEVER, str(error))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cmk.agent.allocator import Allocator
 from cmk.agent.files import StateFiles
+from cmk.agent.limits import number_of_files
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import PodCache
 from cmk.agent.server import SOCKET, Server
@@ -46,12 +47,13 @@ class Service:
         self._options = options
         self._topology = topology
         procfs = Procfs(options.proc_root)
-        self.ledger = Ledger(layout, require_grant=options.require_request)
+        limits = options.limits.fitting(number_of_files())
+        self.ledger = Ledger(layout, require_grant=options.require_request, tasks_per_pod=limits.tasks)
         self.layers = Layers(options.host_paths, procfs, self.ledger, topology, wakeups.wake_both)
         self._notifier = Notifier(options.service_dirs, procfs)
         self._allocator = Allocator(self.ledger, pods, procfs, files, wakeups, self.layers.enforce, self._notifier)
         self._change = files.change()
-        self._server = Server(self._allocator, procfs, self.show)
+        self._server = Server(self._allocator, procfs, self.show, limits)
         self._damage = DirectoryWatch()
         self._repair: asyncio.TimerHandle | None = None
 

@@ -51,6 +51,10 @@ def run(
     require_request: Annotated[
         RequireRequest, typer.Option(help="Exclusive pools without a resource request: refuse, or only warn.")
     ] = RequireRequest.ENFORCE,
+    connections_per_pod: Annotated[int, typer.Option(min=1, help="Open connections that one pod may have.")] = 256,
+    waiting_per_pod: Annotated[int, typer.Option(min=1, help="Requests of one pod that may wait.")] = 64,
+    tasks_per_pod: Annotated[int, typer.Option(min=1, help="Tasks that one pod may have.")] = 1000,
+    requests_per_second: Annotated[int, typer.Option(min=1, help="Requests of one pod that are served in a second.")] = 100,
     health_port: Annotated[int, typer.Option(help="Port of /livez and /readyz.")] = 8086,
     log_level: Annotated[str, typer.Option(envvar="CMK_LOG_LEVEL", help="CRITICAL, ERROR, WARNING, INFO or DEBUG.")] = "INFO",
     log_format: Annotated[logs.Format, typer.Option(help="Text or one JSON object per line.")] = logs.Format.TEXT,
@@ -58,6 +62,7 @@ def run(
     """Serve this node's pools: lay them out, answer cmk isolate, and keep label, taint, resource and report up to date."""
     logs.configure(log_level, log_format)
     # Imported late: a client of the API would slow down the start of every other command.
+    from cmk.agent.limits import Limits, raise_number_of_files  # noqa: PLC0415
     from cmk.agent.main import Agent  # noqa: PLC0415
     from cmk.agent.options import Options  # noqa: PLC0415
     from cmk.kube.client import in_cluster  # noqa: PLC0415
@@ -82,7 +87,9 @@ def run(
         rollout_prefix=rollout_prefix,
         sys_root=system_root / "sys",
         proc_root=procfs,
+        limits=Limits(connections_per_pod, waiting_per_pod, tasks_per_pod, requests_per_second),
     )
+    raise_number_of_files()
     try:
         asyncio.run(Agent(options, in_cluster()).run())
     except (CmkError, OSError) as error:

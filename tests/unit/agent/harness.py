@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from cmk.agent.files import StateFiles
+from cmk.agent.limits import Limits
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import PodCache
 from cmk.agent.service import Service
@@ -132,23 +133,32 @@ class Client:
         return json.loads(await asyncio.wait_for(self._process.stdout.readline(), 20))
 
 
-def options_in(root: Path, *, require_request: bool = True) -> Options:
+def options_in(root: Path, *, require_request: bool = True, limits: Limits | None = None) -> Options:
     """Options of an agent that keeps everything below ``root``."""
     for name in ("opt", "run", "state", "old"):
         (root / name).mkdir(exist_ok=True)
     launcher = root / "launcher"
     launcher.write_bytes(b"launcher")
     directories = root / "opt", root / "run", root / "state"
-    return Options("node1", "ns", "config", "hosts", *directories, launcher, (root / "old",), require_request)
+    host_dirs = (root / "old",)
+    return Options(
+        "node1", "ns", "config", "hosts", *directories, launcher, host_dirs, require_request, limits=limits or Limits()
+    )
 
 
 class Node:
     """One service on directories of its own; ``pods`` are known from the start, ``listed`` what the API would tell when asked."""
 
     def __init__(
-        self, root: Path, pods: list[Pod] | None = None, *, require_request: bool = True, cache: PodCache | None = None
+        self,
+        root: Path,
+        pods: list[Pod] | None = None,
+        *,
+        require_request: bool = True,
+        cache: PodCache | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        self.options = options_in(root, require_request=require_request)
+        self.options = options_in(root, require_request=require_request, limits=limits)
         self.files = StateFiles(self.options, Procfs())
         self.listed: list[dict[str, Any]] = []
         self.listings = 0
@@ -193,7 +203,7 @@ class Node:
         return self.listed
 
 
-def on_node(root: Path, scenario: Callable[[Node], Awaitable[None]], pods: list[Pod] | None = None, **options: bool) -> None:
+def on_node(root: Path, scenario: Callable[[Node], Awaitable[None]], pods: list[Pod] | None = None, **options: Any) -> None:  # noqa: ANN401
     """Run a scenario against a serving node."""
 
     async def run() -> None:

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_a_request_for_a_taken_list_waits_until_it_is_released(tmp_path: Path) -
         waiting = allocator.isolate(LIST, second.peer)
         assert isinstance(waiting, Waiting)
         assert waiting.reason == "Not enough free cpu lists in pool exclusive: 1 asked, 0 of 1 free"
-        later = asyncio.create_task(allocator.isolate_later(LIST, second.peer, waiting))
+        later = asyncio.create_task(allocator.isolate_later(LIST, second.peer, waiting, partial(asyncio.sleep, 0)))
         await first.end()
         assert "CMK_CPUS_ASSIGNED" in await asyncio.wait_for(later, 20)
 

@@ -6,16 +6,15 @@ import asyncio
 import errno
 import socket
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from cmk.agent import server
-from cmk.host.peer import Peer
-from cmk.host.procfs import Procfs
+from cmk.agent.limits import Limits
+from cmk.host.peer import Peer, peer_of
 from cmk.model import wire
-from cmk.model.cgroup_path import PodContainer
 from cmk.model.ledger import Ledger
 from cmk.model.pods import Pod
 from cmk.model.tasks import Process, Request, Task
@@ -195,34 +194,127 @@ def test_a_waiting_client_that_leaves_gets_nothing(tmp_path: Path) -> None:
     on_node(tmp_path, scenario)
 
 
-def test_one_pod_cannot_take_all_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_PER_POD", 1)
-
+def test_no_more_requests_of_a_pod_wait_than_may(tmp_path: Path) -> None:
     async def scenario(node: Node) -> None:
         async with await node.ask() as first:
             await first.answer()
             async with await node.ask() as waits:
                 await node.waiting(1)
-                async with await node.ask("shared") as third:
+                async with await node.ask() as third:
                     assert (await third.answer())[0].startswith("cmk/1 error 75\n1 requests of this pod wait already")
+                async with await node.ask("shared") as served_at_once:
+                    assert (await served_at_once.answer())[0].startswith("cmk/1 ok")
                 await waits.kill()
+
+    on_node(tmp_path, scenario, limits=Limits(waiting=1))
+
+
+def test_a_pod_has_no_more_connections_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SECONDS_TO_SEND", 60)
+    opened: list[int] = []
+    monkeypatch.setattr(server, "peer_of", lambda connection: opened.append(connection.fileno()) or peer_of(connection))
+
+    async def scenario(node: Node) -> None:
+        loop = asyncio.get_running_loop()
+        with ExitStack() as stack:
+            silent = [stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) for _ in range(5)]
+            for connection in silent:
+                connection.setblocking(False)
+                connection.connect(str(node.socket))
+            # All are of this very process, which is in no pod. The agent hangs up on those beyond the limit, and opens nothing for them.
+            for connection in silent[2:]:
+                assert await asyncio.wait_for(loop.sock_recv(connection, 1), 20) == b""
+            assert len(opened) == 2
+            assert (await ask(node, text_of("shared"))).startswith(b"cmk/1 error 75\n2 connections of this pod are open already")
+            async with await node.ask("shared") as other_pod:
+                assert (await other_pod.answer())[0].startswith("cmk/1 ok")
+        assert (await ask(node, text_of("none"))).startswith(b"cmk/1 error 78")
+
+    on_node(tmp_path, scenario, limits=Limits(connections=2))
+
+
+def test_the_agent_keeps_descriptors_for_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "files_of_clients", lambda _: 3)
+
+    async def scenario(node: Node) -> None:
+        assert (await ask(node, text_of("shared"))).startswith(b"cmk/1 error 75\nthe agent has no file descriptors left")
 
     on_node(tmp_path, scenario)
 
 
-def test_connections_without_a_request_count_among_those_of_their_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_PER_POD", 1)
+def test_a_pod_has_no_more_tasks_than_it_may(tmp_path: Path) -> None:
+    async def scenario(node: Node) -> None:
+        async with await node.ask("shared") as first:
+            await first.answer()
+            async with await node.ask("infra", timeout=300) as second:
+                assert (await second.answer())[0].startswith("cmk/1 error 75\npod ns/web has 1 tasks already")
+            assert node.tasks("shared") == [first.pid]
+
+    on_node(tmp_path, scenario, limits=Limits(tasks=1))
+
+
+def test_the_agent_hangs_up_on_silent_clients_when_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "SECONDS_TO_SEND", 60)
 
     async def scenario(node: Node) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
             silent.setblocking(False)
-            monkeypatch.setattr(Procfs, "pod_container", lambda *_: PodContainer("pod"))
-            await asyncio.get_running_loop().sock_connect(silent, str(node.socket))
-            async with await node.ask("shared") as second:
-                assert (await second.answer())[0].startswith("cmk/1 error 75\n1 requests of this pod wait already")
-        async with await node.ask("shared") as third:
-            assert (await third.answer())[0].startswith("cmk/1 ok")
+            silent.connect(str(node.socket))
+            async with asyncio.timeout(20):
+                while not node.service._server._clients:
+                    await asyncio.sleep(0)
+            node.service._server.close()
+            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(silent, 1), 20) == b""
+
+    on_node(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"cmk/1 isolate\npool=shared\ntimeout=" + b"9" * 400,
+        b"cmk/1 isolate\npool=shared\ncores=" + b"9" * 30,
+        b"cmk/1 isolate\npool=infra\nsocket=" + b"9" * 4050,
+        b"cmk/1 isolate\npool=x\x1b[31mFORGED\x00",
+        b"cmk/1 isolate\npool=\xed\xa0\x80",
+        b"x" * 9000,
+        b"",
+    ],
+)
+def test_no_packet_harms_the_agent(tmp_path: Path, payload: bytes) -> None:
+    async def scenario(node: Node) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.setblocking(False)
+            connection.connect(str(node.socket))
+            connection.send(payload)
+            reply = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(connection, 65536), 20)
+        assert all(line.isprintable() for line in reply.decode().split("\n"))
+        assert not node.service._server.faults.counts
+        assert (await ask(node, text_of("none"))).startswith(b"cmk/1 error 78")
+
+    on_node(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("place", ["peer_of", "_received"])
+def test_a_fault_in_accept_ends_one_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    def fail(_: socket.socket) -> None:
+        raise OSError(errno.EMFILE, "too many files")
+
+    async def scenario(node: Node) -> None:
+        ends_agent: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: ends_agent.append(context))
+        files = sorted(Path("/proc/self/fd").iterdir())
+        with monkeypatch.context() as patch:
+            patch.setattr(server, place, fail)
+            for _ in range(5):
+                assert await ask(node, text_of("shared")) == b""
+        assert sorted(Path("/proc/self/fd").iterdir()) == files
+        assert list(node.service._server.faults.counts.values()) == [5]
+        assert caplog.text.count("Traceback") == 1
+        assert not ends_agent
+        assert await ask(node, text_of("none"))
 
     on_node(tmp_path, scenario)
 

@@ -1,0 +1,72 @@
+"""Turns of callers: each does one piece of work, then it is the next one's turn, however much work one has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from cmk.agent.callers import Caller
+
+# Callers that get their turn before the event loop looks at sockets again.
+TURNS_AT_ONCE = 16
+
+
+class Turns:
+    """Does the work of callers one piece after the other. A caller that may do nothing yet, because of its rate, is passed over."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._order: deque[Caller] = deque()
+        self._next: asyncio.Handle | None = None
+        self._is_soon = False
+
+    def add(self, caller: Caller, work: Callable[[], None]) -> None:
+        """Do ``work``, which raises nothing, when it is the caller's turn."""
+        caller.requests.append(work)
+        self._enter(caller)
+
+    async def wait(self, caller: Caller) -> None:
+        """Wait for the caller's turn, with work that has been begun already: such work comes before new requests."""
+        turn: asyncio.Future[None] = self._loop.create_future()
+        caller.retries.append(lambda: None if turn.done() else turn.set_result(None))
+        self._enter(caller)
+        await turn
+
+    def run(self) -> None:
+        """Let every caller have its turn, and arrange for what is left."""
+        self._cancel()
+        now, done = self._loop.time(), 0
+        for _ in range(len(self._order)):
+            caller = self._order.popleft()
+            if work := caller.next_work(now):
+                work()
+                done += 1
+            caller.has_turn = caller.has_work
+            if caller.has_turn:
+                self._order.append(caller)
+            if done == TURNS_AT_ONCE:
+                break
+        if self._order:
+            delay = min(caller.seconds_until_work(now) for caller in self._order)
+            self._is_soon = not delay
+            self._next = self._loop.call_later(delay, self.run) if delay else self._loop.call_soon(self.run)
+
+    def stop(self) -> None:
+        """Do no more work."""
+        self._order.clear()
+        self._cancel()
+
+    def _enter(self, caller: Caller) -> None:
+        if not caller.has_turn:
+            caller.has_turn = True
+            self._order.append(caller)
+        if not self._is_soon:
+            self._cancel()
+            self._is_soon = True
+            self._next = self._loop.call_soon(self.run)
+
+    def _cancel(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self._next, self._is_soon = None, False
