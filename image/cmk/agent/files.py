@@ -20,28 +20,29 @@ class StateFiles:
         self._options = options
         self._procfs = procfs
         self._boot = procfs.boot_id()
+        self._layout = state.StateFile(options.layout_file, SavedLayout, durable=True)
+        self._tasks = state.StateFile(options.tasks_file, TasksFile, durable=False)
 
     def read_layout(self) -> SavedLayout | None:
         """The layout, and the configuration it was made from; None before the first."""
-        return state.read(self._options.layout_file, SavedLayout)
+        return self._layout.read()
 
     def write_layout(self, saved: SavedLayout) -> None:
         """Replace the layout; it outlives a power cut."""
-        state.write(self._options.layout_file, saved, durable=True)
+        self._layout.write(saved)
 
     def delete_layout(self) -> None:
         """Leave the node without a layout."""
-        self._options.layout_file.unlink(missing_ok=True)
+        self._layout.delete()
 
     def read_tasks(self) -> TasksFile:
         """Tasks, and the pods that had grants. Those of another boot are void, as their processes are gone."""
-        content = state.read(self._options.tasks_file, TasksFile)
+        content = self._tasks.read()
         return content if content is not None and content.boot == self._boot else TasksFile(self._boot)
 
     def write_tasks(self, tasks: Iterable[Task], pods: Iterable[Pod]) -> None:
         """Replace the tasks. Of the pods only those with grants are of use to an agent that starts without an API server."""
-        content = TasksFile(self._boot, list(tasks), [pod for pod in pods if pod.grants])
-        state.write(self._options.tasks_file, content, durable=False)
+        self._tasks.write(TasksFile(self._boot, list(tasks), [pod for pod in pods if pod.grants]))
 
     def change(self) -> JournaledChange:
         """Changes of this node's pools: they keep a journal, and end by writing layout and tasks."""

@@ -31,7 +31,7 @@ class History:
     """The entries in a file, newest last."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = state.StateFile(path, list[Entry], durable=True)
         self._entries: list[Entry] | None = None
 
     @property
@@ -39,7 +39,7 @@ class History:
         """The last ten."""
         if self._entries is None:
             try:
-                self._entries = state.read(self._path, list[Entry]) or []
+                self._entries = self._file.read() or []
             except state.StateError as error:
                 log.error("%s", error)  # no decision depends on the history
                 self._entries = []
@@ -56,11 +56,11 @@ class History:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._entries = [*others, Entry(now, before, after, moves, milliseconds, outcome)][-MOST:]
         try:
-            state.write(self._path, self._entries, durable=True)
+            self._file.write(self._entries)
         except state.StateError as error:
             log.error("%s", error)  # the report shows it all the same
 
     def forget(self) -> None:
         """Delete the history of a node that is not selected any more."""
-        self._path.unlink(missing_ok=True)
+        self._file.delete()
         self._entries = None

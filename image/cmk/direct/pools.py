@@ -66,7 +66,7 @@ class ConfDir:
     def save(self, saved: SavedLayout, ledger: Ledger, moving: dict[str, tuple[str, ...]] | None = None) -> None:
         """Write layout and tasks, durably."""
         content = PoolsFile(saved, self._procfs.boot_id(), list(ledger.tasks.values()), moving or {})
-        state.write(self._file, content, durable=True, mode=0o644)
+        state.replace(self._file, msgspec.json.encode(content), durable=True, mode=0o644)
 
     def create(self, saved: SavedLayout) -> None:
         """Write a layout without tasks."""
@@ -123,7 +123,7 @@ class ConfDir:
     def remove(self) -> None:
         """Remove the files of direct mode, and the directory if nothing else is in it."""
         Notifier([self.path], self._procfs).remove_all()
-        for name in (local.STATE, JOURNAL, local.LOCK):
+        for name in (local.STATE, JOURNAL, f"{JOURNAL}.old", local.LOCK):
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()

@@ -75,7 +75,7 @@ class JournaledChange:
     """
 
     def __init__(self, path: Path, write_state: Callable[[SavedLayout, list[Task]], None], procfs: Procfs) -> None:
-        self._path = path
+        self._file = state.TwinFile(path, Journal, durable=True)
         self._write_state = write_state
         self._procfs = procfs
 
@@ -87,7 +87,7 @@ class JournaledChange:
         """
         steps = ordered_steps(plan, old.layout, new.layout)
         journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan, new)))
-        state.write(self._path, journal, durable=True)
+        self._file.write(journal)
         return StartedChange(journal, steps)
 
     def finish(self, change: StartedChange, *, just_started: bool = True) -> list[Task]:
@@ -137,7 +137,7 @@ class JournaledChange:
 
         Returns its journal and the reason why it was undone ("" if finished); None when there is no journal.
         """
-        journal = state.read(self._path, Journal)
+        journal = self._file.read()
         if journal is None:
             return None
         problem = ""
@@ -154,7 +154,7 @@ class JournaledChange:
 
     def undo_interrupted(self) -> bool:
         """Undo the change that another process has started; returns whether there was one. Raises StateError."""
-        journal = state.read(self._path, Journal)
+        journal = self._file.read()
         if journal is not None:
             self.undo(_started(journal))
         return journal is not None
@@ -254,7 +254,7 @@ class JournaledChange:
 
     def _commit(self, saved: SavedLayout, tasks: list[Task]) -> None:
         self._write_state(saved, tasks)
-        self._path.unlink(missing_ok=True)
+        self._file.delete()
 
 
 def _started(journal: Journal) -> StartedChange:

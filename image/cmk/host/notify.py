@@ -55,7 +55,7 @@ class Notifier:
                 directory.mkdir(mode=0o755, exist_ok=True)
             except OSError as error:
                 raise state.StateError(f"cannot make {directory}: {error.strerror}") from error
-            state.write(directory / name_of(task.process), notice, durable=False, mode=0o644)
+            state.replace(directory / name_of(task.process), msgspec.json.encode(notice), durable=False, mode=0o644)
 
     def signal_task(self, task: Task) -> None:
         """Send the signal that a task asked for to its first process, if it still runs."""

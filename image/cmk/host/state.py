@@ -1,11 +1,19 @@
-"""State files: replaced as a whole by rename, so that a kill at any write leaves the old or the new content."""
+"""State files: JSON with a check, replaced as a whole by rename, with the generation before beside it; and the lock of a node.
+
+A kill at any write leaves the old or the new content. Damage is told by the check, which is the last key of the object in the file (of the
+last one, if it is a list of objects): ``"check":"LENGTH-CRC32"``, the decimal length of the file without this key, and its CRC-32 in eight
+hex digits. Versions of cmk that know no check ignore the key; their files have none, and are read unless they have an unknown key.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
+import stat
+import zlib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 
@@ -13,23 +21,105 @@ from cmk.model.errors import CmkError
 
 _T = TypeVar("_T")
 
+LARGEST = 64 << 20  # bytes; a journal, the largest of all, has about 60 for each thread that moves
+_CHECK = re.compile(rb',"check":"[0-9]+-[0-9a-f]{8}"(\}\]?)\Z')
+_LONGEST_CHECK = 64  # bytes
+
 
 class StateError(CmkError):
     """A state file that cannot be read or written; the text names it."""
 
 
+class DamagedError(StateError):
+    """A state file that is there and cannot be used."""
+
+
+class StateFile(Generic[_T]):
+    """A file and its previous generation, ``FILE.old``: at every instant one of them is whole.
+
+    ``durable`` adds fsync of file and directory, against power cuts. Every method raises StateError.
+    """
+
+    def __init__(self, path: Path, kind: type[_T], *, durable: bool, mode: int = 0o600) -> None:
+        self.path = path
+        self.previous = path.with_name(f"{path.name}.old")
+        self.fault = ""
+        self._kind = kind
+        self._durable = durable
+        self._mode = mode
+        self._is_damaged = False
+
+    def read(self) -> _T | None:
+        """The content, or that of the previous generation if the file is damaged or lost, which ``fault`` then says; None without both.
+
+        Raises DamagedError when there is no whole generation.
+        """
+        self.fault = problem = ""
+        value = None
+        try:
+            value = read(self.path, self._kind)
+        except DamagedError as error:
+            problem = str(error)
+        self._is_damaged = bool(problem)
+        if value is not None:
+            return value
+        try:
+            value = read(self.previous, self._kind)
+        except DamagedError as error:
+            raise DamagedError(f"{problem or f'{self.path} is missing'}; {error}") from error
+        if value is not None:
+            self.fault = f"{problem or f'{self.path} is missing'}: going on with the generation before, {self.previous}"
+        elif problem:
+            raise DamagedError(problem)
+        return value
+
+    def write(self, value: _T) -> None:
+        """Replace the file. What it has becomes the previous generation, unless ``read`` has found that damaged."""
+        previous = None if self._is_damaged else self.previous
+        replace(self.path, _sealed(value), durable=self._durable, mode=self._mode, previous=previous)
+        self._is_damaged = False
+
+    def delete(self) -> None:
+        """Remove both generations, the previous one first: alone it would stand for a file that was lost."""
+        for path in (self.previous, self.path):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StateError(f"cannot remove {path}: {error.strerror}") from error
+
+
+class TwinFile(StateFile[_T]):
+    """A file that is written once and lasts until it is deleted. ``FILE.old`` is a second copy; without the file it means nothing."""
+
+    def read(self) -> _T | None:
+        """The content, by the copy if the file is damaged; None without the file. Raises DamagedError when both are damaged."""
+        return super().read() if os.path.lexists(self.path) else None
+
+    def write(self, value: _T) -> None:
+        """Write the copy, then the file."""
+        replace(self.previous, _sealed(value), durable=self._durable, mode=self._mode)
+        replace(self.path, _sealed(value), durable=self._durable, mode=self._mode)
+
+
 def write(path: Path, value: Any, *, durable: bool, mode: int = 0o600) -> None:  # noqa: ANN401  # any struct
-    """Replace ``path`` by ``value`` as JSON; raises StateError. ``durable`` adds fsync of file and directory, against power cuts."""
+    """Replace ``path`` by ``value`` as JSON with a check, and keep no previous generation; raises StateError."""
+    replace(path, _sealed(value), durable=durable, mode=mode)
+
+
+def replace(path: Path, data: bytes, *, durable: bool, mode: int = 0o600, previous: Path | None = None) -> None:
+    """Replace ``path``; what it has becomes ``previous``. ``durable`` adds fsync of file and directory. Raises StateError."""
     directory, name = os.path.split(path)
     temporary = f"{directory}/.{name}.new"
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.encode(value))
-            file.flush()
-            if durable:
-                os.fsync(fd)
-        os.replace(temporary, path)  # noqa: PTH105  # once per allocation: Path doubles the cost
+        try:
+            _create(temporary, data, durable=durable, mode=mode)
+            if previous is not None:
+                _keep(path, previous)
+            os.replace(temporary, path)  # noqa: PTH105  # once per allocation: Path doubles the cost
+        except OSError:
+            if os.path.isfile(temporary):  # noqa: PTH113  # it takes room on a disk that may be full
+                os.unlink(temporary)  # noqa: PTH108
+            raise
         if durable:
             _sync_directory(path.parent)
     except OSError as error:
@@ -37,13 +127,14 @@ def write(path: Path, value: Any, *, durable: bool, mode: int = 0o600) -> None: 
 
 
 def read(path: Path, kind: type[_T]) -> _T | None:
-    """Read a file of ``write``; None when it does not exist. Raises StateError when it is damaged."""
+    """Read a file of ``write``, or of a version of cmk without checks; None when it does not exist. Raises DamagedError."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return _decode(_content(path), kind)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
-        raise StateError(f"cannot use {path}: {error}; move it away to start afresh") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DamagedError(f"cannot use {path}: {reason}; move it away to start afresh") from error
 
 
 class NodeLock:
@@ -56,14 +147,101 @@ class NodeLock:
     def acquire(self) -> None:
         """Wait for the lock as long as it takes; raises StateError."""
         try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            while not self._lock():
+                os.close(self._fd)
         except OSError as error:
             raise StateError(f"cannot lock {self._path}: {error.strerror}") from error
 
     def release(self) -> None:
         """Release the lock to the next process that waits."""
         os.close(self._fd)
+
+    def _lock(self) -> bool:
+        """Wait for the lock; False if the file that is locked now is not at its path any more."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._fd = os.open(self._path, flags, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.lstat(self._path))
+        except FileNotFoundError:
+            return False
+
+
+def _sealed(value: object) -> bytes:
+    """JSON of an object, or of a list of objects that is not empty, with its check."""
+    content = msgspec.json.encode(value)
+    end = -2 if content.endswith(b"}]") else -1
+    return b"%b%b%b" % (content[:end], _check_of(content), content[end:])
+
+
+def _check_of(content: bytes) -> bytes:
+    return b',"check":"%d-%08x"' % (len(content), zlib.crc32(content))
+
+
+def _decode(data: bytes, kind: type[_T]) -> _T:
+    """Raises ValueError, RecursionError."""
+    if found := _CHECK.search(data, max(0, len(data) - _LONGEST_CHECK)):
+        content = data[: found.start()] + found[1]
+        if found[0] != _check_of(content) + found[1]:
+            raise ValueError("it is damaged: its check does not fit")
+    else:
+        content = data
+        _refuse_unknown_keys(content, kind)
+    return msgspec.json.decode(content, type=kind)
+
+
+def _refuse_unknown_keys(content: bytes, kind: Any) -> None:  # noqa: ANN401  # a struct, or a list of structs
+    """A file without a check has no unknown key, or the check is among what is damaged."""
+    item, *_ = get_args(kind) or (kind,)
+    known = {field.encode_name for field in msgspec.structs.fields(item)}
+    found = msgspec.json.decode(content, type=dict[str, msgspec.Raw] | list[dict[str, msgspec.Raw]])
+    for keys in found if isinstance(found, list) else [found]:
+        if unknown := sorted(keys.keys() - known):
+            raise ValueError(f"it is damaged: it has no check, and an unknown key {unknown[0][:40]!r}")
+
+
+def _content(path: Path) -> bytes:
+    """Raises OSError, ValueError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no regular file")
+        if found.st_size > LARGEST:
+            raise ValueError(f"it has {found.st_size} bytes, more than {LARGEST}")
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(LARGEST)
+    finally:
+        os.close(fd)
+
+
+def _create(path: str, data: bytes, *, durable: bool, mode: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, mode)
+    except FileExistsError:  # of a writer that was killed
+        os.unlink(path)  # noqa: PTH108
+        fd = os.open(path, flags, mode)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Make ``path`` known as ``previous`` too. It stays what it is, so that at every instant one of them is whole."""
+    temporary = f"{previous.parent}/.{previous.name}.new"
+    try:
+        os.link(path, temporary)
+    except FileNotFoundError:
+        return  # nothing to keep
+    except FileExistsError:  # of a writer that was killed
+        os.unlink(temporary)  # noqa: PTH108
+        os.link(path, temporary)
+    os.replace(temporary, previous)  # noqa: PTH105
 
 
 def _sync_directory(path: Path) -> None:

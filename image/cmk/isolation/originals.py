@@ -41,12 +41,12 @@ class Originals:
     """
 
     def __init__(self, file: Path, boot: str) -> None:
-        self._file = file
+        self._file = state.StateFile(file, Saved, durable=True)
         self.saved = Saved(boot, Isolation())
 
     def load(self) -> bool:
         """Read what an earlier agent saved; False when it saved nothing since the last reboot. Raises StateError."""
-        saved = state.read(self._file, Saved)
+        saved = self._file.read()
         if saved is None or saved.boot != self.saved.boot:
             return False  # cgroups, interrupts and threads of another boot are gone
         self.saved = saved
@@ -54,7 +54,7 @@ class Originals:
 
     def delete(self) -> None:
         """Remove the file: everything is as it was."""
-        self._file.unlink(missing_ok=True)
+        self._file.delete()
 
     def save_settings(self, settings: Isolation) -> None:
         """Save which layers are to be on."""
@@ -95,5 +95,5 @@ class Originals:
 
     def _save(self, **changes: object) -> None:
         saved = msgspec.structs.replace(self.saved, **changes)
-        state.write(self._file, saved, durable=True)
+        self._file.write(saved)
         self.saved = saved

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cmk.host import state
@@ -119,7 +120,9 @@ def test_without_a_journal_there_is_nothing_to_resume_or_undo(host: Host) -> Non
 
 def test_the_journal_of_another_boot_means_the_new_layout_without_tasks(host: Host) -> None:
     host.start(NEW)
-    host.path.write_text(host.path.read_text().replace(Procfs().boot_id(), "another"))
+    journal = state.read(host.path, Journal)
+    assert journal is not None
+    state.write(host.path, msgspec.structs.replace(journal, boot="another"), durable=False)
     assert host.changer.resume() is not None
     assert (host.masks(), host.written) == ({FIRST}, [(NEW, [])])
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -37,6 +38,13 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "isolation.json"
 
 
+def fields_of(file: Path) -> dict[str, Any]:
+    """What is in the file beside its check, which an earlier version ignores."""
+    fields: dict[str, Any] = json.loads(file.read_text())
+    del fields["check"]
+    return fields
+
+
 def test_a_file_of_an_earlier_version_is_read_as_it_is(file: Path) -> None:
     file.write_text(FILE)
     originals = Originals(file, "b1c3")
@@ -49,7 +57,7 @@ def test_an_earlier_version_finds_its_fields_again(file: Path) -> None:
     originals = Originals(file, "b1c3")
     originals.load()
     originals.save_closed(PAIR)
-    assert json.loads(file.read_text()) == json.loads(FILE) | {"closed": [0, 1]}
+    assert fields_of(file) == json.loads(FILE) | {"closed": [0, 1]}
 
 
 @pytest.mark.parametrize("text", [FILE, None], ids=["of another boot", "no file"])
@@ -78,7 +86,7 @@ def test_each_change_is_in_the_file_when_it_returns_and_leaves_the_rest(file: Pa
     originals.save_threads(CONTENT.threads)
     originals.save_closed(CONTENT.closed)
     assert originals.saved == CONTENT
-    assert json.loads(file.read_text()) == json.loads(FILE)
+    assert fields_of(file) == json.loads(FILE)
 
 
 def test_threads_that_have_their_masks_back_are_forgotten_even_if_that_cannot_be_written(tmp_path: Path) -> None:
