@@ -6,18 +6,24 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from cmk.kube import shapes
 from cmk.kube.client import ApiError, Json
+from cmk.kube.shapes import ShapeError
 from cmk.model import pods as pod_model
 from cmk.model.pods import Pod
+from cmk.model.quantity import QuantityError
 
 log = logging.getLogger(__name__)
+
+# Malformed pods that are remembered, so that each is logged once.
+MOST_REMEMBERED = 1000
 
 
 class PodCache:
     """Pods by uid, and static pods by the hash that their cgroup is named after.
 
     ``list_pods`` fetches the pods from the API's quorum. ``on_listed`` is called when such a list brings something new: the watch, which
-    feeds all other changes, does not know of it.
+    feeds all other changes, does not know of it. A pod that cannot be read is skipped, logged once, and counted in ``malformed`` each time.
     """
 
     def __init__(self, list_pods: Callable[[], Awaitable[list[Json]]], on_listed: Callable[[], None]) -> None:
@@ -26,6 +32,8 @@ class PodCache:
         self._pods: Mapping[str, Pod] = {}
         self._news = asyncio.Event()
         self._listing: asyncio.Task[None] | None = None
+        self._logged: set[str] = set()
+        self.malformed = 0
 
     @property
     def all(self) -> Mapping[str, Pod]:
@@ -36,18 +44,36 @@ class PodCache:
         """Start from the pods that an earlier agent knew."""
         self._pods = {pod.uid: pod for pod in pods}
 
-    def listed(self, items: Iterable[Json]) -> None:
-        """Replace all pods."""
-        self._set({pod.uid: pod for pod in map(pod_model.from_json, items)})
+    def listed(self, items: Iterable[object]) -> list[Json]:
+        """Replace all pods; returns the items that can be read. A known pod that cannot be read now stays as it was."""
+        every = list(items)
+        read = self.read(every)
+        unchanged = {uid: self._pods[uid] for uid in map(_uid, every) if uid in self._pods}
+        self._set({**unchanged, **{pod.uid: pod for _, pod in read}})
+        return [item for item, _ in read]
 
-    def updated(self, item: Json) -> None:
-        """Replace one pod."""
-        pod = pod_model.from_json(item)
-        self._set({**self._pods, pod.uid: pod})
+    def updated(self, item: object) -> list[Json]:
+        """Replace one pod; returns the item if it can be read."""
+        read = self.read([item])
+        self._set({**self._pods, **{pod.uid: pod for _, pod in read}})
+        return [item for item, _ in read]
 
-    def deleted(self, item: Json) -> None:
-        """Forget one pod."""
-        self._set({uid: pod for uid, pod in self._pods.items() if uid != item["metadata"]["uid"]})
+    def deleted(self, item: object) -> str:
+        """Forget one pod; returns its uid."""
+        gone = _uid(item)
+        self._set({uid: pod for uid, pod in self._pods.items() if uid != gone})
+        return gone
+
+    def read(self, items: Iterable[object]) -> list[tuple[Json, Pod]]:
+        """The items that can be read, each with the pod that it is."""
+        found = []
+        for item in items:
+            try:
+                obj = shapes.check(item, shapes.Pod, f"pod {_uid(item)!r}")
+                found.append((obj, pod_model.from_json(obj)))
+            except (ShapeError, QuantityError) as error:
+                self._skip(_uid(item), error)
+        return found
 
     def get(self, name: str) -> Pod | None:
         """Pod by the name of its cgroup: uid, or a static pod's hash."""
@@ -81,8 +107,20 @@ class PodCache:
         except ApiError as error:
             log.warning("cannot list pods: %s", error)
 
+    def _skip(self, uid: str, error: Exception) -> None:
+        self.malformed += 1
+        if uid not in self._logged and len(self._logged) < MOST_REMEMBERED:
+            self._logged.add(uid)
+            log.error("pod %r is skipped: %s", uid, error)
+
     def _set(self, pods: dict[str, Pod]) -> None:
         if pods != self._pods:
             self._pods = pods
         self._news.set()
         self._news = asyncio.Event()
+
+
+def _uid(item: object) -> str:
+    metadata = item.get("metadata") if isinstance(item, dict) else None
+    uid = metadata.get("uid") if isinstance(metadata, dict) else None
+    return uid[:100] if isinstance(uid, str) else ""

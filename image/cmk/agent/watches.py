@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -13,9 +14,10 @@ from cmk.agent.observed import Observed, with_configuration
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import PodCache
 from cmk.isolation.conflicts import conflict_of, manager_of
-from cmk.kube import reports, watch
+from cmk.kube import reports, shapes, watch
 from cmk.kube.client import Api, Json
 from cmk.kube.node import labels
+from cmk.kube.watch import Follower, Source
 from cmk.model import config
 from cmk.model.pods import Pod
 
@@ -25,7 +27,10 @@ _PODS = "/api/v1/pods"
 
 
 class Watches:
-    """``observed`` is what the watches have brought so far; ``on_event`` is called on the event loop after each event that replaces it."""
+    """``observed`` is what the watches have brought so far; ``on_event`` is called on the event loop after each event that replaces it.
+
+    ``unreadable`` counts events that could not be read.
+    """
 
     def __init__(self, api: Api, options: Options, on_event: Callable[[], None]) -> None:
         self._api = api
@@ -35,20 +40,31 @@ class Watches:
         self._shards: set[int] = set()
         self._hosts_texts: dict[int, str | None] = {}
         self._managers: dict[str, str] = {}
-        self.pods = PodCache(self.list_pods, self._on_pods_listed)
+        self._followers: dict[str, Follower] = {}
+        self._unread: dict[str, str] = {}
+        self._logged: set[str] = set()
+        self.unreadable = 0
+        self.pods = PodCache(self._list_items, self._on_pods_listed)
         self.observed = Observed()
 
     def start(self) -> None:
         """Begin to follow everything."""
         node = self._options.node
-        for name, path, selector, handle in (
-            ("node", "/api/v1/nodes", f"metadata.name={node}", self._on_node),
-            ("pods", _PODS, f"spec.nodeName={node}", self._on_pods),
-            ("config", self._configmaps, f"metadata.name={self._options.config}", self._on_config),
-            ("report", reports.PATH, f"metadata.name={node}", self._on_report),
+        for name, source, handle in (
+            ("node", Source("Node", "/api/v1/nodes", f"metadata.name={node}", shapes.Node), self._on_node),
+            # One malformed pod must not hide the others: the cache sorts them out.
+            ("pods", Source("Pod", _PODS, f"spec.nodeName={node}"), self._on_pods),
+            ("config", self._configmap(self._options.config), self._on_config),
+            ("report", Source("NodeReport", reports.PATH, f"metadata.name={node}", shapes.Named), self._on_report),
         ):
-            watch.start(self._api, name, path, selector, self._on_loop(name, handle))
+            self._follow(name, source, handle)
         self._follow_shards([node])
+
+    @property
+    def trouble(self) -> str:
+        """Why ``observed`` may not be what the API server has now; "" if it is."""
+        followed = ((name, self._unread.get(name) or follower.trouble()) for name, follower in self._followers.items())
+        return "; ".join(f"{name}: {text}" for name, text in followed if text)
 
     def remember(self, pods: Iterable[Pod]) -> None:
         """Start from the pods that an earlier agent knew, unless the API server has listed them already."""
@@ -57,21 +73,28 @@ class Watches:
             self.observed = replace(self.observed, pods=self.pods.all)
 
     async def list_pods(self) -> list[Json]:
-        """Pods bound to the node, now; raises ApiError. Without a resourceVersion the answer comes from the quorum, not from a cache."""
-        answer = await asyncio.to_thread(self._api.get, _PODS, fieldSelector=f"spec.nodeName={self._options.node}")
-        return list(answer.get("items") or [])
+        """Pods bound to the node, now; raises ApiError. Those that cannot be read are left out."""
+        return [item for item, _ in self.pods.read(await self._list_items())]
 
-    @property
-    def _configmaps(self) -> str:
-        return f"/api/v1/namespaces/{self._options.namespace}/configmaps"
+    async def _list_items(self) -> list[Any]:
+        # Without a resourceVersion the answer comes from the quorum, not from a cache.
+        answer = await asyncio.to_thread(self._api.get, _PODS, fieldSelector=f"spec.nodeName={self._options.node}")
+        return shapes.items_of(answer, "Pod", f"the list of {_PODS}")
+
+    def _configmap(self, name: str) -> Source:
+        path = f"/api/v1/namespaces/{self._options.namespace}/configmaps"
+        return Source("ConfigMap", path, f"metadata.name={name}", shapes.ConfigMap)
 
     def _follow_shards(self, names: list[str]) -> None:
         """Follow the hosts ConfigMaps that may name this node: nearly always one, two when its hostname label differs from its name."""
         for shard in {config.shard_of(name) for name in names} - self._shards:
             self._shards.add(shard)
-            selector = f"metadata.name={self._options.hosts_prefix}-{shard:02d}"
-            handle = functools.partial(self._on_hosts, shard)
-            watch.start(self._api, f"hosts-{shard:02d}", self._configmaps, selector, self._on_loop("hosts", handle))
+            name = f"{shard:02d}"
+            source = self._configmap(f"{self._options.hosts_prefix}-{name}")
+            self._follow(f"hosts-{name}", source, functools.partial(self._on_hosts, shard))
+
+    def _follow(self, name: str, source: Source, handle: Callable[[watch.Event], Observed]) -> None:
+        self._followers[name] = watch.start(self._api, name, source, self._on_loop(name, handle))
 
     def _on_loop(self, name: str, handle: Callable[[watch.Event], Observed]) -> Callable[[watch.Event], None]:
         loop = asyncio.get_running_loop()
@@ -80,7 +103,12 @@ class Watches:
             if isinstance(event, watch.Lost):
                 log.warning("%s: %s", name, event.reason)
                 return
-            self.observed = handle(event)
+            try:
+                self.observed = handle(event)
+            except Exception as error:  # what the API server says is data: it ends no agent
+                self._doubt(name, f"{type(error).__name__} in what the API server says of it: {error}")
+                return
+            self._unread.pop(name, None)
             self._on_event()
 
         def emit(event: watch.Event) -> None:
@@ -88,6 +116,14 @@ class Watches:
                 loop.call_soon_threadsafe(on_event, event)
 
         return emit
+
+    def _doubt(self, name: str, text: str) -> None:
+        """Note that an event of a stream could not be read: what is known of it stays, in doubt until the next that can be."""
+        self._unread[name] = text
+        self.unreadable += 1
+        if name not in self._logged:
+            self._logged.add(name)
+            log.exception("%s: %s", name, text)
 
     def _on_node(self, event: watch.Event) -> Observed:
         before, node = self.observed, _single(event)
@@ -117,14 +153,11 @@ class Watches:
     def _on_pods(self, event: watch.Event) -> Observed:
         match event:
             case watch.Listed(items=items):
-                self._managers = {item["metadata"]["uid"]: manager_of(item) for item in items}
-                self.pods.listed(items)
+                self._managers = {item["metadata"]["uid"]: manager_of(item) for item in self.pods.listed(items)}
             case watch.Changed(item=item):
-                self._managers[item["metadata"]["uid"]] = manager_of(item)
-                self.pods.updated(item)
+                self._managers |= {item["metadata"]["uid"]: manager_of(item) for item in self.pods.updated(item)}
             case watch.Deleted(item=item):
-                self._managers.pop(item["metadata"]["uid"], None)
-                self.pods.deleted(item)
+                self._managers.pop(self.pods.deleted(item), None)
         return replace(self.observed, pods=self.pods.all, pods_known=True, other_managers=conflict_of(self._managers.values()))
 
     def _on_pods_listed(self) -> None:

@@ -6,14 +6,17 @@ per agent, which reads four kinds of objects.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
 import urllib3
 from kubernetes.client.configuration import Configuration
+from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import RESTClientObject
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import load_incluster_config
@@ -26,6 +29,13 @@ Body = Json | list[Json] | None
 CONNECT_SECONDS = 5.0
 WATCH_GRACE_SECONDS = 30.0
 READ_SECONDS = 10.0
+# A server that sends a byte now and then would hold a caller for ever: READ_SECONDS is the longest silence, this is the end of it.
+ANSWER_SECONDS = 60.0
+# An object is 1.5 MiB at most where etcd has its defaults. An agent has less memory than a longer answer takes once it is read.
+MOST_ANSWER_BYTES = 64 << 20
+MOST_EVENT_BYTES = 16 << 20
+_CHUNK_BYTES = 65536
+_MOST_MESSAGE = 1000
 
 NOT_FOUND, CONFLICT = 404, 409
 JSON = "application/json"
@@ -82,6 +92,7 @@ class Api:
         # Python 3.13 refuses CA certificates without the key usage extension, as older clusters have them.
         configuration.disable_strict_ssl_verification = True
         self._configuration = configuration
+        self._ca = _stamp(configuration.ssl_ca_cert)
         self._rest = RESTClientObject(configuration)
 
     def get(self, path: str, **params: str) -> Json:
@@ -131,7 +142,7 @@ class Api:
         response = self._request("GET", path, query, None, JSON, read_seconds=seconds + WATCH_GRACE_SECONDS)
         try:
             yield from _lines(response)
-        except (urllib3.exceptions.HTTPError, ValueError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, _UnusableError) as error:
             raise ApiError(f"the watch of {path} broke off: {error}") from error
         finally:
             response.close()
@@ -139,8 +150,9 @@ class Api:
     def _json(self, method: str, path: str, params: Mapping[str, str], body: Body = None, kind: str = JSON) -> Json:
         response = self._request(method, path, params, body, kind)
         try:
-            return dict(json.loads(response.data))
-        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            return _object(_read(response))
+        except (urllib3.exceptions.HTTPError, OSError, _UnusableError) as error:
+            response.close()
             raise ApiError(f"{method} {path}: unreadable answer: {error}") from error
         finally:
             response.release_conn()
@@ -156,30 +168,82 @@ class Api:
     ) -> urllib3.HTTPResponse:
         url = f"{self._configuration.host}{path}" + (f"?{urlencode(params)}" if params else "")
         headers = {"Accept": JSON, "Content-Type": kind, "User-Agent": f"cmk/{__version__}"}
-        if token := self._configuration.get_api_key_with_prefix("BearerToken"):
-            headers["Authorization"] = token
         try:
-            answer = self._rest.request(method, url, headers, body, _request_timeout=(CONNECT_SECONDS, read_seconds))
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ApiError(f"{method} {path}: cannot reach the API server: {error}") from error
+            if token := self._configuration.get_api_key_with_prefix("BearerToken"):  # reads the file again once a minute
+                headers["Authorization"] = token
+            answer = self._transport().request(method, url, headers, body, _request_timeout=(CONNECT_SECONDS, read_seconds))
+        except (urllib3.exceptions.HTTPError, ApiException, ConfigException, OSError) as error:
+            text = " ".join(str(error).split())  # that of an ApiException has several lines
+            raise ApiError(f"{method} {path}: cannot reach the API server: {text}") from error
         response: urllib3.HTTPResponse = answer.response
         if response.status >= 400:
             raise ApiError(f"{method} {path}: {response.status} {_message(response)}", response.status)
         return response
 
+    def _transport(self) -> RESTClientObject:
+        """A transport that trusts the CA certificates that the file has now: clusters replace theirs, and kubelet the file."""
+        stamp = _stamp(self._configuration.ssl_ca_cert)
+        if stamp is not None and stamp != self._ca:
+            self._rest, self._ca = RESTClientObject(self._configuration), stamp
+        return self._rest
+
+
+class _UnusableError(CmkError):
+    """What has come is no JSON object, or longer than it can be."""
+
+
+def _stamp(path: str | None) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat() if path else None
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns) if found else None
+
+
+def _object(data: bytes) -> Json:
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise _UnusableError(str(error)) from error
+    if not isinstance(value, dict):
+        raise _UnusableError("it is no JSON object")
+    return value
+
+
+def _read(response: urllib3.HTTPResponse) -> bytes:
+    data, deadline = bytearray(), monotonic() + ANSWER_SECONDS
+    while chunk := response.read1(_CHUNK_BYTES, decode_content=True):
+        data += chunk
+        if len(data) > MOST_ANSWER_BYTES:
+            raise _UnusableError(f"it is longer than {MOST_ANSWER_BYTES >> 20} MiB")
+        if monotonic() > deadline:
+            raise _UnusableError(f"it has not ended after {ANSWER_SECONDS:.0f} s")
+    return bytes(data)
+
 
 def _message(response: urllib3.HTTPResponse) -> str:
-    text = response.data.decode(errors="replace")
     try:
-        return str(json.loads(text)["message"])
-    except (ValueError, KeyError, TypeError):
-        return text[:200]
+        data = _read(response)
+    except (urllib3.exceptions.HTTPError, OSError, _UnusableError) as error:
+        response.close()
+        return f"with an unreadable answer: {error}"
+    finally:
+        response.release_conn()
+    try:
+        text = str(_object(data)["message"])
+    except (KeyError, _UnusableError):
+        return data.decode(errors="replace")[:200]
+    return text[:_MOST_MESSAGE]
 
 
 def _lines(response: urllib3.HTTPResponse) -> Iterator[Json]:
-    pending = b""
-    for chunk in response.stream(65536, decode_content=True):
-        *whole, pending = (pending + chunk).split(b"\n")
-        for line in whole:
-            if line.strip():
-                yield json.loads(line)
+    pending = bytearray()
+    for chunk in response.stream(_CHUNK_BYTES, decode_content=True):
+        pending += chunk
+        if b"\n" in chunk:
+            *whole, pending = pending.split(b"\n")
+            for line in whole:
+                if line.strip():
+                    yield _object(bytes(line))
+        if len(pending) > MOST_EVENT_BYTES:
+            raise _UnusableError(f"an event is longer than {MOST_EVENT_BYTES >> 20} MiB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cmk.kube import shapes
 from cmk.kube.client import CONFLICT, NOT_FOUND, Api, ApiError, Json
 
 GROUP = "cmk.intel.com/v1"
@@ -16,9 +17,9 @@ def put(api: Api, name: str, body: Json, current: Json | None) -> Json:
     ):  # the report may be created, deleted or changed meanwhile; after three attempts the watch leads to the next
         try:
             if current is None:
-                return api.create(PATH, {**wanted, "metadata": {"name": name}})
-            version = current["metadata"]["resourceVersion"]
-            return api.replace(f"{PATH}/{name}", {**wanted, "metadata": {"name": name, "resourceVersion": version}})
+                return _checked(api.create(PATH, {**wanted, "metadata": {"name": name}}))
+            version = current["metadata"].get("resourceVersion", "")
+            return _checked(api.replace(f"{PATH}/{name}", {**wanted, "metadata": {"name": name, "resourceVersion": version}}))
         except ApiError as error:
             if error.status not in (NOT_FOUND, CONFLICT):
                 raise
@@ -37,5 +38,9 @@ def is_current(body: Json, current: Json | None) -> bool:
 
 
 def _get(api: Api, name: str) -> Json | None:
-    items = api.get(PATH, fieldSelector=f"metadata.name={name}").get("items") or []
-    return items[0] if items else None
+    items = shapes.items_of(api.get(PATH, fieldSelector=f"metadata.name={name}"), "NodeReport", f"the list of {PATH}")
+    return _checked(items[0]) if items else None
+
+
+def _checked(report: object) -> Json:
+    return shapes.check(report, shapes.Named, "a NodeReport")

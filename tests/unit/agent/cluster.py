@@ -28,7 +28,7 @@ class Cluster(Objects):
         self.log: list[str] = []
         self.events: list[Json] = []
         self.refuse: Callable[[str, str], None] = lambda method, path: None
-        self._watches: list[tuple[str, str, queue.SimpleQueue[Json]]] = []
+        self._watches: list[tuple[str, str, queue.SimpleQueue[Json | ApiError]]] = []
         self._history: list[tuple[str, Json]] = []
         self._lock = threading.RLock()
         self.put_at(NODES, {"metadata": {"name": options.node, "labels": labels}, "spec": {}, "status": {}})
@@ -66,6 +66,20 @@ class Cluster(Objects):
         with self._lock:
             super().put(f"{PODS}/{pod['metadata']['name']}", pod)
 
+    def break_watches(self) -> None:
+        """End every watch that is open."""
+        with self._lock:
+            for *_, stream in self._watches:
+                stream.put(ApiError("the watch broke off"))
+            self._watches.clear()
+
+    def tell(self, collection: str, event: Any) -> None:  # noqa: ANN401
+        """Send an event of whatever shape to the watches of a collection."""
+        with self._lock:
+            for path, _, stream in self._watches:
+                if path == collection:
+                    stream.put(event)
+
     @property
     def node(self) -> Json:
         return self.store[f"{NODES}/{self.options.node}"]
@@ -95,7 +109,7 @@ class Cluster(Objects):
             }
 
     def watch(self, path: str, _: int, **params: str) -> Iterator[Json]:
-        stream: queue.SimpleQueue[Json] = queue.SimpleQueue()
+        stream: queue.SimpleQueue[Json | ApiError] = queue.SimpleQueue()
         with self._lock:
             for where, event in self._history:
                 newer = int(event["object"]["metadata"]["resourceVersion"]) > int(params["resourceVersion"])
@@ -103,7 +117,10 @@ class Cluster(Objects):
                     stream.put(event)
             self._watches.append((path, params["fieldSelector"], stream))
         while True:
-            yield stream.get()  # blocks a daemon thread
+            event = stream.get()  # blocks a daemon thread
+            if isinstance(event, ApiError):
+                raise event
+            yield event
 
     def put(self, path: str, body: Json) -> Json:
         with self._lock:

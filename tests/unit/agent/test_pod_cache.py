@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cmk.agent.pod_cache import PodCache
+from cmk.agent.pod_cache import MOST_REMEMBERED, PodCache
 from cmk.kube.client import ApiError
 from cmk.model.pods import Pod
 
@@ -146,3 +146,58 @@ def test_a_refresh_that_fails_says_so_and_forgets_nothing() -> None:
         assert list(listing.cache.all) == ["a"]
 
     run(scenario)
+
+
+MALFORMED: list[Any] = [
+    None,
+    [],
+    3,
+    {},
+    {"metadata": None, "spec": {"containers": []}},
+    {"metadata": {"uid": None, "name": "b", "namespace": "ns"}, "spec": {"containers": []}},
+    {**item("b"), "spec": None},
+    {**item("b"), "spec": {"containers": None}},
+    {**item("b"), "spec": {"containers": [None]}},
+    {**item("b"), "spec": {"containers": [{"resources": []}]}},
+    {**item("b"), "spec": {"containers": [{"resources": {"limits": {"cmk.intel.com/exclusive-cores": {}}}}]}},
+    {**item("b"), "spec": {"containers": [{"resources": {"limits": {"cmk.intel.com/exclusive-cores": "many"}}}]}},
+    {**item("b"), "status": []},
+    item("b", {"cmk.intel.com/on-move": 3}),  # type: ignore[dict-item]
+    item("b", [1]),  # type: ignore[arg-type]
+    {**item("b"), "metadata": {**item("b")["metadata"], "ownerReferences": [None]}},
+]
+
+
+@pytest.mark.parametrize("malformed", MALFORMED, ids=range(len(MALFORMED)))
+def test_a_malformed_pod_hides_no_other_and_is_logged_once(malformed: Any, caplog: pytest.LogCaptureFixture) -> None:  # noqa: ANN401
+    async def scenario(listing: Listing) -> None:
+        listing.items = [malformed, item("a"), malformed, item("c")]
+        await listing.cache.refresh()
+        assert list(listing.cache.all) == ["a", "c"]
+        assert listing.cache.updated(malformed) == []
+        assert list(listing.cache.all) == ["a", "c"]
+        assert listing.cache.malformed == 3
+
+    run(scenario)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_known_pod_that_cannot_be_read_any_more_stays_as_it_was() -> None:
+    async def scenario(listing: Listing) -> None:
+        listing.cache.listed([item("a"), item("b")])
+        known = listing.cache.all["b"]
+        listing.cache.listed([item("a"), {**item("b"), "spec": None}])
+        assert listing.cache.all["b"] is known
+        listing.cache.listed([item("a")])
+        assert list(listing.cache.all) == ["a"]
+
+    run(scenario)
+
+
+def test_malformed_pods_without_end_fill_neither_log_nor_memory(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(listing: Listing) -> None:
+        listing.cache.listed({**item(str(number)), "spec": None} for number in range(MOST_REMEMBERED + 500))
+        assert listing.cache.malformed == MOST_REMEMBERED + 500
+
+    run(scenario)
+    assert len(caplog.records) == MOST_REMEMBERED

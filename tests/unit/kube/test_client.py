@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kubernetes.client.configuration import Configuration
+from kubernetes.config import incluster_config
 
-from cmk.kube import reports
+from cmk.certificates import pki
+from cmk.kube import client, reports
 from cmk.kube.client import MERGE_PATCH, Api, ApiError
-from tests.unit.kube.apiserver import serving
+from tests.unit.kube.apiserver import FakeServer, serving
 
 
 def test_a_patch_says_what_kind_it_is() -> None:
@@ -66,30 +75,33 @@ def test_a_watch_that_breaks_says_so() -> None:
         list(server.api.watch("/x", 5))
 
 
+STORED = {"metadata": {"name": "n", "resourceVersion": "9"}}
+
+
 def test_a_report_is_created_when_there_is_none() -> None:
-    with serving((201, {"made": True})) as server:
-        assert reports.put(server.api, "n", {"spec": {}}, None) == {"made": True}
+    with serving((201, STORED)) as server:
+        assert reports.put(server.api, "n", {"spec": {}}, None) == STORED
     assert server.seen[0][:2] == ("POST", reports.PATH)
     assert server.seen[0][3] == {"apiVersion": "cmk.intel.com/v1", "kind": "NodeReport", "spec": {}, "metadata": {"name": "n"}}
 
 
 def test_a_report_that_somebody_changed_is_read_again() -> None:
-    now = {"metadata": {"resourceVersion": "8"}}
-    with serving((409, {"message": "changed"}), (200, {"items": [now]}), (200, {"done": True})) as server:
-        assert reports.put(server.api, "n", {"spec": {}}, {"metadata": {"resourceVersion": "7"}}) == {"done": True}
+    now = {"metadata": {"name": "n", "resourceVersion": "8"}}
+    with serving((409, {"message": "changed"}), (200, {"items": [now]}), (200, STORED)) as server:
+        assert reports.put(server.api, "n", {"spec": {}}, {"metadata": {"resourceVersion": "7"}}) == STORED
     assert [request[0] for request in server.seen] == ["PUT", "GET", "PUT"]
     assert server.seen[2][3] is not None
     assert server.seen[2][3]["metadata"] == {"name": "n", "resourceVersion": "8"}
 
 
 def test_a_report_that_somebody_deleted_is_made_again() -> None:
-    with serving((404, {"message": "gone"}), (200, {"items": []}), (201, {"done": True})) as server:
-        assert reports.put(server.api, "n", {}, {"metadata": {"resourceVersion": "7"}}) == {"done": True}
+    with serving((404, {"message": "gone"}), (200, {"items": []}), (201, STORED)) as server:
+        assert reports.put(server.api, "n", {}, {"metadata": {"resourceVersion": "7"}}) == STORED
     assert [request[0] for request in server.seen] == ["PUT", "GET", "POST"]
 
 
 def test_a_report_that_keeps_changing_is_left_to_the_next_time() -> None:
-    answers = [(409, {"message": "x"}), (200, {"items": [{"metadata": {"resourceVersion": "1"}}]})] * 3
+    answers = [(409, {"message": "x"}), (200, {"items": [STORED]})] * 3
     with serving(*answers) as server, pytest.raises(ApiError, match="changes faster than it can be written"):
         reports.put(server.api, "n", {}, {"metadata": {"resourceVersion": "0"}})
 
@@ -109,3 +121,90 @@ def test_a_server_that_hangs_up_without_an_answer() -> None:
             Api(configuration).get("/x")
         thread.join()
     assert caught.value.status == 0
+
+
+@pytest.mark.parametrize("answer", ["[]", "[[1,2]]", "3", "null", '"x"', "[" * 100_000, '{"a":"\\ud800"}', "{'a': 1}"])
+def test_an_answer_that_is_no_object(answer: str) -> None:
+    with serving((200, [answer])) as server, pytest.raises(ApiError, match="GET /x: unreadable answer"):
+        server.api.get("/x")
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "null", "[" * 100_000])
+def test_a_line_of_a_watch_that_is_no_object(line: str) -> None:
+    with serving((200, [line])) as server, pytest.raises(ApiError, match="watch of /x broke off"):
+        list(server.api.watch("/x", 5))
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(client, "MOST_ANSWER_BYTES", 1 << 20)
+    with serving((status, [" " * (3 << 20)])) as server, pytest.raises(ApiError, match="longer than 1 MiB"):
+        server.api.get("/x")
+
+
+def test_an_event_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MOST_EVENT_BYTES", 1 << 20)
+    with serving((200, ["x" * (3 << 20)])) as server, pytest.raises(ApiError, match="an event is longer than 1 MiB"):
+        list(server.api.watch("/x", 5))
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_SECONDS", -1.0)
+    with serving((200, {})) as server, pytest.raises(ApiError, match="it has not ended after"):
+        server.api.get("/x")
+
+
+def test_a_refusal_is_quoted_in_part() -> None:
+    with serving((422, {"message": "x" * 10**6})) as server, pytest.raises(ApiError) as caught:
+        server.api.get("/x")
+    assert len(str(caught.value)) < 1100
+
+
+@contextmanager
+def pod(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, Any]
+) -> Iterator[tuple[FakeServer, SimpleNamespace]]:
+    """A pod with a service account, whose files are in ``directory``: an API server with TLS, and a clock for the account's token."""
+    issued = pki.issue(["localhost"], datetime.now(UTC), timedelta(days=1))
+    (directory / "server.pem").write_bytes(issued.cert + issued.key)
+    (directory / "ca.crt").write_bytes(issued.ca)
+    (directory / "token").write_text("first")
+    clock = SimpleNamespace(now=datetime.now(UTC))
+    fake = SimpleNamespace(datetime=SimpleNamespace(now=lambda: clock.now), timedelta=timedelta)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(directory / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(directory / "ca.crt"))
+    monkeypatch.setattr(incluster_config, "datetime", fake)
+    with serving(*answers) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(directory / "server.pem")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "localhost")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
+        yield server, clock
+
+
+def test_a_ca_certificate_that_is_replaced_is_trusted_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pod(tmp_path, monkeypatch, (200, {"n": 1})):
+        ca = tmp_path / "ca.crt"
+        right = ca.read_bytes()
+        ca.write_bytes(pki.issue(["localhost"], datetime.now(UTC), timedelta(days=1)).ca)
+        api = client.in_cluster()
+        with pytest.raises(ApiError, match=r"cannot reach the API server: .*CERTIFICATE_VERIFY_FAILED"):
+            api.get("/x")
+        (tmp_path / "ca.new").write_bytes(right)
+        (tmp_path / "ca.new").rename(ca)
+        assert api.get("/x") == {"n": 1}
+
+
+def test_a_token_that_is_replaced_is_used_after_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pod(tmp_path, monkeypatch, (200, {}), (200, {})) as (server, clock):
+        api = client.in_cluster()
+        api.get("/x")
+        (tmp_path / "token").write_text("second")
+        clock.now += timedelta(seconds=61)
+        api.get("/x")
+        assert server.authorizations == ["bearer first", "bearer second"]
+        (tmp_path / "token").unlink()
+        clock.now += timedelta(seconds=61)
+        with pytest.raises(ApiError, match="No such file"):
+            api.get("/x")
