@@ -33,6 +33,7 @@ from cmk.model import cpuset
 from cmk.model.advertise import offered
 from cmk.model.layout import SavedLayout
 from cmk.model.pods import Pod, resource_of
+from cmk.model.report import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -219,16 +220,16 @@ class Agent:
             resources = offered(saved.layout, coming, service.ledger.tasks.values(), observed.active_pods)
         return Marks(resources, taint=section.taint)
 
-    def _report(self, observed: Observed, stored: Json | None) -> Json | None:
+    def _report(self, observed: Observed, stored: Json | None, refusal: Refusal) -> Json | None:
         path, saved = str(self._options.state_dir), self._layout.saved
         if saved is not None and self._service is not None and self._change_pools is not None:
             ledger, layers, pending = self._service.ledger, self._service.layers, self._change_pools.pending
-            content = node_report.served(self._layout, saved, ledger, layers, pending, observed, path)
+            content = node_report.served(self._layout, saved, ledger, layers, pending, observed, path, refusal)
         elif self._refusal is not None:
             content = node_report.refused(self._layout, self._refusal, observed, path)
         else:
             return None
-        return node_report.body(self._layout, content, stored, self._history.entries)
+        return node_report.body(self._layout, content, stored, refusal, self._history.entries)
 
     async def _leave(self) -> None:
         """Stop serving. Undo everything if the node is not selected any more, isolation if the chart is uninstalled. Release the lock."""

@@ -21,7 +21,15 @@ from cmk.model.layout import SavedLayout
 from cmk.model.ledger import Ledger
 from cmk.model.node_state import NodeState
 from cmk.model.reasons import Obstacle, Reason
-from cmk.model.report import Condition
+from cmk.model.report import Condition, Reduction, Refusal
+
+# Tasks of a shared pool that are listed: anybody may have any number of them, and etcd takes 1.5 MiB.
+MOST_TASKS = 200
+# Of what may be as long as workloads make it: lists of processes, and texts that name them.
+MOST_ITEMS = 200
+LONGEST_TEXT = 2000
+_ALWAYS = ("agentVersion", "conditions", "configHash", "scope", "pending", "pools")
+NOT_REFUSED = Refusal()
 
 
 class Content(NamedTuple):
@@ -41,15 +49,18 @@ def served(
     pending: Pending | None,
     observed: Observed,
     path: str,
+    refusal: Refusal = NOT_REFUSED,
 ) -> Content:
     """Content for a node that serves workloads on a saved layout."""
     states = layers.states()
-    tasks = sorted(ledger.tasks.values(), key=lambda task: task.process)
-    pods = node_state.relevant_pods(observed.pods.values(), tasks)
+    most = MOST_TASKS if refusal.reduction is Reduction.NONE else 0
+    tasks, not_listed = node_state.listed_tasks(ledger.tasks.values(), ledger.layout, most)
+    pods = node_state.relevant_pods(observed.pods.values(), ledger.tasks.values())
+    labels = _sorted_labels(observed)
     return Content(
         [*_served(saved, pending, observed), *report.isolation_conditions(states)],
-        report.node_report(ledger, node.topology, path),
-        NodeState(node.topology, ledger.layout, saved.section, tuple(tasks), pods, node.outside, _sorted_labels(observed)),
+        report.node_report(ledger, node.topology, path, most),
+        NodeState(node.topology, ledger.layout, saved.section, tasks, pods, node.outside, labels, not_listed),
         {
             "configHash": saved.section.hash,
             "scope": saved.scope,
@@ -81,19 +92,34 @@ def refused(node: NodeLayout, refusal: Impossible, observed: Observed, path: str
     )
 
 
-def body(node: NodeLayout, content: Content, stored: Json | None, history: Iterable[Entry] = ()) -> Json:
-    """``spec`` and ``status`` of the report. ``stored`` is the object as it is now: conditions that stay keep their times."""
-    old = ((stored or {}).get("status") or {}).get("conditions") or []
+def body(
+    node: NodeLayout, content: Content, stored: Json | None, refusal: Refusal = NOT_REFUSED, history: Iterable[Entry] = ()
+) -> Json:
+    """``spec`` and ``status`` of the report. ``stored`` is the object as it is now: conditions that stay keep their times.
+
+    Of a report that was refused even without tasks of shared pools only conditions, counts and what names the configuration is left.
+    """
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    conditions = [*content.conditions, report.reduced_condition(refusal, content.state.not_listed)]
     status: Json = {
         "agentVersion": __version__,
-        "conditions": report.merge_conditions(old, content.conditions, now),
+        "conditions": report.merge_conditions(_conditions(stored), conditions, now),
         "isolatedFrom": list(node.topology.isolated_from),
         "history": [msgspec.to_builtins(entry) for entry in history],
-        "state": node_state.dump(content.state),
         **content.details,
     }
-    return {"spec": {"report": content.spec}, "status": status}
+    status = report.bounded(status, LONGEST_TEXT, MOST_ITEMS)
+    if refusal.reduction is Reduction.PLAN:
+        return {"spec": {"report": {}}, "status": {key: status[key] for key in _ALWAYS if key in status}}
+    return {"spec": {"report": content.spec}, "status": {**status, "state": node_state.dump(content.state)}}
+
+
+def _conditions(stored: Json | None) -> list[Json]:
+    """Conditions as they are stored; whoever may write reports may have written others."""
+    status = (stored or {}).get("status")
+    conditions = status.get("conditions") if isinstance(status, dict) else None
+    found = conditions if isinstance(conditions, list) else []
+    return [item for item in found if isinstance(item, dict) and isinstance(item.get("type"), str)]
 
 
 def _sorted_labels(observed: Observed) -> dict[str, str]:

@@ -1,23 +1,28 @@
-"""The loop that keeps the agent's API objects as they should be: resource, label and taint of the Node, the NodeReport, and events."""
+"""The loop that keeps the agent's API objects as they should be: events, resource, label and taint of the Node, and the NodeReport.
+
+Each of the three has its own retries: what the API server does not take of one holds up no other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import msgspec
 
 from cmk.agent.observed import Observed
 from cmk.agent.wakeups import Wakeups
 from cmk.agent.watches import Watches
-from cmk.kube import events, reports
+from cmk.kube import events, reports, shapes
 from cmk.kube import node as node_api
 from cmk.kube.client import Api, ApiError, Json
 from cmk.model.advertise import advertise, requested
 from cmk.model.layout import Layout
-from cmk.model.pods import Pod, from_json
+from cmk.model.pods import Pod
+from cmk.model.report import Reduction, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +32,11 @@ WITHDRAW_ATTEMPTS = 5
 CONFLICT = 409
 # The API server would refuse the same request again.
 _PERMANENT = frozenset({400, 403, 404, 422})
+# Refusals of a request as it is: not valid, or too large. etcd's own limit is lower than the API server's, which then answers 500.
+_REFUSED = frozenset({400, 413, 422})
+_TOO_LARGE = ("too large", "larger than max")
+# After so long a whole report is tried again.
+SECONDS_OF_REDUCTION = 600.0
 # A report is derived data; under continuous allocation it follows at this pace.
 SECONDS_BETWEEN_REPORTS = 2.0
 # While the API server cannot be reached, the newest events are worth keeping.
@@ -41,8 +51,32 @@ class Marks(msgspec.Struct, frozen=True):
     taint: bool = True
 
 
+class Retries:
+    """The pace at which one thing is tried again: twice as slow after each failure, until it works."""
+
+    def __init__(self, work: Callable[[], Awaitable[None]], wakeups: Wakeups) -> None:
+        self._work, self._wakeups = work, wakeups
+        self._delay, self._due = FIRST_RETRY, 0.0
+
+    async def attempt(self) -> None:
+        """Work, unless a failure was less than a delay ago."""
+        loop = asyncio.get_running_loop()
+        if (wait := self._due - loop.time()) > 0:
+            self._wakeups.publish.wake_in(wait)
+            return
+        try:
+            await self._work()
+            self._delay = FIRST_RETRY
+        except ApiError as error:
+            wait = self._delay * random.uniform(0.5, 1.0)  # noqa: S311  # so that agents do not all retry at once
+            log.warning("%s; again in %.1f s", error, wait)
+            self._due = loop.time() + wait
+            self._delay = min(self._delay * 2, LAST_RETRY)
+            self._wakeups.publish.wake_in(wait)
+
+
 class Publisher:
-    """``marks`` returns what the Node should carry, ``report`` the NodeReport's content, given the object as stored.
+    """``marks`` returns what the Node should carry, ``report`` the NodeReport's content, given the object as stored and what is refused.
 
     Both return None while that is not known: then the object stays as it is.
     """
@@ -54,7 +88,7 @@ class Publisher:
         watches: Watches,
         wakeups: Wakeups,
         marks: Callable[[Observed], Marks | None],
-        report: Callable[[Observed, Json | None], Json | None],
+        report: Callable[[Observed, Json | None, Refusal], Json | None],
     ) -> None:
         self._api = api
         self._node = node
@@ -65,6 +99,8 @@ class Publisher:
         self._next_report = 0.0
         self._written: Json | None = None
         self._events_before_write = -1
+        self._refusal = Refusal()
+        self._refusal_ends = 0.0
         self._events: deque[tuple[str, str, bool, Pod | None]] = deque(maxlen=MOST_EVENTS)
         self._patching = asyncio.Lock()
 
@@ -80,24 +116,17 @@ class Publisher:
 
     async def run(self) -> None:
         """Write whenever something has changed; does not return. Failures are retried at a growing pace."""
-        delay = FIRST_RETRY
+        steps = [Retries(work, self._wakeups) for work in (self._send_events, self.assert_node, self._assert_report)]
         while True:
             await self._wakeups.publish.wait()
-            try:
-                await self.assert_node()
-                await self._assert_report()
-                await self._send_events()
-                delay = FIRST_RETRY
-            except ApiError as error:
-                log.warning("%s; again in %.1f s", error, delay)
-                self._wakeups.publish.wake_in(delay)
-                delay = min(delay * 2, LAST_RETRY)
+            for step in steps:
+                await step.attempt()
 
     async def withdraw(self) -> bool:
         """Remove resource, label, taint and report; returns False if a bound pod still needs the resource. Raises ApiError."""
         for attempt in range(WITHDRAW_ATTEMPTS):
-            node = await asyncio.to_thread(self._api.get, node_api.path_of(self._node))
-            pods = [from_json(item) for item in await self._watches.list_pods()]  # the watch may be behind
+            node = self._checked(await asyncio.to_thread(self._api.get, node_api.path_of(self._node)))
+            pods = [pod for _, pod in self._watches.pods.read(await self._watches.list_pods())]  # the watch may be behind
             needed = {name for name, count in node_api.advertised(node).items() if requested(pods, name, count)}
             if needed:
                 names = ", ".join(sorted(needed))
@@ -122,7 +151,7 @@ class Publisher:
 
     async def _patch(self, node: Json, marks: Marks, resources: Mapping[str, int]) -> None:
         if patch := node_api.status_patch(node, resources):
-            node = await asyncio.to_thread(node_api.apply_status, self._api, self._node, patch)
+            node = self._checked(await asyncio.to_thread(node_api.apply_status, self._api, self._node, patch))
             log.info("node %s advertises %s", self._node, dict(resources) or "no CPU lists")
         if patch := node_api.marks_patch(node, label=marks.label, taint=marks.taint):
             await asyncio.to_thread(node_api.apply_marks, self._api, self._node, patch)
@@ -139,11 +168,33 @@ class Publisher:
                 log.warning("event %s: %s", reason, error)  # its namespace is being deleted
             self._events.popleft()
 
+    def _checked(self, node: Json) -> Json:
+        return shapes.check(node, shapes.Node, f"the answer about node {self._node}")
+
     async def _assert_report(self) -> None:
+        """Write the report; after a refusal a reduced one, until there is nothing left to leave out."""
+        loop = asyncio.get_running_loop()
+        if self._refusal.reduction is not Reduction.NONE and loop.time() >= self._refusal_ends:
+            self._refusal = Refusal()
+        while True:
+            try:
+                await self._write_report()
+            except ApiError as error:
+                if not _is_refusal(error) or self._refusal.reduction is max(Reduction):
+                    raise
+                self._refusal = Refusal(Reduction(self._refusal.reduction + 1), str(error))
+                self._refusal_ends = loop.time() + SECONDS_OF_REDUCTION
+                log.warning("%s; the report is reduced", error)
+            else:
+                break
+        if self._refusal.reduction is not Reduction.NONE:
+            self._wakeups.publish.wake_in(max(self._refusal_ends - loop.time(), 0))
+
+    async def _write_report(self) -> None:
         observed, loop = self._watches.observed, asyncio.get_running_loop()
         # Until the watch says something of the report after our last write, ours is what is stored.
         stored = self._written if observed.report_events == self._events_before_write else observed.report
-        body = self._report(observed, stored)
+        body = self._report(observed, stored, self._refusal)
         if body is None or not observed.report_known or reports.is_current(body, stored):
             return
         wait = self._next_report - loop.time()
@@ -158,3 +209,7 @@ class Publisher:
 def _bound(observed: Observed) -> Iterable[Pod] | None:
     """The pods bound to the node; None while they are not known."""
     return observed.pods.values() if observed.pods_known else None
+
+
+def _is_refusal(error: ApiError) -> bool:
+    return error.status in _REFUSED or (error.status >= 500 and any(words in str(error) for words in _TOO_LARGE))

@@ -103,13 +103,13 @@ def plan(wanted: ClusterConfig, hosts: Mapping[str, Host], nodes: Iterable[Node]
     """Plan for the nodes that are selected or have a report. Reads one node after the other: all reports at once would fill the memory."""
     plans: list[NodePlan] = []
     names: set[str] = set()
-    losing: list[str] = []
+    about_nodes: list[str] = []
     for node in nodes:
         names.update(config.names_of(node.name, node.labels))
         if node.report is not None or wanted.selection.matches(node.name, node.labels):
             plans.append(_plan_one(wanted, hosts, node))
-            losing += _losing(node, plans[-1])
-    return FleetPlan(sorted(plans, key=lambda plan: plan.node), [*unmatched(hosts, names), *sorted(losing)])
+            about_nodes += [*_losing(node, plans[-1]), *_not_listed(node)]
+    return FleetPlan(sorted(plans, key=lambda plan: plan.node), [*unmatched(hosts, names), *sorted(about_nodes)])
 
 
 def unmatched(hosts: Mapping[str, Host], names: Set[str]) -> list[str]:
@@ -129,11 +129,7 @@ def _plan_one(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node) -> N
     if node.report is None:
         return about
     if "state" not in node.status:
-        return _but(
-            about,
-            Outcome.UNKNOWN,
-            "its agent is of a version that cannot change pools: the pools stay until the agent is replaced",
-        )
+        return _but(about, Outcome.UNKNOWN, _why_no_state(node))
     try:
         state = msgspec.structs.replace(node_state.load(node.status["state"]), labels=dict(node.labels))
         layout, change = state.plan(chosen)
@@ -184,6 +180,24 @@ def _lists(pools: Mapping[str, Any], name: str) -> list[str] | None:
 
 def _but(about: NodePlan, outcome: Outcome, text: str, **more: Any) -> NodePlan:  # noqa: ANN401  # fields of the struct
     return msgspec.structs.replace(about, outcome=outcome, text=text, **more)
+
+
+def _why_no_state(node: Node) -> str:
+    for condition in node.status.get("conditions") or []:
+        if condition.get("type") == "Reduced" and condition.get("status") == "True":
+            return f"its report is reduced: {condition.get('message')}; its agent itself refuses what would take cores from tasks"
+    return "its agent is of a version that cannot change pools: the pools stay until the agent is replaced"
+
+
+def _not_listed(node: Node) -> list[str]:
+    state = node.status.get("state")
+    counts = state.get("not_listed") if isinstance(state, dict) else None
+    if not isinstance(counts, dict):
+        return []
+    return [
+        f"{node.name}: {count} more tasks of pool {pool} are counted in its report, but not listed"
+        for pool, count in counts.items()
+    ]
 
 
 def _losing(node: Node, plan: NodePlan) -> list[str]:

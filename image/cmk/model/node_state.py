@@ -15,7 +15,7 @@ from cmk.model.errors import CmkError
 from cmk.model.layout import Layout
 from cmk.model.plan import Plan
 from cmk.model.pods import Pod
-from cmk.model.tasks import Task
+from cmk.model.tasks import Process, Task
 from cmk.model.topology import Topology
 
 
@@ -26,7 +26,8 @@ class NodeStateError(CmkError):
 class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     """``layout`` and its ``section`` are None on a node without pools. ``pods`` are the relevant pods bound to the node.
 
-    ``outside`` are CPUs that no container may use there, the meaning of ``reserved: auto``.
+    ``outside`` are CPUs that no container may use there, the meaning of ``reserved: auto``. ``not_listed`` is how many tasks of which
+    shared pool are not among ``tasks``.
     """
 
     topology: Topology
@@ -36,6 +37,7 @@ class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     pods: tuple[Pod, ...] = ()
     outside: CpuSet = frozenset()
     labels: dict[str, str] = {}
+    not_listed: dict[str, int] = {}
 
     def plan(self, chosen: Chosen) -> tuple[Layout, Plan]:
         """The node's layout under a configuration and the plan to get there; raises ConfigError, LayoutError."""
@@ -63,5 +65,37 @@ def load(values: object) -> NodeState:
 def relevant_pods(pods: Iterable[Pod], tasks: Iterable[Task]) -> tuple[Pod, ...]:
     """Pods that have not ended and that hold lists or may request them, sorted by uid."""
     holders = {task.pod for task in tasks}
-    relevant = (pod for pod in pods if not pod.terminal and (pod.grants or pod.uid in holders or pod.config_hash in holders))
+    relevant = (
+        _without_wish(pod)
+        for pod in pods
+        if not pod.terminal and (pod.grants or pod.uid in holders or pod.config_hash in holders)
+    )
     return tuple(sorted(relevant, key=lambda pod: pod.uid))
+
+
+def _without_wish(pod: Pod) -> Pod:
+    """Tasks have the wish that holds for them; in a pod it is an annotation of any length."""
+    return msgspec.structs.replace(pod, on_move="") if pod.on_move else pod
+
+
+def listed_tasks(tasks: Iterable[Task], layout: Layout, most: int) -> tuple[tuple[Task, ...], dict[str, int]]:
+    """Tasks to list: all of exclusive pools, ``most`` of each shared pool; and by pool, how many are left out.
+
+    Of tasks that a plan treats alike (same lists, socket, and whether they may move) one is listed before any second one: the plan without
+    the rest is refused whenever that of all tasks is.
+    """
+    listed: list[Task] = []
+    shared: dict[str, list[Task]] = {}
+    for task in sorted(tasks, key=lambda task: task.process):
+        pool = layout.pools.get(task.pool)
+        (listed if pool is None or pool.exclusive else shared.setdefault(task.pool, [])).append(task)
+    not_listed = {}
+    for name, of_pool in shared.items():
+        first: dict[object, Process] = {}
+        for task in of_pool:
+            first.setdefault((task.lists, task.socket, task.on_move.how), task.process)
+        firsts = set(first.values())
+        listed += sorted(of_pool, key=lambda task: task.process not in firsts)[:most]
+        if len(of_pool) > most:
+            not_listed[name] = len(of_pool) - most
+    return tuple(sorted(listed, key=lambda task: task.process)), not_listed

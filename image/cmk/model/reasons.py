@@ -33,5 +33,8 @@ class Reason(StrEnum):
     NOT_POSSIBLE = "NotPossible"
     # Conflict
     OTHER_MANAGER = "OtherManager"
-    # ConfigRefused, Conflict
+    # Reduced
+    MANY_TASKS = "ManyTasks"
+    REPORT_REFUSED = "ReportRefused"
+    # ConfigRefused, Conflict, Reduced
     NONE = "None"

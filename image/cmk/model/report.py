@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import IntEnum
 from typing import Any
 
 import msgspec
@@ -24,19 +25,39 @@ class Condition(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-def describe(ledger: Ledger, path: str) -> dict[str, Any]:
-    """Pools, lists and the host pids on them (``cmk describe``)."""
+class Reduction(IntEnum):
+    """What is left out of a report that the API server refuses as it is: tasks of shared pools, then all that only a plan needs too."""
+
+    NONE = 0
+    SHARED_TASKS = 1
+    PLAN = 2
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The reduction with which a report was not refused, and the API server's words about a larger one."""
+
+    reduction: Reduction = Reduction.NONE
+    text: str = ""
+
+
+def describe(ledger: Ledger, path: str, most: int | None = None) -> dict[str, Any]:
+    """Pools, lists and the host pids on them (``cmk describe``).
+
+    With ``most``, each shared pool has so many pids at most, and each of its lists that has more tells in ``tasksNotListed`` how many.
+    """
     pools = {}
     for name, pool in sorted(ledger.layout.pools.items()):
-        users = ledger.users(name)
-        pools[name] = {
-            "cpuLists": {
-                item.name: {"cpus": item.name, "tasks": sorted(task.process.pid for task in users[item.name])}
-                for item in pool.lists
-            },
-            "exclusive": pool.exclusive,
-            "name": name,
-        }
+        users, left = ledger.users(name), None if pool.exclusive else most
+        lists: dict[str, dict[str, Any]] = {}
+        for item in pool.lists:
+            pids = sorted(task.process.pid for task in users[item.name])
+            listed = pids if left is None else pids[:left]
+            lists[item.name] = {"cpus": item.name, "tasks": listed}
+            if left is not None:
+                left -= len(listed)
+            if len(listed) < len(pids):
+                lists[item.name]["tasksNotListed"] = len(pids) - len(listed)
+        pools[name] = {"cpuLists": lists, "exclusive": pool.exclusive, "name": name}
     return {"path": path, "pools": pools}
 
 
@@ -47,12 +68,12 @@ def use_old_names(pools: dict[str, Any]) -> None:
             pools[old] = {**pools.pop(new), "name": old}
 
 
-def node_report(ledger: Ledger, topology: Topology, path: str) -> dict[str, Any]:
-    """The node's report (``cmk node-report``)."""
+def node_report(ledger: Ledger, topology: Topology, path: str, most: int | None = None) -> dict[str, Any]:
+    """The node's report (``cmk node-report``); ``most`` as for ``describe``."""
     errors = check(ledger, topology)
     return {
         "checks": {"configDirectory": {"errors": errors, "ok": not errors}},
-        "description": describe(ledger, path),
+        "description": describe(ledger, path, most),
         "topology": describe_topology(topology),
     }
 
@@ -141,3 +162,25 @@ def merge_conditions(old: Iterable[dict[str, Any]], new: Iterable[Condition], no
             }
         )
     return merged
+
+
+def reduced_condition(refusal: Refusal, not_listed: Mapping[str, int]) -> Condition:
+    """The condition ``Reduced``: whether and why the report leaves something out. ``not_listed``: pool → tasks that are only counted."""
+    if refusal.reduction is Reduction.NONE and not not_listed:
+        return Condition("Reduced", False, Reason.NONE, "")
+    tasks = ", ".join(f"{count} tasks of pool {name}" for name, count in sorted(not_listed.items()))
+    if refusal.reduction is Reduction.NONE:
+        return Condition("Reduced", True, Reason.MANY_TASKS, f"counted, but not listed: {tasks}")
+    what = "tasks of shared pools" if refusal.reduction is Reduction.SHARED_TASKS else "tasks, topology and all that a plan needs"
+    return Condition("Reduced", True, Reason.REPORT_REFUSED, f"without {what}, for the API server refused more: {refusal.text}")
+
+
+def bounded(value: Any, longest: int, most: int) -> Any:  # noqa: ANN401  # values of JSON
+    """JSON values with every text cut to ``longest`` characters and every list to ``most`` items."""
+    if isinstance(value, str):
+        return value if len(value) <= longest else f"{value[: longest - 3]}..."
+    if isinstance(value, dict):
+        return {key: bounded(item, longest, most) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [bounded(item, longest, most) for item in value[:most]]
+    return value

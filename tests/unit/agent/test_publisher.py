@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 
 from cmk.agent.observed import Observed
 from cmk.agent.options import Options
-from cmk.agent.publisher import Publisher
+from cmk.agent.publisher import FIRST_RETRY, LAST_RETRY, Publisher, Retries
 from cmk.agent.wakeups import Wakeups
 from cmk.agent.watches import Watches
 from cmk.kube import reports
 from cmk.kube.client import ApiError
 from cmk.model.pods import Pod
+from cmk.model.report import Reduction, Refusal
 from tests.unit.agent.cluster import Cluster
 from tests.unit.agent.harness import options_in
 from tests.unit.kube.apiserver import FakeServer, serving
@@ -131,12 +133,14 @@ class Reporting:
         options = options_in(root)
         self.cluster = Cluster(options)
         self.text = "first"
+        self.refusals: list[Refusal] = []
         self.wakeups = Wakeups()
         self.watches = Watches(self.cluster, options, self.wakeups.publish.wake)
         self.publisher = Publisher(self.cluster, "node1", self.watches, self.wakeups, lambda _: None, self._report)
 
-    def _report(self, _: Observed, stored: dict[str, Any] | None) -> dict[str, Any]:
-        return {"spec": {"text": self.text}}
+    def _report(self, _: Observed, stored: dict[str, Any] | None, refusal: Refusal) -> dict[str, Any]:
+        self.refusals.append(refusal)
+        return {"spec": {"text": self.text if refusal.reduction is Reduction.NONE else refusal.reduction.name}}
 
     def stored(self, text: str) -> bool:
         return bool(self.cluster.report) and self.cluster.report["spec"]["text"] == text
@@ -151,9 +155,11 @@ class Reporting:
                 await asyncio.sleep(0.01)
 
 
-def on_reporting(root: Path, scenario: Callable[[Reporting], Awaitable[None]]) -> None:
+def on_reporting(
+    root: Path, scenario: Callable[[Reporting], Awaitable[None]], make: Callable[[Path], Reporting] = Reporting
+) -> None:
     async def run() -> None:
-        reporting = Reporting(root)
+        reporting = make(root)
         reporting.watches.start()
         work = asyncio.create_task(reporting.publisher.run())
         try:
@@ -191,3 +197,117 @@ def test_a_report_that_changes_at_once_waits_and_holds_up_no_event(tmp_path: Pat
         assert reporting.stored("first")
 
     on_reporting(tmp_path, scenario)
+
+
+def refusing(statuses: dict[str, ApiError]) -> Callable[[str, str], None]:
+    """An API server that refuses reports and events for as long as ``statuses`` has an error for them."""
+
+    def refuse(_: str, path: str) -> None:
+        what = "event" if path.endswith("/events") else "report" if path.startswith(reports.PATH) else ""
+        if what in statuses:
+            raise statuses[what]
+
+    return refuse
+
+
+REFUSALS = [
+    ApiError("cannot unmarshal number", 400),
+    ApiError("limit is 3145728", 413),
+    ApiError("spec: Invalid value", 422),
+    ApiError("etcdserver: request is too large", 500),
+    ApiError("rpc error: trying to send message larger than max", 500),
+]
+
+
+class Smaller(Reporting):
+    """The API server takes a report only with a certain reduction."""
+
+    takes = Reduction.NONE
+    error = REFUSALS[0]
+
+    def _report(self, observed: Observed, stored: dict[str, Any] | None, refusal: Refusal) -> dict[str, Any]:
+        def refuse(method: str, path: str) -> None:
+            if path.startswith(reports.PATH) and method in {"create", "replace"} and refusal.reduction < self.takes:
+                raise self.error
+
+        self.cluster.refuse = refuse
+        return super()._report(observed, stored, refusal)
+
+
+@pytest.mark.parametrize("takes", list(Reduction)[1:])
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: f"{error.status} {error}")
+def test_a_report_that_is_refused_is_followed_by_a_reduced_one(tmp_path: Path, error: ApiError, takes: Reduction) -> None:
+    async def scenario(reporting: Reporting) -> None:
+        await reporting.until(lambda: reporting.stored(takes.name))
+        assert sorted({refusal.reduction for refusal in reporting.refusals}) == list(Reduction)[: takes + 1]
+        assert reporting.refusals[-1].text == str(error)
+
+    def made(root: Path) -> Reporting:
+        reporting = Smaller(root)
+        reporting.takes, reporting.error = takes, error
+        return reporting
+
+    on_reporting(tmp_path, scenario, made)
+
+
+def test_after_a_while_the_whole_report_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmk.agent.publisher.SECONDS_OF_REDUCTION", 0.01)
+    monkeypatch.setattr("cmk.agent.publisher.SECONDS_BETWEEN_REPORTS", 0)
+
+    async def scenario(reporting: Reporting) -> None:
+        assert isinstance(reporting, Smaller)
+        await reporting.until(lambda: reporting.stored("SHARED_TASKS"))
+        reporting.takes = Reduction.NONE
+        await reporting.until(lambda: reporting.stored("first"))
+
+    def made(root: Path) -> Reporting:
+        reporting = Smaller(root)
+        reporting.takes = Reduction.SHARED_TASKS
+        return reporting
+
+    on_reporting(tmp_path, scenario, made)
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, ApiError("not yours", 403), ApiError("down", 503), ApiError("no server")])
+def test_events_do_not_wait_for_a_report_that_is_refused(tmp_path: Path, error: ApiError) -> None:
+    async def scenario(reporting: Reporting) -> None:
+        reporting.cluster.refuse = refusing({"report": error})
+        for message in ("one", "two", "three"):
+            reporting.publisher.queue_event("Reason", message)
+            await reporting.until(lambda: bool(reporting.cluster.events))
+            assert [event["message"] for event in reporting.cluster.events] == [message]
+            reporting.cluster.events.clear()
+
+    on_reporting(tmp_path, scenario)
+
+
+def test_a_report_does_not_wait_for_an_event_that_cannot_be_sent(tmp_path: Path) -> None:
+    async def scenario(reporting: Reporting) -> None:
+        reporting.cluster.refuse = refusing({"event": ApiError("down", 503)})
+        reporting.publisher.queue_event("Reason", "message")
+        await reporting.until(lambda: reporting.stored("first"))
+
+    on_reporting(tmp_path, scenario)
+
+
+def test_a_failure_is_tried_again_half_as_often_each_time() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        times: list[float] = []
+        now = [loop.time()]
+        loop.time = lambda: now[0]  # type: ignore[method-assign]
+
+        async def fail() -> None:
+            times.append(now[0])
+            raise ApiError("down", 503)
+
+        retries = Retries(fail, Wakeups())
+        for _ in range(6000):
+            await retries.attempt()
+            now[0] += 0.1
+        pauses = [later - earlier for earlier, later in pairwise(times)]
+        wanted = [min(FIRST_RETRY * 2**number, LAST_RETRY) for number in range(len(pauses))]
+        assert all(wait / 2 <= pause <= wait + 0.2 for pause, wait in zip(pauses, wanted, strict=True))
+        assert len(times) < 600 / (LAST_RETRY / 2) + 8
+
+    asyncio.run(scenario())

@@ -92,3 +92,18 @@ def test_a_drift_of_the_machine_is_no_change_of_pools(hash_: str) -> None:
     smaller = msgspec.structs.replace(TOPOLOGY, cores=TOPOLOGY.cores[1:])
     drifted = {"status": {**one.status, "state": node_state.dump(msgspec.structs.replace(state, topology=smaller))}}
     assert only(config(2, hash_=hash_), msgspec.structs.replace(one, report=drifted)).outcome is Outcome.SAME
+
+
+def test_a_reduced_report_says_so_where_a_plan_would_be() -> None:
+    reduced = {"type": "Reduced", "status": "True", "message": "without tasks, for the API server refused more: 413"}
+    found = preview.plan(config(1), {}, [Node("a", {}, {"status": {"configHash": "x", "conditions": [reduced]}})])
+    assert (found.nodes[0].outcome, found.blocking) == (Outcome.UNKNOWN, [])
+    assert found.nodes[0].text.startswith("its report is reduced: without tasks, for the API server refused more: 413;")
+
+
+def test_tasks_that_a_report_only_counts_are_noted() -> None:
+    counting = node("a", tasks=(TASK,))
+    counting.status["state"]["not_listed"] = {"infra": 4800}
+    found = preview.plan(config(3), {}, [counting])
+    assert (found.nodes[0].outcome, found.nodes[0].stays) == (Outcome.CHANGES, 1)
+    assert found.notes == ["a: 4800 more tasks of pool infra are counted in its report, but not listed"]

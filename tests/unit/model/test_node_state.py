@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 
 from cmk.model import node_state
+from cmk.model import plan as planner
+from cmk.model.choice import ANY_SOCKET
 from cmk.model.config import Chosen, PoolConfig, Section
-from cmk.model.layout import for_section
+from cmk.model.layout import CpuList, Layout, Pool, for_section
 from cmk.model.node_state import NodeState, NodeStateError
-from cmk.model.pods import Pod
+from cmk.model.onmove import How, OnMove
+from cmk.model.pods import Pod as BoundPod
 from cmk.model.tasks import Process, Task
 from tests.unit.machines import machine
 
@@ -51,7 +58,7 @@ def test_a_state_that_is_not_one_is_refused(values: object) -> None:
         node_state.load(values)
 
 
-POD = Pod("u", "ns", "p", {})
+POD = BoundPod("u", "ns", "p", {})
 
 
 @pytest.mark.parametrize(
@@ -64,5 +71,40 @@ POD = Pod("u", "ns", "p", {})
         pytest.param(structs.replace(POD, config_hash="u1"), True, id="holds as a static pod"),
     ],
 )
-def test_a_pod_is_relevant_while_it_holds_or_requests(pod: Pod, relevant: bool) -> None:
+def test_a_pod_is_relevant_while_it_holds_or_requests(pod: BoundPod, relevant: bool) -> None:
     assert node_state.relevant_pods([pod], [TASK]) == ((pod,) if relevant else ())
+
+
+KINDS = 18
+SHARED = {
+    name: Pool(name, False, (CpuList(frozenset({n}), 0), CpuList(frozenset({n + 1}), 1))) for n, name in ((2, "a"), (4, "b"))
+}
+OLD = Layout({"exclusive": Pool("exclusive", True, (CpuList(frozenset({0}), 0), CpuList(frozenset({1}), 1))), **SHARED})
+NEW = [
+    Layout({**OLD.pools, "a": Pool("a", False, lists)})
+    for lists in (
+        (CpuList(frozenset({2}), 0),),
+        (CpuList(frozenset({3}), 1),),
+        (CpuList(frozenset({6}), 0), CpuList(frozenset({3}), 1)),
+        (),
+    )
+] + [Layout({"exclusive": OLD.pools["exclusive"], "b": OLD.pools["b"]})]
+TASKS = st.lists(
+    st.builds(
+        lambda pool, number, socket, how: (pool, (OLD.pools[pool].lists[number].name,), socket, OnMove(how)),
+        st.sampled_from(["a", "b"]),
+        st.integers(0, 1),
+        st.sampled_from([ANY_SOCKET, 0, 1]),
+        st.sampled_from(list(How)),
+    ),
+    max_size=80,
+)
+
+
+@given(TASKS, st.sampled_from(NEW))
+def test_a_plan_of_the_listed_tasks_is_refused_whenever_that_of_all_is(rows: list[tuple[Any, ...]], new: Layout) -> None:
+    tasks = [Task(Process(n, 1), pool, lists, socket=socket, on_move=how) for n, (pool, lists, socket, how) in enumerate(rows)]
+    listed, not_listed = node_state.listed_tasks(tasks, OLD, KINDS)
+    assert len(listed) + sum(not_listed.values()) == len(tasks)
+    assert all(sum(task.pool == pool for task in listed) <= KINDS for pool in OLD.pools)
+    assert bool(planner.plan(OLD, new, listed).refusals) == bool(planner.plan(OLD, new, tasks).refusals)
