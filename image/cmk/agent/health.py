@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 SECONDS_TO_SEND = 5.0
 _MAX_HEAD = 8192
+_LONGEST_TEXT = 4000
 
 
-async def serve(port: int, ready: Callable[[], str]) -> asyncio.Server:
-    """Answer ``/livez`` and ``/readyz`` on every address. ``ready`` returns what is missing, "" if nothing is."""
+class Readiness(NamedTuple):
+    """Whether the agent is ready, and the reason in words."""
+
+    is_ready: bool
+    text: str = "ok"
+
+
+async def serve(port: int, ready: Callable[[], Readiness]) -> asyncio.Server:
+    """Answer ``/livez`` and ``/readyz`` on every address."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -27,11 +36,13 @@ async def serve(port: int, ready: Callable[[], str]) -> asyncio.Server:
     return await asyncio.start_server(answer, port=port, limit=_MAX_HEAD)
 
 
-def _response(path: bytes, missing: str) -> bytes:
+def _response(path: bytes, readiness: Readiness) -> bytes:
     if path == b"/livez":
-        status, body = "200 OK", "ok"
+        status, text = "200 OK", "ok"
     elif path == b"/readyz":
-        status, body = ("503 Service Unavailable", missing) if missing else ("200 OK", "ok")
+        status, text = "200 OK" if readiness.is_ready else "503 Service Unavailable", readiness.text[:_LONGEST_TEXT]
     else:
-        status, body = "404 Not Found", "there is /livez and /readyz"
-    return f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(body) + 1}\r\nConnection: close\r\n\r\n{body}\n".encode()
+        status, text = "404 Not Found", "there is /livez and /readyz"
+    body = f"{text}\n".encode(errors="replace")
+    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body

@@ -13,6 +13,7 @@ from cmk import __version__
 from cmk.agent import health, node_report
 from cmk.agent.change_pools import ChangePools
 from cmk.agent.files import StateFiles
+from cmk.agent.health import Readiness
 from cmk.agent.history import APPLIED, History
 from cmk.agent.node_layout import Impossible, NodeLayout, Wanted
 from cmk.agent.observed import Observed
@@ -72,8 +73,7 @@ class Agent:
             loop.add_signal_handler(number, _finish, stop, None)
         # An exception that no callback expects ends the agent: the next one reads the state afresh.
         loop.set_exception_handler(lambda _, context: _finish(stop, _error_of(context)))
-        # Ready while it waits for the lock: a roll-out ends the old agent only when the new one is ready.
-        probes = await health.serve(self._options.health_port, lambda: "")
+        probes = await health.serve(self._options.health_port, self._readiness)
         try:
             self._watches.start()
             acquired = _in_daemon_thread(self._lock.acquire)
@@ -84,6 +84,23 @@ class Agent:
         finally:
             probes.close()
         stop.result()
+
+    def _readiness(self) -> Readiness:
+        """Ready: it serves workloads, or waits for the lock of an agent that does, and knows what the API server has.
+
+        A roll-out ends the old agent only when the new one, which waits, is ready.
+        """
+        trouble = self._watches.trouble
+        if not self._leads:
+            if not state.is_locked(self._options.lock_file):
+                return Readiness(False, "about to lead the node")
+            text = "standing by: another agent serves this node"
+        elif self._service is None:
+            refusal = self._refusal
+            return Readiness(False, f"{refusal.reason}: {refusal.text}" if refusal else trouble or "has no configuration yet")
+        else:
+            text = "ok"
+        return Readiness(False, f"what the API server has may not be known: {trouble}") if trouble else Readiness(True, text)
 
     async def _lead(self, stop: asyncio.Future[None]) -> None:
         log.info("agent %s leads node %s", __version__, self._options.node)

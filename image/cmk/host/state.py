@@ -244,6 +244,21 @@ def _keep(path: Path, previous: Path) -> None:
     os.replace(temporary, previous)  # noqa: PTH105
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a node now."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def _sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 
 from cmk.agent import health
+from cmk.agent.health import Readiness
+
+READY = Readiness(True)
 
 
-def ask(request: bytes, missing: str = "") -> bytes:
+def ask(request: bytes, readiness: Readiness = READY) -> bytes:
     errors: list[dict[str, Any]] = []
 
     async def run() -> bytes:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
-        server = await health.serve(0, lambda: missing)
+        server = await health.serve(0, lambda: readiness)
         port = next(one.getsockname()[1] for one in server.sockets if one.family == socket.AF_INET)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request)
@@ -33,18 +36,23 @@ def ask(request: bytes, missing: str = "") -> bytes:
     return answer
 
 
+STANDING_BY, NO_LAYOUT, UMLAUTS = Readiness(True, "standing by"), Readiness(False, "no layout"), Readiness(False, "ä" * 5000)
+
+
 @pytest.mark.parametrize(
-    ("path", "missing", "status", "body"),
+    ("path", "readiness", "status", "body"),
     [
-        (b"/livez", "", b"200 OK", b"ok"),
-        (b"/livez", "no layout", b"200 OK", b"ok"),
-        (b"/readyz", "", b"200 OK", b"ok"),
-        (b"/readyz", "no layout", b"503 Service Unavailable", b"no layout"),
-        (b"/", "", b"404 Not Found", b"there is /livez and /readyz"),
+        (b"/livez", READY, b"200 OK", b"ok"),
+        (b"/livez", NO_LAYOUT, b"200 OK", b"ok"),
+        (b"/readyz", READY, b"200 OK", b"ok"),
+        (b"/readyz", STANDING_BY, b"200 OK", b"standing by"),
+        (b"/readyz", NO_LAYOUT, b"503 Service Unavailable", b"no layout"),
+        (b"/readyz", UMLAUTS, b"503 Service Unavailable", ("ä" * 4000).encode()),
+        (b"/", READY, b"404 Not Found", b"there is /livez and /readyz"),
     ],
 )
-def test_probes(path: bytes, missing: str, status: bytes, body: bytes) -> None:
-    head, _, rest = ask(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n", missing).partition(b"\r\n\r\n")
+def test_probes(path: bytes, readiness: Readiness, status: bytes, body: bytes) -> None:
+    head, _, rest = ask(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n", readiness).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 " + status)
     assert rest == body + b"\n"
     assert f"Content-Length: {len(rest)}".encode() in head

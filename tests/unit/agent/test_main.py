@@ -24,7 +24,7 @@ from cmk.kube.node import LABEL
 from cmk.model.config import PoolConfig, Section, Selection
 from cmk.model.pods import resource_of
 from tests.fabricate import fabricate
-from tests.unit.agent.cluster import NODES, Cluster
+from tests.unit.agent.cluster import NODES, PODS, Cluster, unavailable
 from tests.unit.agent.harness import CPUS, EXCLUSIVE, POD, Client, options_in, text_of
 
 RESOURCE = resource_of("exclusive")
@@ -61,6 +61,14 @@ class World:
         """Until the report says why nobody is served."""
         await self.until(lambda: self.cluster.condition("Ready") == ("False", reason))
 
+    async def ready(self, text: str) -> None:
+        """Until the probe says that the agent is ready, in these words."""
+        await self.until(lambda: self.agent._readiness() == (True, text))
+
+    async def not_ready(self, text: str) -> None:
+        """Until the probe says that the agent is not ready, in words that begin so."""
+        await self.until(lambda: not (now := self.agent._readiness()).is_ready and now.text.startswith(text))
+
     @property
     def capacity(self) -> str:
         return str((self.cluster.node["status"].get("capacity") or {}).get(RESOURCE, ""))
@@ -73,7 +81,8 @@ class World:
         """Run an agent until the scenario has ended, then tell it to stop. Raises what the agent raises."""
 
         async def run() -> None:
-            agent = asyncio.create_task(Agent(self.options, self.cluster).run())
+            self.agent = Agent(self.options, self.cluster)
+            agent = asyncio.create_task(self.agent.run())
             story = asyncio.ensure_future(scenario(self))
             await asyncio.wait({agent, story}, return_when=asyncio.FIRST_COMPLETED)
             if agent.done():
@@ -90,6 +99,8 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients_in_pod: None, own_affinity: None) -> World:
     monkeypatch.setattr("cmk.agent.publisher.SECONDS_BETWEEN_REPORTS", 0)
+    monkeypatch.setattr("cmk.kube.watch.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("cmk.kube.watch.LAST_PAUSE", 0.05)
     monkeypatch.setattr("cmk.legacy.predecessor.SECONDS_BETWEEN_LOOKS", 0.01)
     return World(tmp_path)
 
@@ -169,6 +180,69 @@ def test_an_agent_that_waits_for_the_lock_stops_when_told(world: World) -> None:
     with another_agent(world):
         world.run(scenario)
     assert world.cluster.writes == []
+
+
+def test_an_agent_is_ready_while_it_serves(world: World) -> None:
+    async def scenario(world: World) -> None:
+        await world.not_ready("has no configuration yet")
+        world.cluster.configure(TOO_MANY)
+        await world.not_ready("LayoutImpossible: needs 100 cores")
+        world.cluster.configure(ONE)
+        await world.ready("ok")
+        world.cluster.configure(TOO_MANY)  # is refused, and the pools stay
+        await world.until(lambda: world.cluster.condition("ConfigApplied")[0] == "False")
+        await world.ready("ok")
+
+    world.run(scenario)
+
+
+def test_an_agent_that_waits_for_the_lock_of_another_is_ready(world: World) -> None:
+    async def scenario(world: World) -> None:
+        with another_agent(world):
+            await world.ready("standing by: another agent serves this node")
+        await world.not_ready("has no configuration yet")
+
+    world.run(scenario)
+
+
+def test_an_agent_that_waits_is_not_ready_to_take_over_without_an_api_server(world: World) -> None:
+    world.cluster.refuse = unavailable(10**6, "get")
+
+    async def scenario(world: World) -> None:
+        with another_agent(world):
+            await world.not_ready("what the API server has may not be known: node: ")
+
+    world.run(scenario)
+
+
+def test_an_agent_without_an_api_server_serves_on_and_is_not_ready(world: World) -> None:
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE)
+        world.cluster.bind(BOUND)
+        await world.ready("ok")
+        world.cluster.refuse = unavailable(10**6, "get")
+        world.cluster.break_watches()
+        await world.not_ready("what the API server has may not be known: node: ")
+        async with await Client.start(world.socket, text_of("exclusive")) as client:
+            assert (await client.answer())[1] == EXCLUSIVE
+        world.cluster.refuse = lambda method, path: None
+        await world.ready("ok")
+
+    world.run(scenario)
+
+
+@pytest.mark.parametrize("collection", [NODES, PODS, "/api/v1/namespaces/ns/configmaps", reports.PATH])
+def test_a_watch_that_tells_nonsense_makes_the_agent_unready_until_it_has_listed_again(world: World, collection: str) -> None:
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE)
+        await world.ready("ok")
+        world.cluster.refuse = unavailable(10**6, "get", collection)
+        world.cluster.tell(collection, {"type": "MODIFIED", "object": None})
+        await world.not_ready("what the API server has may not be known: ")
+        world.cluster.refuse = lambda method, path: None
+        await world.ready("ok")
+
+    world.run(scenario)
 
 
 async def _forever(_: World) -> None:
