@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from cmk.agent.callers import Caller, Callers
 from cmk.agent.faults import Faults
 from cmk.agent.limits import Limits, files_of_clients, number_of_files
 from cmk.agent.turns import Turns
+from cmk.host import foreign
 from cmk.host.affinity import AffinityError
 from cmk.host.peer import Peer, peer_of
 from cmk.host.procfs import Procfs
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 SOCKET = "agent.sock"
 # Connections that the kernel keeps until they are accepted; launchers whose connection it refuses pause before they try again.
 BACKLOG = 1024
+MODE = 0o666  # what a client may have depends on its pod, which the kernel names, and not on its uid
 # Most connections that are accepted before the event loop looks at other sockets.
 ACCEPTED_AT_ONCE = 256
 SECONDS_TO_SEND = 2.0
@@ -92,36 +94,34 @@ class Server:
         # A file gets the lowest free number: when one gets this number, only the agent's reserve is left.
         self._last_file = files_of_clients(number_of_files())
         self._listeners: dict[Path, socket.socket] = {}
-        self._inodes: dict[Path, int] = {}
         self._clients: set[_Client] = set()
+        self._files: dict[Path, int] = {}  # descriptors of the sockets' files
         self._waits: set[asyncio.Task[bytes]] = set()
 
-    def open(self, directories: Iterable[Path]) -> None:
-        """Listen in every directory; an old socket file is replaced by rename, so that there is one at every moment."""
-        for directory in directories:
-            self.reopen(directory)
-
     def reopen(self, directory: Path) -> None:
-        """Listen in one directory (again)."""
-        self._close(directory)
+        """Listen in one directory (again); an old socket file is replaced, so that there is one at every moment. Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        temporary = directory / f".{SOCKET}.new"
-        temporary.unlink(missing_ok=True)
-        listener.bind(str(temporary))
-        temporary.chmod(0o666)  # what a client may have depends on its pod, which the kernel names, and not on its uid
-        listener.listen(BACKLOG)
-        self._inodes[directory] = temporary.lstat().st_ino
-        temporary.rename(directory / SOCKET)
+        try:
+            with foreign.opened(directory) as there:
+                file = there.listen(listener, SOCKET, MODE, BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self._close(directory)
+        self._files[directory] = file
         self._listeners[directory] = listener
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def is_intact(self, directory: Path) -> bool:
         """Whether the socket file in a directory still is the one that the agent listens on."""
+        if directory not in self._files:
+            return False
         try:
-            status = (directory / SOCKET).lstat()
+            with foreign.opened(directory) as there:
+                status = there.status(SOCKET)
         except OSError:
             return False
-        return status.st_mode & 0o777 == 0o666 and status.st_ino == self._inodes.get(directory)
+        return os.path.samestat(status, os.fstat(self._files[directory])) and status.st_mode & 0o777 == MODE
 
     def close(self) -> None:
         """Stop listening and hang up on all clients: they ask the next agent."""
@@ -139,6 +139,7 @@ class Server:
         if listener := self._listeners.pop(directory, None):
             asyncio.get_running_loop().remove_reader(listener)
             listener.close()
+            os.close(self._files.pop(directory))
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTED_AT_ONCE):

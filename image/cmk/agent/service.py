@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from pathlib import Path
@@ -12,11 +11,11 @@ from cmk.agent.files import StateFiles
 from cmk.agent.limits import number_of_files
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import PodCache
-from cmk.agent.server import SOCKET, Server
+from cmk.agent.served_directory import ServedDirectory
+from cmk.agent.server import Server
 from cmk.agent.wakeups import Wakeups
 from cmk.host import launcher_files
 from cmk.host.affinity import AffinityError
-from cmk.host.inotify import DirectoryWatch
 from cmk.host.journal import ChangeError
 from cmk.host.notify import Notifier
 from cmk.host.procfs import Procfs
@@ -34,7 +33,6 @@ from cmk.model.wire import Show
 
 log = logging.getLogger(__name__)
 
-SECONDS_BEFORE_REPAIR = 0.1
 INFRA = "infra"
 
 
@@ -54,21 +52,30 @@ class Service:
         self._allocator = Allocator(self.ledger, pods, procfs, files, wakeups, self.layers.enforce, self._notifier)
         self._change = files.change()
         self._server = Server(self._allocator, procfs, self.show, limits)
-        self._damage = DirectoryWatch()
-        self._repair: asyncio.TimerHandle | None = None
+        self._directories = [
+            ServedDirectory(directory, self._names(directory), options.launcher, self._server)
+            for directory in options.service_dirs
+        ]
 
     def start(self, earlier: TasksFile) -> None:
-        """Adopt the tasks of an earlier agent, then install launchers and open sockets. Raises StateError, InstallError, OSError."""
+        """Adopt the tasks of an earlier agent, then install launchers and open sockets. Raises StateError, OSError."""
         ended = self._allocator.adopt(earlier.tasks)
         log.info("adopted %d tasks, %d had ended", len(self.ledger.tasks), len(ended))
         self._join_infra()
         self.layers.resume()
-        for directory in self._options.service_dirs:
-            self._install(directory)
-        self._server.open(self._options.service_dirs)
-        for directory in self._options.service_dirs:
-            self._damage.add(directory)
-        asyncio.get_running_loop().add_reader(self._damage.fileno(), self._on_damage)
+        for directory in self._directories:
+            directory.start()
+
+    @property
+    def troubles(self) -> list[str]:
+        """What does not work in which directory, as texts: launcher, socket, and notices of tasks."""
+        found = [directory.troubles for directory in self._directories]
+        return [text for troubles in (*found, self._notifier.troubles) for text in troubles.texts]
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether clients can reach the agent in any directory."""
+        return any(directory.is_serving for directory in self._directories)
 
     def change(self, now: SavedLayout, wanted: SavedLayout, plan: Plan) -> None:
         """Carry out a plan without refusals, and write the files.
@@ -104,16 +111,16 @@ class Service:
 
     def stop(self) -> None:
         """Close sockets and watches; the tasks run on, and isolation stays."""
-        asyncio.get_running_loop().remove_reader(self._damage.fileno())
-        self._damage.close()
+        for directory in self._directories:
+            directory.stop()
         self._server.close()
         self.layers.stop()
         self._allocator.close()
 
     def remove_files(self) -> None:
         """Remove launchers, sockets and notices from the host."""
-        for directory in self._options.service_dirs:
-            launcher_files.remove(directory, *self._names(directory), SOCKET)
+        for directory in self._directories:
+            directory.remove_files()
         self._notifier.remove_all()
 
     def show(self, request: Show) -> str:
@@ -136,33 +143,8 @@ class Service:
             else (launcher_files.LAUNCHER,)
         )
 
-    def _install(self, directory: Path) -> bool:
-        """Install what is missing or differs; returns whether anything was."""
-        installed = [launcher_files.install(self._options.launcher, directory, name) for name in self._names(directory)]
-        return any(installed)
-
     def _join_infra(self) -> None:
         try:
             self._allocator.join(INFRA)
         except (Refused, AffinityError) as error:
             log.warning("the agent keeps its CPUs instead of those of pool %s: %s", INFRA, error)
-
-    def _on_damage(self) -> None:
-        changed = {path.name for path in self._damage.read()}
-        if changed & {launcher_files.LAUNCHER, launcher_files.OLD_LAUNCHER, SOCKET} and self._repair is None:
-            self._repair = asyncio.get_running_loop().call_later(SECONDS_BEFORE_REPAIR, self._repair_all)
-
-    def _repair_all(self) -> None:
-        self._repair = None
-        for directory in self._options.service_dirs:
-            try:
-                self._repair_one(directory)
-            except (launcher_files.InstallError, OSError) as error:
-                log.error("cannot repair launcher or socket in %s: %s", directory, error)
-
-    def _repair_one(self, directory: Path) -> None:
-        if self._install(directory):
-            log.warning("restored the launcher in %s", directory)
-        if not self._server.is_intact(directory):
-            self._server.reopen(directory)
-            log.warning("restored the socket in %s", directory)

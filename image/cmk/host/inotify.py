@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 IN_ATTRIB, IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO, IN_DELETE = 0x4, 0x8, 0x40, 0x80, 0x200
@@ -14,6 +15,7 @@ IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR, IN_ISDIR = 0x4000, 0x8000, 0x01000000, 0x
 REPLACED = IN_ATTRIB | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE
 WRITTEN = IN_MODIFY | IN_CREATE | IN_DELETE
 _HEADER = struct.Struct("iIII")
+_READS = 16  # the kernel queues 16384 events (fs.inotify.max_queued_events), 512 KiB of short names
 
 
 class DirectoryWatch:
@@ -39,10 +41,13 @@ class DirectoryWatch:
         self._paths[self._check(handle, str(directory))] = str(directory)
 
     def read(self) -> dict[Path, bool]:
-        """Paths that changed since the last call, and whether each is a directory."""
+        """Paths that changed since the last call, and whether each is a directory.
+
+        Of a queue that fills as fast as it is read, the rest stays for the next call.
+        """
         changed: dict[str, bool] = {}
         self.overflowed = False
-        while data := self._next():
+        for data in self._queued():
             offset = 0
             while offset < len(data):
                 handle, mask, _, length = _HEADER.unpack_from(data, offset)
@@ -57,15 +62,21 @@ class DirectoryWatch:
                     changed[f"{self._paths[handle]}/{os.fsdecode(name)}"] = bool(mask & IN_ISDIR)
         return {Path(path): directory for path, directory in changed.items()}
 
+    def drain(self) -> None:
+        """Forget what has changed, for a reader who looks at the whole directory after any change."""
+        for _ in self._queued():
+            pass
+
     def close(self) -> None:
         """Stop watching."""
         os.close(self._fd)
 
-    def _next(self) -> bytes:
-        try:
-            return os.read(self._fd, 65536)
-        except BlockingIOError:
-            return b""
+    def _queued(self) -> Iterator[bytes]:
+        for _ in range(_READS):
+            try:
+                yield os.read(self._fd, 65536)
+            except BlockingIOError:
+                return
 
     def _check(self, result: int, what: str) -> int:
         if result < 0:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import logging
 from pathlib import Path
 
+from cmk.host import foreign
 from cmk.model.errors import CmkError
+
+log = logging.getLogger(__name__)
 
 LAUNCHER = "cmk"
 OLD_LAUNCHER = "kcm"
@@ -17,42 +21,34 @@ class InstallError(CmkError):
 
 
 def install(source: Path, directory: Path, name: str = LAUNCHER) -> bool:
-    """Make ``<directory>/<name>`` equal to ``source``; returns whether it was not. Raises InstallError."""
-    target = directory / name
+    """Make ``<directory>/<name>`` equal to ``source``; returns whether it was not. Raises InstallError, or OSError of the source."""
     content = source.read_bytes()
-    if _is_intact(target, content):
-        return False
-    temporary = directory / f".{name}.new"
+    target = directory / name
     try:
-        _clear(target)
-        temporary.unlink(missing_ok=True)
-        temporary.write_bytes(content)
-        temporary.chmod(MODE)
-        temporary.rename(target)
+        with foreign.opened(directory) as there:
+            if there.holds(name, content, MODE):
+                return False
+            there.put(name, content, MODE)
     except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            raise InstallError(f"{target} is a directory that is not empty: move it away") from error
         raise InstallError(f"cannot install {target}: {error.strerror}") from error
     return True
 
 
 def remove(directory: Path, *names: str) -> None:
-    """Remove files of the agent from a directory, if they exist."""
-    for name in names:
-        (directory / name).unlink(missing_ok=True)
-
-
-def _is_intact(target: Path, content: bytes) -> bool:
+    """Remove files of the agent from a directory, if they exist. What cannot be removed is logged."""
     try:
-        with target.open("rb") as file:
-            status = os.fstat(file.fileno())
-            return not target.is_symlink() and status.st_mode & 0o777 == MODE and file.read(len(content) + 1) == content
-    except OSError:
-        return False
+        with foreign.opened(directory) as there:
+            for name in names:
+                _remove(there, directory, name)
+            there.remove_leftovers()
+    except OSError as error:
+        log.error("cannot remove the agent's files from %s: %s", directory, error.strerror)
 
 
-def _clear(target: Path) -> None:
-    """Remove an empty directory at ``target``, which rename cannot replace: runtimes create one for a file mount without a file."""
-    if target.is_dir() and not target.is_symlink():
-        try:
-            target.rmdir()
-        except OSError as error:
-            raise InstallError(f"{target} is a directory that is not empty ({error.strerror}): move it away") from error
+def _remove(there: foreign.ForeignDirectory, directory: Path, name: str) -> None:
+    try:
+        there.remove(name)
+    except OSError as error:
+        log.error("cannot remove %s/%s: %s", directory, name, error.strerror)

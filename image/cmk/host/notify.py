@@ -10,12 +10,14 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from cmk.host import state
+from cmk.host import foreign, state
+from cmk.host.foreign import ForeignDirectory, Troubles
 from cmk.host.procfs import Procfs
 from cmk.model.choice import comma_list
 from cmk.model.ledger import Ledger
@@ -40,22 +42,31 @@ class Notifier:
     """Writes the tasks' files below each of ``directories``, which pods mount, and signals tasks."""
 
     def __init__(self, directories: Iterable[Path], procfs: Procfs) -> None:
-        self._directories = [directory / DIRECTORY for directory in directories]
+        self._directories = list(directories)
         self._procfs = procfs
+        self.troubles = Troubles()
 
     def write_notice(self, ledger: Ledger, task: Task) -> None:
-        """Write the file of a task with on-move ``notify``; other tasks have none. Raises StateError."""
+        """Write the file of a task with on-move ``notify``; other tasks have none. Raises StateError if no directory takes it."""
         if task.on_move.how is not How.NOTIFY:
             return
         notice = Notice(task.generation, comma_list(ledger.cpus_of(task)), list(task.lists))
+        content = msgspec.json.encode(notice)
+        failures = []
         for directory in self._directories:
+            place = directory / DIRECTORY
             try:
-                if directory.is_symlink():
-                    directory.unlink()
-                directory.mkdir(mode=0o755, exist_ok=True)
+                with foreign.opened(directory) as there:
+                    there.make_below(DIRECTORY)
+                    with there.below(DIRECTORY) as notices:
+                        notices.put(name_of(task.process), content, 0o644)
             except OSError as error:
-                raise state.StateError(f"cannot make {directory}: {error.strerror}") from error
-            state.replace(directory / name_of(task.process), msgspec.json.encode(notice), durable=False, mode=0o644)
+                failures.append(f"cannot write {place / name_of(task.process)}: {error.strerror}")
+                self.troubles.note(place, f"cannot write notices to {place}: {error.strerror}")
+            else:
+                self.troubles.note(place, "")
+        if failures and len(failures) == len(self._directories):
+            raise state.StateError("; ".join(failures))
 
     def signal_task(self, task: Task) -> None:
         """Send the signal that a task asked for to its first process, if it still runs."""
@@ -75,18 +86,14 @@ class Notifier:
 
     def remove_notice(self, process: Process) -> None:
         """Remove a task's file, if there is one."""
-        for directory in self._directories:
-            _remove(directory / name_of(process))
+        self._in_each(lambda _, notices: notices.remove(name_of(process)))
 
     def write_all(self, ledger: Ledger) -> None:
         """Write the files of all tasks and remove all others: an agent may have been killed between a change and its notices.
 
         A file that cannot be written or removed is logged: the tasks have moved and stay where they are.
         """
-        names = {name_of(process) for process in ledger.tasks}
-        for path in self._files():
-            if path.name not in names:
-                _remove(path)
+        self._remove_others({name_of(process) for process in ledger.tasks})
         for task in ledger.tasks.values():
             try:
                 self.write_notice(ledger, task)
@@ -95,23 +102,39 @@ class Notifier:
 
     def remove_all(self) -> None:
         """Remove all files, and the directories unless something else is in them."""
-        for path in self._files():
-            _remove(path)
+        self._remove_others(set())
         for directory in self._directories:
-            if directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir()):
-                directory.rmdir()
+            with suppress(OSError), foreign.opened(directory) as there:
+                there.remove_below(DIRECTORY)
 
-    def _files(self) -> list[Path]:
-        """Files named by cmk, in real directories: a pod that mounts one writable may have added files or replaced it by a symlink."""
-        real = (directory for directory in self._directories if not directory.is_symlink())
-        return [path for directory in real for path in directory.glob("*") if _NAME.fullmatch(path.name)]
+    def _remove_others(self, names: set[str]) -> None:
+        """Remove files named by cmk except these: a pod that mounts a directory writable may have added files of its own."""
 
+        def remove_others(directory: Path, notices: ForeignDirectory) -> None:
+            notices.remove_leftovers()
+            failures = []
+            for name in notices.names():
+                if _NAME.fullmatch(name) and name not in names:
+                    try:
+                        notices.remove(name)
+                    except OSError as error:
+                        failures.append(f"{name}: {error.strerror}")
+            if failures:  # one line, for there may be thousands
+                log.error("cannot remove %d of the files in %s, the first %s", len(failures), directory, failures[0])
 
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        log.error("cannot remove %s: %s", path, error.strerror)
+        self._in_each(remove_others)
+
+    def _in_each(self, work: Callable[[Path, ForeignDirectory], None]) -> None:
+        """Do something in each directory with notices that there is, and not in what a pod has put in the place of one."""
+        for directory in self._directories:
+            place = directory / DIRECTORY
+            try:
+                with foreign.opened(directory) as there, there.below(DIRECTORY) as notices:
+                    work(place, notices)
+            except FileNotFoundError:
+                continue  # none has been written
+            except OSError as error:
+                self.troubles.note(place, f"cannot use {place}: {error.strerror}")
 
 
 def name_of(process: Process) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cmk.host import foreign
 from cmk.host.notify import Notifier, name_of
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
@@ -51,10 +53,53 @@ def test_write_all_writes_every_file_and_removes_all_others(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory_is_an_error_and_stays(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
-    with pytest.raises(StateError, match=r"cannot make .*/state: File exists"):
+    with pytest.raises(StateError, match=r"cannot write .*/state/7-3.json: Not a directory"):
         notifier(tmp_path).write_notice(Ledger(LAYOUT), NOTIFIED)
+    assert (tmp_path / "state").read_text() == "in the way"
+
+
+def test_a_fifo_in_place_of_the_directory_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "state")
+    notifier(tmp_path).write_notice(Ledger(LAYOUT), NOTIFIED)
+    assert (tmp_path / "state" / name_of(NOTIFIED.process)).is_file()
+
+
+def test_one_directory_in_which_nothing_works_does_not_stop_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    bad.mkdir()
+    good.mkdir()
+    (bad / "state").write_text("in the way")
+    writer = Notifier([bad, good], Procfs())
+    for _ in range(3):
+        writer.write_notice(Ledger(LAYOUT), NOTIFIED)
+        writer.write_all(Ledger(LAYOUT, [NOTIFIED]))
+        assert (good / "state" / name_of(NOTIFIED.process)).is_file()
+        writer.remove_notice(NOTIFIED.process)
+        assert not list((good / "state").iterdir())
+    (text,) = writer.troubles.texts
+    assert str(bad / "state") in text
+    (bad / "state").unlink()
+    writer.write_notice(Ledger(LAYOUT), NOTIFIED)
+    assert writer.troubles.texts == []
+
+
+def test_files_of_a_pod_are_removed_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign, "LISTED", 10)
+    (tmp_path / "state").mkdir()
+    for number in range(25):
+        (tmp_path / f"state/{number}-1.json").touch()
+    notifier(tmp_path).write_all(Ledger(LAYOUT))
+    assert len(list((tmp_path / "state").iterdir())) == 15
+
+
+def test_what_a_killed_agent_has_left_half_done_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "state/.cmk-new-0123"
+    left.mkdir(parents=True, mode=0o700)
+    (left / "new").write_text("half")
+    notifier(tmp_path).write_all(Ledger(LAYOUT))
+    assert not left.exists()
 
 
 def test_the_signal_reaches_that_very_process(tmp_path: Path) -> None:
@@ -106,16 +151,18 @@ def test_files_that_cmk_did_not_write_stay(tmp_path: Path) -> None:
 def test_a_file_that_a_pod_replaced_by_a_symlink_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "precious").write_text("precious")
-    (tmp_path / "state" / f".{name_of(NOTIFIED.process)}.new").symlink_to(tmp_path / "precious")
+    file = tmp_path / "state" / name_of(NOTIFIED.process)
+    file.symlink_to(tmp_path / "precious")
     notifier(tmp_path).write_notice(Ledger(LAYOUT), NOTIFIED)
     assert (tmp_path / "precious").read_text() == "precious"
+    assert json.loads(file.read_text())["generation"] == 1
 
 
 def test_files_that_cannot_be_written_or_removed_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state" / "1-1.json").mkdir(parents=True)
-    (tmp_path / "state" / f".{name_of(NOTIFIED.process)}.new").mkdir()
+    (tmp_path / "state" / name_of(NOTIFIED.process) / "x").mkdir(parents=True)
     writer = notifier(tmp_path)
     writer.write_all(Ledger(LAYOUT, [NOTIFIED]))
     writer.remove_all()
-    assert f"cannot remove {tmp_path}/state/1-1.json" in caplog.text
+    assert f"cannot remove 1 of the files in {tmp_path}/state, the first 1-1.json: Is a directory" in caplog.text
     assert f"cannot write {tmp_path}/state/{name_of(NOTIFIED.process)}" in caplog.text
