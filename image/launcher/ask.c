@@ -6,12 +6,14 @@
 #include "ask.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,10 +24,17 @@
 #define LAST_PAUSE_MS 500
 #define SOCKET_NAME "agent.sock"
 
-static char reply[65536 + 1];
+#define LONGEST_PACKET 65536
+#define LONGEST_ANSWER (64L << 20)
+#define OVERFLOW_UID 65534
+
+static char reply[LONGEST_PACKET + 2]; /* room for one byte too many, which tells that a packet was cut, and for the end */
+static ssize_t reply_length;
 static char candidates[4][sizeof((struct sockaddr_un *)0)->sun_path];
 static int candidate_count;
 static int answering; /* index of the candidate to which the last connection was made */
+static int strange = -1; /* index of the last candidate that was not root's, and whose it was */
+static uid_t stranger;
 
 static long now_ms(void)
 {
@@ -51,6 +60,7 @@ static int add_candidate(const char *directory, size_t length, const char *name)
 static void find_candidates(const char *conf_dir)
 {
 	const char *named = variable("SOCKET");
+	strange = -1;
 	candidate_count = 0; /* node-report --interval asks again and again, and a directory may have been renamed */
 	if (named) {
 		if (!add_candidate(named, strlen(named), ""))
@@ -85,11 +95,44 @@ static void set(const char *name, const char *value)
 /* The agent gives the path of a file relative to its socket: it does not know where the directory of both is mounted. */
 static void set_beside_socket(const char *name, const char *value)
 {
-	static char path[sizeof candidates[0] + 256];
+	static char path[sizeof candidates[0] + sizeof reply];
 	const char *slash = strrchr(candidates[answering], '/');
 	int length = slash ? (int)(slash - candidates[answering]) : 0;
-	snprintf(path, sizeof path, "%.*s%s%.200s", length, candidates[answering], slash ? "/" : "", value);
+	snprintf(path, sizeof path, "%.*s%s%s", length, candidates[answering], slash ? "/" : "", value);
 	set(name, path);
+}
+
+/*
+ * Whether a uid can be that of root of the host. A user namespace in which that has no number (a pod with hostUsers: false) shows it as the
+ * overflow uid, like every other user from outside.
+ */
+static int may_be_root(uid_t uid)
+{
+	if (uid != OVERFLOW_UID)
+		return uid == 0;
+	char map[4096];
+	int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? -1 : read(fd, map, sizeof map - 1);
+	if (fd >= 0)
+		close(fd);
+	if (length < 0)
+		return 0;
+	map[length] = '\0';
+	unsigned long inside, outside, count;
+	for (const char *line = map; line; line = strchr(line + 1, '\n'))
+		if (sscanf(line, "%lu %lu %lu", &inside, &outside, &count) == 3 && outside == 0)
+			return 0;
+	return 1;
+}
+
+/* Anybody may have put a socket of his own into a directory that he may write: only root's can be the agent. */
+static int is_strange(int candidate, uid_t uid)
+{
+	if (may_be_root(uid))
+		return 0;
+	strange = candidate;
+	stranger = uid;
+	return 1;
 }
 
 /* A connected socket, or -1 when none of the candidates answers. */
@@ -99,15 +142,27 @@ static int connect_agent(void)
 		struct sockaddr_un address = {.sun_family = AF_UNIX};
 		strcpy(address.sun_path, candidates[i]);
 		int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (fd >= 0 && fd <= STDERR_FILENO) { /* which is closed: what is printed must not go to the agent */
+			int low = fd;
+			fd = fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+			close(low);
+		}
 		if (fd < 0)
 			fail(EXIT_LATER, "cannot make a socket: %s", strerror(errno));
 		if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) {
-			answering = i;
-			return fd;
+			struct ucred peer;
+			socklen_t size = sizeof peer;
+			if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && !is_strange(i, peer.uid)) {
+				answering = i;
+				return fd;
+			}
+			close(fd);
+			continue;
 		}
 		int error = errno;
 		close(fd);
-		if (error == EACCES || error == EPERM)
+		struct stat file;
+		if ((error == EACCES || error == EPERM) && (lstat(candidates[i], &file) != 0 || !is_strange(i, file.st_uid)))
 			fail(EXIT_NEVER, "may not connect to %s: %s", candidates[i], strerror(error));
 	}
 	return -1;
@@ -117,10 +172,10 @@ static int connect_agent(void)
 static ssize_t receive(int fd, long deadline)
 {
 	for (;;) {
-		ssize_t length = recv(fd, reply, sizeof reply - 1, 0);
+		ssize_t length = recv(fd, reply, LONGEST_PACKET + 1, 0);
 		if (length >= 0) {
 			reply[length] = '\0';
-			return length;
+			return reply_length = length;
 		}
 		if (errno != EAGAIN && errno != EINTR)
 			return -1;
@@ -147,6 +202,9 @@ static void give_up(long whole)
 		strcat(paths, i ? ", " : "");
 		strcat(paths, candidates[i]);
 	}
+	if (strange >= 0)
+		fail(EXIT_LATER, "no cmk agent answered at %s within %g s; the socket at %s belongs to user %lu instead of root", paths, whole / 1000.0,
+		     candidates[strange], (unsigned long)stranger);
 	fail(EXIT_LATER, "no cmk agent answered at %s within %g s", paths, whole / 1000.0);
 }
 
@@ -182,6 +240,9 @@ static int ask(const char *request, long deadline, long whole)
 /* Returns the part of the answer after its first line. Ends the process if the answer is a refusal. */
 static char *body_of_reply(void)
 {
+	if (reply_length > LONGEST_PACKET || strlen(reply) != (size_t)reply_length)
+		fail(EXIT_LATER, "the answer of the agent at %s has a NUL byte, or more than %d bytes; try again", candidates[answering],
+		     LONGEST_PACKET);
 	char *rest = strchr(reply, '\n');
 	if (rest)
 		*rest++ = '\0';
@@ -251,6 +312,8 @@ void ask_show(const char *request, const char *conf_dir)
 	char *text = NULL;
 	ssize_t got;
 	while ((got = receive(fd, deadline)) > 0) {
+		if (got > LONGEST_PACKET || size + got > LONGEST_ANSWER)
+			fail(EXIT_LATER, "the answer of the agent at %s is longer than %ld bytes", candidates[answering], LONGEST_ANSWER);
 		text = realloc(text, size + got);
 		if (!text)
 			fail(EXIT_LATER, "cannot hold the agent's answer: %s", strerror(errno));

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@ const char *program(void)
 	return strcmp(program_invocation_short_name, "kcm") == 0 ? "kcm" : "cmk";
 }
 
-static void put(const char *format, va_list arguments)
+static void format_line(const char *format, va_list arguments)
 {
 	int used = snprintf(line, sizeof line, "%s: ", program());
 	int more = vsnprintf(line + used, sizeof line - used - 1, format, arguments);
@@ -30,26 +31,37 @@ static void put(const char *format, va_list arguments)
 		else if (*c == 0xC2 && c[1] >= 0x80 && c[1] <= 0x9F)
 			c[0] = c[1] = '?';
 	strcpy(line + used + more, "\n");
-	if (write(STDERR_FILENO, line, strlen(line)) < 0)
-		return; /* nobody listens: the exit code has to do */
+}
+
+/* A pipe that nobody reads must not end the process before it has said why it ends, nor with another code. */
+static void put(int fd)
+{
+	struct sigaction ignored = {.sa_handler = SIG_IGN}, before;
+	sigaction(SIGPIPE, &ignored, &before);
+	ssize_t wrote = write(fd, line, strlen(line));
+	(void)wrote; /* nobody listens, or the log is full: the exit code has to do */
+	sigaction(SIGPIPE, &before, NULL);
 }
 
 void say(const char *format, ...)
 {
 	va_list arguments;
 	va_start(arguments, format);
-	put(format, arguments);
+	format_line(format, arguments);
 	va_end(arguments);
+	put(STDERR_FILENO);
 }
 
 void fail(int code, const char *format, ...)
 {
 	va_list arguments;
 	va_start(arguments, format);
-	put(format, arguments);
+	format_line(format, arguments);
 	va_end(arguments);
-	int log = open("/dev/termination-log", O_WRONLY | O_APPEND | O_CLOEXEC);
-	if (log >= 0 && write(log, line, strlen(line)) < 0)
-		exit(code); /* the log is full: stderr has said it */
+	int log = open("/dev/termination-log", O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	if (log >= 0)
+		put(log);
+	if (log != STDERR_FILENO) /* the case when stderr is closed */
+		put(STDERR_FILENO);
 	exit(code);
 }

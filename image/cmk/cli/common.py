@@ -138,7 +138,8 @@ def one_line_errors() -> Iterator[None]:
         yield
     # No CmkError, which agents' clients would have to import at every start. It brings the exit code of cmk isolate.
     except say.Failure as failure:
-        fail(str(failure), failure.code)
+        say.print_failure(failure)
+        raise typer.Exit(failure.code) from failure
     except BrokenPipeError:
         raise  # typer handles a reader that closed the pipe
     except (CmkError, OSError) as error:  # of an OSError, the kernel's words and the path are what the user needs

@@ -6,6 +6,7 @@ harm: the same process gets the same answer.
 
 import _socket
 import posix
+from sys import byteorder
 from time import monotonic, sleep
 
 from cmk.isolate.grammar import conf_dir, socket_number, timeout, variable
@@ -14,6 +15,9 @@ from cmk.isolate.say import LATER, NEVER, Failure, cut
 STATE = "pools.json"  # of direct mode
 _LONGEST = 107  # bytes of a path that a socket can have: sun_path with its end
 _FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5
+_LONGEST_PACKET, _LONGEST_ANSWER = 65536, 64 << 20
+_OVERFLOW_UID = 65534
+_STDERR = 2
 
 
 def is_direct(directory: str) -> bool:
@@ -33,7 +37,7 @@ def serves(directory: str) -> bool:
 def agent_at(directory: str) -> str:
     """Path of the first socket at which an agent takes connections, or "" when there is none; raises Failure."""
     for path in _candidates(directory):
-        connection, _ = _connect([path])
+        connection, _, _ = _connect([path])
         if connection is not None:
             connection.close()
             return path
@@ -48,7 +52,7 @@ def isolate(options: dict[str, str], cores: int) -> dict[str, str]:
     )
     path, reply, connection = _ask(request, conf_dir(options), monotonic() + timeout())
     connection.close()
-    lines = (line.partition("=") for line in _body(reply).split("\n"))
+    lines = (line.partition("=") for line in _body(reply, path).split("\n"))
     assigned = {name: value for name, joined, value in lines if joined and name.startswith("CMK_")}
     if "CMK_STATE" in assigned:  # relative to the socket: the agent does not know where its directory is mounted
         directory, slash, _ = path.rpartition("/")
@@ -61,11 +65,13 @@ def show(what: str, directory: str) -> bytes:
     deadline = monotonic() + timeout()
     path, reply, connection = _ask(f"cmk/1 {what}", directory, deadline)
     # An agent older than this key does not send it: its answer ends where the connection does.
-    length = dict(line.partition("=")[::2] for line in _body(reply).split("\n")).get("length", "")
+    length = dict(line.partition("=")[::2] for line in _body(reply, path).split("\n")).get("length", "")
     length = length if length.isascii() and length.isdigit() else ""
-    text, whole = b"", True
+    text, whole = bytearray(), True
     try:
-        while packet := connection.recv(65536):
+        while packet := connection.recv(_LONGEST_PACKET + 1):
+            if len(packet) > _LONGEST_PACKET or len(text) + len(packet) > _LONGEST_ANSWER:
+                raise Failure(LATER, f"the answer of the agent at {path} is longer than {_LONGEST_ANSWER} bytes")
             text += packet
             connection.settimeout(max(deadline - monotonic(), 0.001))
     except OSError:  # reset by an agent that ended, or no packet until the deadline
@@ -74,7 +80,7 @@ def show(what: str, directory: str) -> bytes:
     if not whole or length not in ("", str(len(text))):
         of_all = f" of {length}" if length else ""
         raise Failure(LATER, f"the answer of the agent at {path} broke off after {len(text)}{of_all} bytes; try again")
-    return text
+    return bytes(text)
 
 
 def _ask(request: str, directory: str, deadline: float) -> "tuple[str, bytes, _socket.socket]":
@@ -84,15 +90,16 @@ def _ask(request: str, directory: str, deadline: float) -> "tuple[str, bytes, _s
     if not variable("CMK_SOCKET") and not _fits(f"{directory}/agent.sock"):
         most = _LONGEST - len("/agent.sock")
         raise Failure(NEVER, f"--conf-dir={cut(directory)} is longer than the directory of a socket can be: {most} bytes")
-    pause = _FIRST_PAUSE
+    pause, strange = _FIRST_PAUSE, ""
     while True:
-        connection, path = _connect(paths)
+        connection, path, found = _connect(paths)
+        strange = found or strange
         if connection is not None:
             try:
                 left = max(deadline - monotonic(), 0.001)
                 connection.settimeout(left)
                 connection.send(f"{request}\ntimeout={int(left * 1000)}".encode("utf-8", "surrogateescape"))
-                if packet := connection.recv(65536):
+                if packet := connection.recv(_LONGEST_PACKET + 1):
                     return path, packet, connection
             except TimeoutError:
                 pause = seconds
@@ -101,14 +108,16 @@ def _ask(request: str, directory: str, deadline: float) -> "tuple[str, bytes, _s
             connection.close()
         left = deadline - monotonic()
         if left <= 0:
-            raise Failure(LATER, f"no cmk agent answered at {', '.join(paths)} within {seconds:g} s")
+            raise Failure(LATER, f"no cmk agent answered at {', '.join(paths)} within {seconds:g} s{strange}")
         sleep(min(pause * (0.5 + (monotonic() * 7919 + posix.getpid()) % 0.5), left))
         pause = min(pause * 2, _LAST_PAUSE)
 
 
-def _body(reply: bytes) -> str:
-    """The part of a reply after its first line; raises Failure if the reply is a refusal."""
-    head, _, rest = reply.decode("utf-8", "replace").partition("\n")
+def _body(reply: bytes, path: str) -> str:
+    """The part of a reply from ``path`` after its first line; raises Failure if the reply is a refusal, or is none."""
+    if len(reply) > _LONGEST_PACKET or b"\0" in reply:
+        raise Failure(LATER, f"the answer of the agent at {path} has a NUL byte, or more than {_LONGEST_PACKET} bytes; try again")
+    head, _, rest = reply.decode("utf-8", "surrogateescape").partition("\n")
     if head == "cmk/1 ok":
         return rest
     code = head.removeprefix("cmk/1 error ")
@@ -130,15 +139,61 @@ def _fits(path: str) -> bool:
     return len(path.encode("utf-8", "surrogateescape")) <= _LONGEST
 
 
-def _connect(paths: list[str]) -> "tuple[_socket.socket | None, str]":
+def _connect(paths: list[str]) -> "tuple[_socket.socket | None, str, str]":
+    """A connection and its path, or None; and what to say of a socket that was not root's. Raises Failure."""
+    strange = ""
     for path in paths:
-        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        connection = _new_socket()
         try:
             connection.connect(path)
-        except PermissionError as error:
-            raise Failure(NEVER, f"may not connect to {path}: {error.strerror}") from None
-        except OSError:
+            uid = int.from_bytes(connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[4:8], byteorder)
+        except OSError as error:
             connection.close()
+            if not isinstance(error, PermissionError):
+                continue
+            uid = _owner(path)
+            if _may_be_root(uid):
+                raise Failure(NEVER, f"may not connect to {path}: {error.strerror}") from None
         else:
-            return connection, path
-    return None, ""
+            if _may_be_root(uid):
+                return connection, path, strange
+            connection.close()
+        # Anybody may have put a socket of his own into a directory that he may write: only root's can be the agent.
+        strange = f"; the socket at {path} belongs to user {uid} instead of root"
+    return None, "", strange
+
+
+def _new_socket() -> "_socket.socket":
+    low = []  # descriptors of a process without standard ones: what it prints must not go to the agent
+    while True:
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+        if connection.fileno() > _STDERR:
+            break
+        low.append(connection)
+    for other in low:
+        other.close()
+    return connection
+
+
+def _owner(path: str) -> int:
+    try:
+        return posix.lstat(path).st_uid
+    except OSError:
+        return 0
+
+
+def _may_be_root(uid: int) -> bool:
+    """Whether a uid can be that of root of the host.
+
+    A user namespace in which that has no number (a pod with hostUsers: false) shows it as the overflow uid, like every other user from
+    outside.
+    """
+    if uid != _OVERFLOW_UID:
+        return uid == 0
+    try:
+        fd = posix.open("/proc/self/uid_map", posix.O_RDONLY | posix.O_CLOEXEC)
+        ranges = posix.read(fd, 4096).split(b"\n")
+        posix.close(fd)
+    except OSError:
+        return False
+    return all(line.split()[1] != b"0" for line in ranges if line)

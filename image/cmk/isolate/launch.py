@@ -56,7 +56,9 @@ def _allocate(options: dict[str, str], number: int) -> dict[str, str]:
 
 def _become(command: list[str], variables: dict[str, str]) -> Failure:
     """Replace this process by a command, with these variables added to the environment; returns why it cannot be run."""
-    environment = _workload_environment() | {name.encode(): value.encode() for name, value in variables.items()}
+    environment = _workload_environment() | {
+        name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape") for name, value in variables.items()
+    }
     import _signal  # type: ignore[import-not-found]  # noqa: PLC0415  # no stub; signal itself would import enum
 
     for number in (_SIGPIPE, _SIGXFSZ):  # Python ignores them, and ignored signals stay ignored across exec
@@ -73,6 +75,7 @@ def _become(command: list[str], variables: dict[str, str]) -> Failure:
             failed = error
             if not isinstance(error, PermissionError):
                 break
+    _signal.signal(_SIGPIPE, _signal.SIG_IGN)  # again: nobody may read what is said now
     code = 127 if isinstance(failed, FileNotFoundError) else 126
     if code == 127 and " " in command[0]:
         return Failure(code, f"no program is named \"{command[0]}\"; for a shell line write: sh -- -c '{command[0]}'")

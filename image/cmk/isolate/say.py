@@ -4,6 +4,7 @@ import posix
 import sys
 
 LATER, NEVER = 75, 78  # sysexits: EX_TEMPFAIL, EX_CONFIG
+_STDERR = 2
 _LONGEST = 4094  # bytes of a line before its end; Kubernetes shows 4096 of a termination log
 
 
@@ -26,14 +27,17 @@ def cut(text: str) -> str:
 
 
 def print_failure(failure: Failure) -> None:
-    """Print a failure on standard error, and where Kubernetes shows why a container ended."""
+    """Print a failure where Kubernetes shows why a container ended, and on standard error."""
     line = _line(f"{program()}: {failure}")
-    for name in (2, "/dev/termination-log"):
+    flags = posix.O_WRONLY | posix.O_APPEND | posix.O_NONBLOCK | posix.O_NOCTTY | posix.O_CLOEXEC
+    for name in ("/dev/termination-log", _STDERR):
         try:
-            fd = name if isinstance(name, int) else posix.open(name, posix.O_WRONLY | posix.O_APPEND | posix.O_CLOEXEC)
+            fd = name if isinstance(name, int) else posix.open(name, flags)
             posix.write(fd, line)
         except OSError:
-            continue  # no such file, or nobody listens: the exit code has to do
+            continue  # no such file, or it is full, or nobody listens: the exit code has to do
+        if fd == _STDERR:  # the log has its number when it was closed
+            return
 
 
 def _line(text: str) -> bytes:

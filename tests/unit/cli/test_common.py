@@ -16,10 +16,10 @@ from cmk.model.config import ConfigError
         (say.Failure(75, "no agent answers"), "cmk: no agent answers\n", 75),
     ],
 )
-def test_an_error_for_users_is_one_line(capsys: pytest.CaptureFixture[str], error: Exception, line: str, code: int) -> None:
+def test_an_error_for_users_is_one_line(capfd: pytest.CaptureFixture[str], error: Exception, line: str, code: int) -> None:
     with pytest.raises(typer.Exit) as ended, common.one_line_errors():
         raise error
-    assert (capsys.readouterr().err, ended.value.exit_code) == (line, code)
+    assert (capfd.readouterr().err, ended.value.exit_code) == (line, code)
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), KeyError("pool")])

@@ -33,16 +33,21 @@ def unread(connection: socket.socket) -> int:
 class FakeAgent:
     """Serves a SEQPACKET socket from a thread. The nth client gets the nth reply (the last again and again); None closes without a word.
 
-    With ``reset`` the connection is reset once the client has read the reply: the request is still unread when it is closed.
+    With ``reset`` the connection is reset once the client has read the reply: the request is still unread when it is closed. The socket is
+    that of user ``uid`` to its clients.
     """
 
-    def __init__(self, path: Path, *replies: Reply, reset: bool = False) -> None:
+    def __init__(self, path: Path, *replies: Reply, reset: bool = False, uid: int = 0) -> None:
         self.requests: list[dict[str, str]] = []
         self._flags = socket.MSG_PEEK if reset else 0
         self._replies = list(replies)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.bind(str(path))
-        self._socket.listen(64)
+        os.seteuid(uid)  # whose socket it is, is decided here
+        try:
+            self._socket.listen(64)
+        finally:
+            os.seteuid(0)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -53,7 +58,9 @@ class FakeAgent:
             except OSError:
                 return
             with client:
-                head, *lines = client.recv(65536, self._flags).decode().split("\n")
+                if not (data := client.recv(65536, self._flags)):
+                    continue  # it has seen who serves here
+                head, *lines = data.decode().split("\n")
                 self.requests.append({"": head, **dict(line.split("=", 1) for line in lines)})
                 reply = self._replies[0] if len(self._replies) == 1 else self._replies.pop(0)
                 for packet in reply if isinstance(reply, list) else [reply] if reply else []:
@@ -86,6 +93,10 @@ class Launcher:
         """Run to the end."""
         environment = self.environment(**variables) if env is None else env
         return subprocess.run([*self.command, *args], env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+    def run_raw(self, *args: str) -> subprocess.CompletedProcess[bytes]:
+        """Run to the end; the output is bytes."""
+        return subprocess.run([*self.command, *args], env=self.environment(), capture_output=True, check=False, timeout=60)
 
     @contextmanager
     def start(self, *args: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
@@ -138,8 +149,8 @@ def agent() -> Iterator[Callable[..., FakeAgent]]:
     """Start agents; they end with the test."""
     started: list[FakeAgent] = []
 
-    def start(path: Path, *replies: Reply, reset: bool = False) -> FakeAgent:
-        started.append(FakeAgent(path, *replies, reset=reset))
+    def start(path: Path, *replies: Reply, reset: bool = False, uid: int = 0) -> FakeAgent:
+        started.append(FakeAgent(path, *replies, reset=reset, uid=uid))
         return started[-1]
 
     yield start

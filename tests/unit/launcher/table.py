@@ -1,4 +1,4 @@
-"""The options and variables of ``cmk isolate``: what the request to the agent says for each value, and which values are refused."""
+"""The options and variables of ``cmk isolate``: what the request says for each value, and which values are refused; and odd replies."""
 
 from __future__ import annotations
 
@@ -87,4 +87,37 @@ VARIABLES = {
         },
         DEFAULT_SECONDS,
     ),
+}
+
+_DAMAGED = (75, "the answer of the agent at {} has a NUL byte, or more than 65536 bytes; try again")
+# What is no reply: the exit code and the line, with the path of the socket for {}.
+BAD_REPLIES: dict[bytes, tuple[int, str]] = {
+    b"cmk/1 ok\nCMK_CPUS_ASSIGNED=3\0,11": _DAMAGED,
+    b"cmk/1 ok\nCMK_CPUS\0_ASSIGNED=3,11": _DAMAGED,
+    b"cmk/1 ok\nCMK_CPUS_ASSIGNED=3,11\0": _DAMAGED,
+    b"cmk/1 error 78\nno\0": _DAMAGED,
+    b"\0": _DAMAGED,
+    b"cmk/1 ok\nCMK_CPUS_ASSIGNED=" + b"1," * 32768: _DAMAGED,
+    **{
+        reply: (78, f'the agent answered "{shown}", which this launcher does not understand')
+        for reply, shown in (
+            (b"cmk/2 ok", "cmk/2 ok"),
+            (b"cmk/1 okay", "cmk/1 okay"),
+            (b"cmk/1 error 1\nwhat", "cmk/1 error 1"),
+            (b"cmk/1 error 99999999999\n", "cmk/1 error 99999999999"),
+            (b"cmk/1 error", "cmk/1 error"),
+            (b"\n\n", ""),
+            (b"\x1b[31m\xff", "?[31m\udcff"),
+        )
+    },
+}
+# Replies with odd lines, and what the workload finds in its environment.
+ODD_REPLIES: dict[bytes, set[bytes]] = {
+    b"cmk/1 ok": set(),
+    b"cmk/1 ok\n\n\n": set(),
+    b"cmk/1 ok\n=\nCMK_X\n=x\nLD_PRELOAD=/x.so\ncmk_Y=1": set(),
+    b"cmk/1 ok\nCMK_X=\xff\xfe\xc2": {b"CMK_X=\xff\xfe\xc2"},
+    b"cmk/1 ok\nCMK_\x1b\xff=a=b": {b"CMK_\x1b\xff=a=b"},
+    b"cmk/1 ok\nCMK_=\nCMK_X=1\nCMK_X=2": {b"CMK_=", b"CMK_X=2"},
+    b"cmk/1 ok\nCMK_X=" + b"x" * 65521: {b"CMK_X=" + b"x" * 65521},
 }

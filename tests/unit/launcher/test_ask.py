@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import threading
@@ -75,14 +76,6 @@ def test_a_refusal_cannot_write_to_the_terminal(launcher: Launcher, agent: Agent
     assert launcher.run(*ISOLATE).stderr == f"cmk: {shown}\n"
 
 
-@pytest.mark.parametrize("reply", [b"cmk/2 ok", b"nonsense", b"cmk/1 error 1\nwhat", b"cmk/1 okay"])
-def test_an_answer_it_does_not_understand_starts_nothing(launcher: Launcher, agent: Agents, reply: bytes) -> None:
-    agent(launcher.socket, reply)
-    done = launcher.run(*ISOLATE)
-    assert (done.returncode, done.stdout) == (78, "")
-    assert "which this launcher does not understand" in done.stderr
-
-
 def test_the_socket_is_looked_for_in_the_conf_dir(launcher: Launcher, agent: Agents, tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     agent(tmp_path / "conf/agent.sock", OK)
@@ -138,3 +131,83 @@ def test_called_kcm_the_workload_sees_what_kcm_set(tmp_path: Path, built: Path, 
     line = [program, "isolate", "--pool=infra", "env"]
     done = subprocess.run(line, env={"PATH": "/bin:/usr/bin"}, capture_output=True, text=True, check=False)
     assert {"KCM_CPUS_ASSIGNED=3,11", "CMK_CPUS_ASSIGNED=3,11"} <= set(done.stdout.splitlines())
+
+
+def test_the_socket_of_another_user_is_not_asked(launcher: Launcher, agent: Agents) -> None:
+    fake = agent(launcher.socket, OK, uid=65532)
+    done = launcher.run(*ISOLATE, CMK_LOCK_TIMEOUT="0.3")
+    text = f"no cmk agent answered at {launcher.socket} within 0.3 s; the socket at {launcher.socket} belongs to user 65532 instead of root"
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", f"cmk: {text}\n")
+    assert fake.requests == []
+
+
+def test_the_agent_is_waited_for_beside_the_socket_of_another_user(launcher: Launcher, agent: Agents) -> None:
+    strange = agent(launcher.socket, OK, uid=65534)
+
+    def replace() -> None:
+        new = launcher.socket.with_name("new")
+        agent(new, OK)
+        new.rename(launcher.socket)
+
+    timer = threading.Timer(0.3, replace)
+    timer.start()
+    assert launcher.run(*ISOLATE).stdout == "ran\n"
+    timer.join()
+    assert strange.requests == []
+
+
+def test_the_next_socket_is_asked_when_one_is_of_another_user(tmp_path: Path, built: Path, agent: Agents) -> None:
+    (tmp_path / "conf").mkdir()
+    program = tmp_path / "cmk"
+    program.write_bytes(built.read_bytes())
+    program.chmod(0o755)
+    strange = agent(tmp_path / "agent.sock", OK, uid=65532)
+    agent(tmp_path / "conf/agent.sock", OK)
+    line = [program, "isolate", f"--conf-dir={tmp_path}/conf", *ISOLATE[1:]]
+    done = subprocess.run(line, env={"PATH": "/bin:/usr/bin"}, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, strange.requests) == ("ran\n", "", [])
+
+
+@pytest.mark.parametrize(("owner", "code"), [(0, 78), (65532, 75)])
+def test_a_socket_that_cannot_be_connected_to(launcher: Launcher, agent: Agents, owner: int, code: int) -> None:
+    agent(launcher.socket, OK)
+    launcher.socket.chmod(0)
+    os.chown(launcher.socket, owner, -1)
+    launcher.command[:0] = ["setpriv", "--bounding-set=-all"]  # root without its right to ignore modes
+    done = launcher.run(*ISOLATE, CMK_LOCK_TIMEOUT="0.3")
+    assert (done.returncode, done.stdout) == (code, "")
+    text = "may not connect to" if code == 78 else "belongs to user 65532 instead of root"
+    assert text in done.stderr
+
+
+@pytest.mark.parametrize("uid", [0, 65532])
+def test_in_a_user_namespace_every_user_of_the_host_may_be_root(launcher: Launcher, agent: Agents, uid: int) -> None:
+    agent(launcher.socket, OK, uid=uid)
+    launcher.command[:0] = ["unshare", "--user"]
+    assert launcher.run(*ISOLATE).stdout == "ran\n"
+
+
+def test_in_a_user_namespace_that_shows_root_another_user_is_not_root(launcher: Launcher, agent: Agents) -> None:
+    agent(launcher.socket, OK, uid=65532)
+    launcher.command[:0] = ["unshare", "--user", "--map-root-user"]
+    done = launcher.run(*ISOLATE, CMK_LOCK_TIMEOUT="0.3")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "belongs to user 65534 instead of root" in done.stderr
+
+
+def test_a_full_queue_holds_nobody_beyond_the_deadline(launcher: Launcher) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as full:
+        full.bind(str(launcher.socket))
+        full.listen(0)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as first:
+            first.connect(str(launcher.socket))
+            done = launcher.run(*ISOLATE, CMK_LOCK_TIMEOUT="0.3")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "within 0.3 s" in done.stderr
+
+
+def test_the_file_with_the_cpus_may_have_a_long_name(launcher: Launcher, agent: Agents) -> None:
+    name = "x" * 60000
+    agent(launcher.socket, f"cmk/1 ok\nCMK_STATE={name}".encode())
+    done = launcher.run("isolate", "--pool=infra", "sh", "--", "-c", "echo $CMK_STATE")
+    assert (done.stdout, done.stderr) == (f"{launcher.socket.parent}/{name}\n", "")

@@ -153,3 +153,20 @@ def test_called_kcm_the_static_launcher_asks_for_kcms_names(tmp_path: Path, buil
     done = subprocess.run([program, command], env={}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "{}")
     assert (fake.requests[0][""], fake.requests[0]["names"]) == (f"cmk/1 {command}", "kcm")
+
+
+def test_an_answer_without_end_is_not_held(launcher: Launcher, agent: Agents) -> None:
+    agent(launcher.socket, [b"cmk/1 ok", *[b"x" * 60000] * 1200])
+    done = launcher.run("describe")
+    text = f"cmk: the answer of the agent at {launcher.socket} is longer than 67108864 bytes\n"
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", text)
+
+
+def test_a_full_disk_is_no_success(launcher: Launcher, agent: Agents) -> None:
+    agent(launcher.socket, [b"cmk/1 ok\nlength=2", b"{}"])
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*launcher.command, "describe"], env=launcher.environment(), stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode != 0
+    assert b"No space left" in done.stderr

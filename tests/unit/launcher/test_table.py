@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.launcher.conftest import OK, FakeAgent, Launcher, launchers
-from tests.unit.launcher.table import DEFAULT, OPTIONS, SHORTEST, VARIABLES
+from tests.unit.launcher.table import BAD_REPLIES, DEFAULT, ODD_REPLIES, OPTIONS, SHORTEST, VARIABLES
 
 Agents = Callable[..., FakeAgent]
 ECHO = ("sh", "--", "-c", "echo $KCM_CPUS_ASSIGNED")
@@ -21,7 +21,9 @@ def cases(rules: dict[str, object], kind: str) -> list[tuple[str, str]]:
     return [(name, value) for name, rule in rules.items() for value in getattr(rule, kind)]
 
 
-def id_of(value: str) -> str:
+def id_of(value: str | bytes) -> str:
+    if isinstance(value, bytes):
+        return repr(value[:24])
     return repr(value if len(value) < 20 else f"{value[:6]}...{value[-1]}")
 
 
@@ -50,6 +52,25 @@ def test_a_value_of_an_option_that_is_refused(launcher: Launcher, name: str, val
 def test_a_value_of_a_variable_that_is_refused(launcher: Launcher, name: str, value: str) -> None:
     done = launcher.run("isolate", "--pool=infra", "true", **{f"CMK_{name}": value})
     assert (done.returncode, done.stdout, done.stderr) == (78, "", f"cmk: {shown(VARIABLES[name].bad[value])}\n")
+
+
+@pytest.mark.parametrize("reply", BAD_REPLIES, ids=id_of)
+def test_a_reply_that_is_none(launcher: Launcher, agent: Agents, reply: bytes) -> None:
+    agent(launcher.socket, reply)
+    code, text = BAD_REPLIES[reply]
+    line = f"cmk: {text.format(launcher.socket)}\n".encode("utf-8", "surrogateescape")
+    for command in (("isolate", "--pool=infra", "echo", "ran"), ("describe",)):
+        done = launcher.run_raw(*command)
+        assert (done.returncode, done.stdout, done.stderr) == (code, b"", line)
+
+
+@pytest.mark.parametrize("reply", ODD_REPLIES, ids=id_of)
+def test_a_reply_with_odd_lines(launcher: Launcher, agent: Agents, reply: bytes) -> None:
+    agent(launcher.socket, reply)
+    environment = launcher.environment()
+    done = launcher.run_raw("isolate", "--pool=infra", "env")
+    before = {f"{name}={value}".encode() for name, value in environment.items()}
+    assert (done.returncode, set(done.stdout.splitlines()) - before) == (0, ODD_REPLIES[reply])
 
 
 def shown(text: str) -> str:
