@@ -131,6 +131,7 @@ class Agent(Strict):
     logFormat: Literal["text", "json"] | UnsetType = UNSET
     healthPort: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET
     extraEnv: list[Kubernetes] | UnsetType = UNSET
+    ownNodePolicy: Literal["auto", "always", "never", ""] | UnsetType = UNSET
     podLabels: Labels | UnsetType = UNSET
     daemonSetName: str | UnsetType = UNSET
     podAnnotations: Labels | UnsetType = UNSET

@@ -45,6 +45,7 @@ _KINDS = (
 )
 _PLURALS = {"crds": "customresourcedefinitions"}
 _SECONDS = 30.0
+JSON = "application/json"
 
 
 class ApiError(AssertionError):
@@ -83,17 +84,17 @@ class ApiServer:
             return None
         return found if found.get("items", True) else None
 
-    def request(self, method: str, path: str, body: Json | None = None) -> Json:
-        """One call; raises ApiError."""
-        return dict(json.loads(self.text(method, path, body)))
+    def request(self, method: str, path: str, body: Json | None = None, kind: str = JSON, token: str = "") -> Json:
+        """One call, as the administrator or with somebody's token; raises ApiError. ``kind`` is the content type."""
+        return dict(json.loads(self.text(method, path, body, kind, token)))
 
-    def text(self, method: str, path: str, body: Json | None = None) -> str:
+    def text(self, method: str, path: str, body: Json | None = None, kind: str = JSON, token: str = "") -> str:
         """The same, whatever the answer is written in."""
         try:
-            status, data = self._exchange(method, path, body)
+            status, data = self._exchange(method, path, body, kind, token)
         except (OSError, http.client.HTTPException):
             self.close()  # it was idle for too long, or the server is another one now
-            status, data = self._exchange(method, path, body)
+            status, data = self._exchange(method, path, body, kind, token)
         if status >= http.client.BAD_REQUEST:
             raise ApiError(status, f"{method} {path}: {data}")
         return data
@@ -104,11 +105,11 @@ class ApiServer:
             connection.close()
         self._local.connection = None
 
-    def _exchange(self, method: str, path: str, body: Json | None) -> tuple[int, str]:
+    def _exchange(self, method: str, path: str, body: Json | None, kind: str, token: str) -> tuple[int, str]:
         if getattr(self._local, "connection", None) is None:
             self._local.connection, self._local.token = self._connect()
         connection: http.client.HTTPConnection = self._local.connection
-        headers = {"Authorization": f"Bearer {self._local.token}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {token or self._local.token}", "Content-Type": kind}
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()

@@ -69,7 +69,7 @@ class PodCache:
         found = []
         for item in items:
             try:
-                obj = shapes.check(item, shapes.Pod, f"pod {_uid(item)!r}")
+                obj = shapes.check(item, shapes.BoundPodShape, f"pod {_uid(item)!r}")
                 found.append((obj, pod_model.from_json(obj)))
             except (ShapeError, QuantityError) as error:
                 self._skip(_uid(item), error)

@@ -169,7 +169,7 @@ class Publisher:
             self._events.popleft()
 
     def _checked(self, node: Json) -> Json:
-        return shapes.check(node, shapes.Node, f"the answer about node {self._node}")
+        return shapes.check(node, shapes.NodeShape, f"the answer about node {self._node}")
 
     async def _assert_report(self) -> None:
         """Write the report; after a refusal a reduced one, until there is nothing left to leave out."""

@@ -51,11 +51,11 @@ class Watches:
         """Begin to follow everything."""
         node = self._options.node
         for name, source, handle in (
-            ("node", Source("Node", "/api/v1/nodes", f"metadata.name={node}", shapes.Node), self._on_node),
+            ("node", Source("Node", "/api/v1/nodes", f"metadata.name={node}", shapes.NodeShape), self._on_node),
             # One malformed pod must not hide the others: the cache sorts them out.
             ("pods", Source("Pod", _PODS, f"spec.nodeName={node}"), self._on_pods),
             ("config", self._configmap(self._options.config), self._on_config),
-            ("report", Source("NodeReport", reports.PATH, f"metadata.name={node}", shapes.Named), self._on_report),
+            ("report", Source("NodeReport", reports.PATH, f"metadata.name={node}", shapes.NamedShape), self._on_report),
         ):
             self._follow(name, source, handle)
         self._follow_shards([node])
@@ -83,7 +83,7 @@ class Watches:
 
     def _configmap(self, name: str) -> Source:
         path = f"/api/v1/namespaces/{self._options.namespace}/configmaps"
-        return Source("ConfigMap", path, f"metadata.name={name}", shapes.ConfigMap)
+        return Source("ConfigMap", path, f"metadata.name={name}", shapes.ConfigMapShape)
 
     def _follow_shards(self, names: list[str]) -> None:
         """Follow the hosts ConfigMaps that may name this node: nearly always one, two when its hostname label differs from its name."""

@@ -43,4 +43,4 @@ def _get(api: Api, name: str) -> Json | None:
 
 
 def _checked(report: object) -> Json:
-    return shapes.check(report, shapes.Named, "a NodeReport")
+    return shapes.check(report, shapes.NamedShape, "a NodeReport")

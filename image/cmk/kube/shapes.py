@@ -19,7 +19,7 @@ class ShapeError(ApiError):
     """An answer or object that is not what the API promises; the text says where and how it differs, and has nothing of its contents."""
 
 
-class Owner(msgspec.Struct):
+class OwnerShape(msgspec.Struct):
     """An owner reference."""
 
     kind: str
@@ -27,20 +27,20 @@ class Owner(msgspec.Struct):
     controller: bool | None = None
 
 
-class Meta(msgspec.Struct, rename="camel"):
+class MetaShape(msgspec.Struct, rename="camel"):
     """``metadata`` of every object."""
 
     name: str
     resource_version: str = ""
     labels: _Texts = None
     annotations: _Texts = None
-    owner_references: list[Owner] | None = None
+    owner_references: list[OwnerShape] | None = None
 
 
-class Named(msgspec.Struct):
+class NamedShape(msgspec.Struct):
     """An object of any kind."""
 
-    metadata: Meta
+    metadata: MetaShape
 
 
 class _Taint(msgspec.Struct):
@@ -58,49 +58,49 @@ class _NodeStatus(msgspec.Struct):
     allocatable: _Quantities = None
 
 
-class Node(msgspec.Struct):
+class NodeShape(msgspec.Struct):
     """A v1 Node."""
 
-    metadata: Meta
+    metadata: MetaShape
     spec: _NodeSpec
     status: _NodeStatus | None = None
 
 
-class ConfigMap(msgspec.Struct):
+class ConfigMapShape(msgspec.Struct):
     """A v1 ConfigMap."""
 
-    metadata: Meta
+    metadata: MetaShape
     data: _Texts = None
 
 
-class _Resources(msgspec.Struct):
+class _ResourcesShape(msgspec.Struct):
     limits: _Quantities = None
     requests: _Quantities = None
 
 
-class _Container(msgspec.Struct, rename="camel"):
+class _ContainerShape(msgspec.Struct, rename="camel"):
     image: str | None = None
-    resources: _Resources | None = None
+    resources: _ResourcesShape | None = None
     restart_policy: str | None = None
     command: list[str] | None = None
     args: list[str] | None = None
 
 
 class _PodSpec(msgspec.Struct, rename="camel"):
-    containers: list[_Container]
-    init_containers: list[_Container] | None = None
+    containers: list[_ContainerShape]
+    init_containers: list[_ContainerShape] | None = None
 
 
 class _PodStatus(msgspec.Struct):
     phase: str | None = None
 
 
-class _PodMeta(Meta, kw_only=True):
+class _PodMeta(MetaShape, kw_only=True):
     uid: str
     namespace: str
 
 
-class Pod(msgspec.Struct):
+class BoundPodShape(msgspec.Struct):
     """A v1 Pod."""
 
     metadata: _PodMeta

@@ -16,7 +16,7 @@ from tests.unit.kube.apiserver import serving
 
 ONE = {"metadata": {"name": "a", "resourceVersion": "1"}}
 TWO = {"metadata": {"name": "a", "resourceVersion": "2"}}
-SOURCE = Source("ConfigMap", "/x", "metadata.name=a", shapes.ConfigMap)
+SOURCE = Source("ConfigMap", "/x", "metadata.name=a", shapes.ConfigMapShape)
 LIST = {"metadata": {"resourceVersion": "1"}, "items": [ONE]}
 BOOKMARK = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "50"}}}
 GONE = {"type": "ERROR", "object": {"code": 410, "message": "too old"}}
