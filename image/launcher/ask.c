@@ -14,6 +14,7 @@
 #include <sys/auxv.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,6 +23,7 @@
 
 #define FIRST_PAUSE_MS 20
 #define LAST_PAUSE_MS 500
+#define QUEUE_MS 500
 #define SOCKET_NAME "agent.sock"
 
 #define LONGEST_PACKET 65536
@@ -135,6 +137,24 @@ static int is_strange(int candidate, uid_t uid)
 	return 1;
 }
 
+/*
+ * connect(2). While the queue of connections to the agent is full, it waits for a moment in the kernel, which lets in one by one who waits there:
+ * who comes again now and then hardly ever finds room while others connect all the time.
+ */
+static int connect_in_turn(int fd, const struct sockaddr_un *address)
+{
+	const struct sockaddr *generic = (const struct sockaddr *)address;
+	if (connect(fd, generic, sizeof *address) == 0)
+		return 0;
+	struct timeval longest = {.tv_usec = QUEUE_MS * 1000};
+	if (errno != EAGAIN || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest) != 0)
+		return -1;
+	int flags = fcntl(fd, F_GETFL);
+	if (fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0 || connect(fd, generic, sizeof *address) != 0)
+		return -1;
+	return fcntl(fd, F_SETFL, flags);
+}
+
 /* A connected socket, or -1 when none of the candidates answers. */
 static int connect_agent(void)
 {
@@ -149,7 +169,7 @@ static int connect_agent(void)
 		}
 		if (fd < 0)
 			fail(EXIT_LATER, "cannot make a socket: %s", strerror(errno));
-		if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) {
+		if (connect_in_turn(fd, &address) == 0) {
 			struct ucred peer;
 			socklen_t size = sizeof peer;
 			if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && !is_strange(i, peer.uid)) {

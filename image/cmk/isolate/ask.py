@@ -18,6 +18,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5
 _LONGEST_PACKET, _LONGEST_ANSWER = 65536, 64 << 20
 _OVERFLOW_UID = 65534
 _STDERR = 2
+_QUEUE_MICROSECONDS = 500_000
 
 
 def is_direct(directory: str) -> bool:
@@ -145,7 +146,7 @@ def _connect(paths: list[str]) -> "tuple[_socket.socket | None, str, str]":
     for path in paths:
         connection = _new_socket()
         try:
-            connection.connect(path)
+            _connect_in_turn(connection, path)
             uid = int.from_bytes(connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[4:8], byteorder)
         except OSError as error:
             connection.close()
@@ -161,6 +162,21 @@ def _connect(paths: list[str]) -> "tuple[_socket.socket | None, str, str]":
         # Anybody may have put a socket of his own into a directory that he may write: only root's can be the agent.
         strange = f"; the socket at {path} belongs to user {uid} instead of root"
     return None, "", strange
+
+
+def _connect_in_turn(connection: "_socket.socket", path: str) -> None:
+    """Connect. While the queue of connections to the agent is full, it waits for a moment in the kernel, which lets in one by one.
+
+    Who comes again now and then hardly ever finds room while others connect all the time. Raises OSError.
+    """
+    try:
+        connection.connect(path)
+    except BlockingIOError:
+        # struct timeval: two longs
+        longest = bytes(8) + _QUEUE_MICROSECONDS.to_bytes(8, byteorder)
+        connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, longest)
+        connection.setblocking(True)
+        connection.connect(path)
 
 
 def _new_socket() -> "_socket.socket":

@@ -6,7 +6,9 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,25 @@ def test_an_agent_that_says_nothing_is_no_agent(launcher: Launcher) -> None:
         done = launcher.run(*ISOLATE, CMK_LOCK_TIMEOUT="0.3")
     assert (done.returncode, done.stdout) == (75, "")
     assert "within 0.3 s" in done.stderr
+
+
+def test_a_full_queue_is_waited_in(launcher: Launcher) -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        listener.bind(str(launcher.socket))
+        listener.listen(0)
+        other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        other.connect(str(launcher.socket))
+        process = stack.enter_context(launcher.start(*ISOLATE, CMK_LOCK_TIMEOUT="5"))
+        wchan = Path(f"/proc/{process.pid}/wchan")
+        while "unix_stream_connect" not in wchan.read_text() and "unix_wait_for_peer" not in wchan.read_text():
+            assert process.poll() is None, "it has not waited in the queue"
+            time.sleep(0.001)
+        listener.accept()[0].close()
+        with listener.accept()[0] as client:
+            client.recv(65536)
+            client.send(OK)
+        assert process.communicate()[0] == "ran\n"
 
 
 @pytest.mark.parametrize("code", [75, 78])
