@@ -78,7 +78,7 @@ class Allocator:
                 self.ledger.release(task.process)
                 ended.append(task)
         self._notifier.write_all(self.ledger)
-        self._save()
+        self._try_to_save()
         return ended
 
     def join(self, pool: str) -> None:
@@ -90,7 +90,7 @@ class Allocator:
         task = self.ledger.allocate(request)
         affinity.pin(self._procfs, pid, self.ledger.cpus_of(task))
         self._lifetimes.watch(task, os.pidfd_open(pid))
-        self._save()
+        self._try_to_save()
 
     def isolate(self, command: Isolate, peer: Peer) -> dict[str, str] | Waiting:
         """Try to allocate for a peer and to pin it. Returns its environment, and has then taken over the pidfd, or what to wait for.
@@ -198,16 +198,19 @@ class Allocator:
         self._notifier.remove_notice(process)
         self._enforce()
         self._wake()
-        try:
-            self._save()
-        except state.StateError as error:
-            # The file goes on naming a process that is dead, whose task the next agent drops.
-            log.error("%s", error)
+        self._try_to_save()
         self._wakeups.wake_both()
 
     def _wake(self) -> None:
         self._released.set()
         self._released = asyncio.Event()
+
+    def _try_to_save(self) -> None:
+        """Save what the next agent can do without: the file goes on naming processes that are dead, whose tasks it drops."""
+        try:
+            self._save()
+        except state.StateError as error:
+            log.error("%s", error)
 
     def _save(self) -> None:
         self._files.write_tasks(self.ledger.tasks.values(), self.pods.all.values())

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from cmk.agent.options import Options
 from cmk.host import state
-from cmk.host.journal import JournaledChange
+from cmk.host.journal import Journal, JournaledChange
 from cmk.host.procfs import Procfs
 from cmk.model.layout import SavedLayout
 from cmk.model.pods import Pod
 from cmk.model.tasks import Task, TasksFile
 
+log = logging.getLogger(__name__)
+
 
 class StateFiles:
-    """Every method raises StateError when a file is damaged or cannot be written."""
+    """Every method raises StateError when a file cannot be written, DamagedError when no generation of it is whole.
+
+    ``layout_fault`` and ``tasks_fault`` say why the last read went back to the generation before; they are empty if it did not.
+    """
 
     def __init__(self, options: Options, procfs: Procfs) -> None:
         self._options = options
@@ -22,6 +28,16 @@ class StateFiles:
         self._boot = procfs.boot_id()
         self._layout = state.StateFile(options.layout_file, SavedLayout, durable=True)
         self._tasks = state.StateFile(options.tasks_file, TasksFile, durable=False)
+
+    @property
+    def layout_fault(self) -> str:
+        """Why the layout is that of the generation before."""
+        return self._layout.fault
+
+    @property
+    def tasks_fault(self) -> str:
+        """Why the tasks are those of the generation before."""
+        return self._tasks.fault
 
     def read_layout(self) -> SavedLayout | None:
         """The layout, and the configuration it was made from; None before the first."""
@@ -48,9 +64,27 @@ class StateFiles:
         """Changes of this node's pools: they keep a journal, and end by writing layout and tasks."""
         return JournaledChange(self._options.journal_file, self._write_both, self._procfs)
 
+    def discard_journal(self) -> None:
+        """Forget a change that was interrupted and whose journal is damaged."""
+        state.TwinFile(self._options.journal_file, Journal, durable=True).delete()
+
     def _write_both(self, saved: SavedLayout, tasks: list[Task]) -> None:
         """Layout first, for an agent that is killed in between reads the tasks on it."""
-        pods = self.read_tasks().pods
-        if self.read_layout() != saved:  # to undo a change needs no room on a disk that is full
+        pods = self._saved_pods()
+        if self._layout_differs(saved):  # to undo a change needs no room on a disk that is full
             self.write_layout(saved)
         self.write_tasks(tasks, pods)
+
+    def _saved_pods(self) -> list[Pod]:
+        try:
+            return self.read_tasks().pods
+        except state.DamagedError as error:
+            log.error("%s", error)  # the API server says anew which pods have grants
+            return []
+
+    def _layout_differs(self, saved: SavedLayout) -> bool:
+        try:
+            return self.read_layout() != saved or bool(self._layout.fault)
+        except state.DamagedError as error:
+            log.error("%s", error)  # and is replaced
+            return True

@@ -40,6 +40,8 @@ class History:
         if self._entries is None:
             try:
                 self._entries = self._file.read() or []
+                if self._file.fault:
+                    log.warning("%s", self._file.fault)
             except state.StateError as error:
                 log.error("%s", error)  # no decision depends on the history
                 self._entries = []
@@ -62,5 +64,5 @@ class History:
 
     def forget(self) -> None:
         """Delete the history of a node that is not selected any more."""
-        self._file.delete()
         self._entries = None
+        self._file.delete()

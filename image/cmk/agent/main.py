@@ -19,6 +19,7 @@ from cmk.agent.node_layout import Impossible, NodeLayout, Wanted
 from cmk.agent.observed import Observed
 from cmk.agent.options import Options
 from cmk.agent.publisher import Marks, Publisher
+from cmk.agent.recovery import Recovery, UnfitError
 from cmk.agent.rollout_limit import RolloutLimit
 from cmk.agent.service import Service
 from cmk.agent.wakeups import Wakeups
@@ -34,11 +35,13 @@ from cmk.model import cpuset
 from cmk.model.advertise import offered
 from cmk.model.layout import SavedLayout
 from cmk.model.pods import Pod, resource_of
+from cmk.model.reasons import Obstacle
 from cmk.model.report import Refusal
 
 log = logging.getLogger(__name__)
 
 UNAUTHORIZED, FORBIDDEN = 401, 403
+SECONDS_BETWEEN_ATTEMPTS = 10.0
 
 
 class Agent:
@@ -57,12 +60,14 @@ class Agent:
         topology = read_topology(options.sys_root, options.proc_root / "cmdline")
         self._layout = NodeLayout(options.node, self._files, topology)
         self._history = History(options.history_file)
+        self._recovery = Recovery(self._files, self._procfs)
         self._predecessor = Predecessor(api, options.traces, self._watches.list_pods, topology)
         self._refusal: Impossible | None = None
         self._service: Service | None = None
         self._change_pools: ChangePools | None = None
         self._saved_pods: Mapping[str, Pod] = {}
         self._leads = False
+        self._next_attempt: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -113,6 +118,8 @@ class Agent:
                 self._start_task(self._predecessor.look(self._on_event))
             await asyncio.wait({stop})
         finally:
+            if self._next_attempt is not None:
+                self._next_attempt.cancel()
             for task in self._tasks:
                 task.cancel()
             await self._leave()
@@ -129,21 +136,62 @@ class Agent:
             _finish(self._stop, error)
 
     def _resume(self) -> None:
-        if done := self._files.change().resume():
+        """Go on from the state of an earlier agent. While that cannot be done, nobody is served, and it is tried again and again."""
+        self._next_attempt = None
+        try:
+            self._resume_change()
+            self._recovery.read()
+        except state.StateError as error:
+            self._refuse_state(error)
+            self._wakeups.wake_both()
+            return
+        self._watches.remember(self._recovery.tasks.pods)
+        self._layout.resume(self._recovery.layout, in_use=bool(self._recovery.tasks.tasks))
+        if self._layout.saved is not None:
+            self._serve_again(self._layout.saved)
+        self._on_event()
+
+    def _serve_again(self, saved: SavedLayout) -> None:
+        """Serve the layout of an earlier agent, or, if it is not the last one and does not fit, the one that the configuration asks for."""
+        try:
+            self._serve(saved)
+        except UnfitError as error:
+            if self._recovery.layout_doubt:
+                self._layout.saved = None
+                self._on_event()
+            if self._service is None and self._next_attempt is None:
+                self._refuse_state(error)
+
+    def _resume_change(self) -> None:
+        """Finish, undo or forget a change of pools that was interrupted. Raises StateError."""
+        change = self._files.change()
+        try:
+            done = change.resume()
+        except state.DamagedError as damage:
+            self._recovery.discard_journal(damage)
+            self._tell_recovered(f"{damage}: forgotten, as no task that it may have moved runs any more")
+            return
+        if change.fault:
+            self._tell_recovered(change.fault)
+        if done:
             journal, problem = done
             hashes = journal.old.section.hash, journal.new.section.hash
             self._history.add(*hashes, len(journal.plan.moves), 0, f"undone: {problem}" if problem else APPLIED)
-        saved = self._files.read_tasks()
-        self._watches.remember(saved.pods)
-        self._layout.resume(in_use=bool(saved.tasks))
-        if self._layout.saved is not None:
-            self._serve(self._layout.saved)
-        self._on_event()
+
+    def _tell_recovered(self, text: str) -> None:
+        log.warning("%s", text)
+        self._publisher.queue_event("StateRecovered", text)
 
     def _serve(self, saved: SavedLayout) -> None:
+        """Serve a layout. Raises UnfitError when damage of the state leaves open who owns what; else what ends the agent."""
+        earlier = self._recovery.tasks_on(saved.layout)
         service = Service(self._options, self._files, saved.layout, self._layout.topology, self._watches.pods, self._wakeups)
-        service.start(self._files.read_tasks())
+        service.start(earlier)
         self._service = service
+        self._refusal = None
+        self._settle(saved, len(earlier.tasks))
+        if service.layers.fault:
+            self._publisher.queue_event("StateRecovered", service.layers.fault)
         limit = RolloutLimit(self._api, self._options.namespace, self._options.rollout_prefix, self._options.node)
         self._change_pools = ChangePools(
             self._layout, service, self._watches, self._publisher, self._history, limit, self._wakeups
@@ -155,17 +203,42 @@ class Agent:
         for warning in saved.layout.warnings:
             log.warning("%s", warning)
 
+    def _settle(self, saved: SavedLayout, tasks: int) -> None:
+        """Say once what was damaged, and write it anew."""
+        try:
+            doubts = self._recovery.settle(saved)
+        except state.StateError as error:
+            log.error("%s", error)
+            return
+        for doubt in doubts:
+            self._tell_recovered(
+                f"{doubt}; {tasks} tasks are known, owners of exclusive cores by what their processes are confined to"
+            )
+
     def _on_event(self) -> None:
         """Act on what the API server, kubelet or the search for an older CMK has brought."""
         if not self._leads:
             return
         observed = self._watches.observed
-        if self._service is None and (saved := self._first_layout(observed)) is not None:
-            self._serve(saved)
+        if self._service is None and self._next_attempt is None:
+            self._begin(observed)
         if self._service is not None:
             self._save_pods(self._service, observed)
             self._isolate(self._service, observed)
         self._wakeups.wake_both()
+
+    def _begin(self, observed: Observed) -> None:
+        """Serve the first layout, once there is one."""
+        try:
+            if (saved := self._first_layout(observed)) is not None:
+                self._serve(saved)
+        except state.StateError as error:
+            self._refuse_state(error)
+
+    def _refuse_state(self, error: state.StateError) -> None:
+        """Serve nobody until the next attempt."""
+        self._refuse(Impossible(Obstacle.STATE_UNUSABLE, str(error)))
+        self._next_attempt = asyncio.get_running_loop().call_later(SECONDS_BETWEEN_ATTEMPTS, self._resume)
 
     def _save_pods(self, service: Service, observed: Observed) -> None:
         """Write pods with grants to the task file, for an agent that starts without an API server."""
@@ -184,21 +257,22 @@ class Agent:
             service.layers.apply(observed.chosen.section.isolation, conflict, self._kubelet.doubt)
 
     def _first_layout(self, observed: Observed) -> SavedLayout | None:
-        """Save the layout of an older CMK, or the one that the configuration asks for; None while neither is possible."""
+        """Save the layout of an older CMK, or the one that the configuration asks for; None while neither is possible.
+
+        Raises StateError.
+        """
         before = self._predecessor
         if not before.looked:
             return None
         if before.reason is not None:
             self._refuse(Impossible(before.reason, before.problem))
             return None
-        saved = self._adopt(observed) if before.taken_over is not None else self._make_layout(observed)
-        if saved is not None:
-            self._refusal = None
-        return saved
+        return self._adopt(observed) if before.taken_over is not None else self._make_layout(observed)
 
     def _make_layout(self, observed: Observed) -> SavedLayout | None:
         match self._layout.wanted(observed):
             case Wanted(saved):
+                self._recovery.tasks_on(saved.layout)  # or else the layout is not written
                 self._layout.keep(saved)
                 self._publisher.queue_layout_warnings(saved.layout)
                 return saved
@@ -263,6 +337,8 @@ class Agent:
             elif self._service is not None and await self._is_uninstalled():
                 self._service.layers.undo()
                 log.info("the chart is being uninstalled: isolation undone")
+        except state.StateError as error:
+            log.error("%s", error)
         except ApiError as error:
             log.error("node %s is not selected any more, but keeps the agent's traces: %s", self._options.node, error)
         finally:

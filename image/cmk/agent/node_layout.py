@@ -50,12 +50,9 @@ class NodeLayout:
         self.saved: SavedLayout | None = None
         self._files = files
 
-    def resume(self, *, in_use: bool) -> None:
-        """Read the layout that an earlier agent saved. If it has CPUs that are not online any more, it stays only while tasks run on it.
-
-        Raises StateError.
-        """
-        self.saved = self._files.read_layout()
+    def resume(self, saved: SavedLayout | None, *, in_use: bool) -> None:
+        """Go on with the layout that an earlier agent saved. If it has CPUs that are not online any more, only while tasks run on it."""
+        self.saved = saved
         if self.saved is None or in_use:
             return
         if not all(pool.cpus <= self.topology.cpus for pool in self.saved.layout.pools.values()):
@@ -110,7 +107,7 @@ class NodeLayout:
         self.saved = saved
 
     def forget(self) -> None:
-        """Delete the layout of a node that is not selected any more."""
+        """Delete the layout of a node that is not selected any more. Raises StateError."""
         self._files.delete_layout()
 
     @functools.cached_property

@@ -58,7 +58,7 @@ class Service:
         ]
 
     def start(self, earlier: TasksFile) -> None:
-        """Adopt the tasks of an earlier agent, then install launchers and open sockets. Raises StateError, OSError."""
+        """Adopt the tasks of an earlier agent, then install launchers and open sockets. Raises OSError."""
         ended = self._allocator.adopt(earlier.tasks)
         log.info("adopted %d tasks, %d had ended", len(self.ledger.tasks), len(ended))
         self._join_infra()

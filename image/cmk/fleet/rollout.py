@@ -24,6 +24,7 @@ STATES: Mapping[str, str] = {
     Obstacle.WAITING: WAITING,
     Obstacle.OLD_CMK_RUNS: WAITING,
     Obstacle.ADOPTION_REFUSED: IMPOSSIBLE,
+    Obstacle.STATE_UNUSABLE: IMPOSSIBLE,
 }
 
 

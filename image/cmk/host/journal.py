@@ -79,6 +79,11 @@ class JournaledChange:
         self._write_state = write_state
         self._procfs = procfs
 
+    @property
+    def fault(self) -> str:
+        """Why ``resume`` or ``undo_interrupted`` has read the copy of the journal; empty if it has not."""
+        return self._file.fault
+
     def start(self, old: SavedLayout, new: SavedLayout, plan: Plan) -> StartedChange:
         """Write the journal of a plan without refusals, with every thread's present mask; moves nothing.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from cmk.host.procfs import Procfs
+from cmk.host.state import StateError
 from cmk.isolation.cgroups import CgroupError, CpusetTree
 from cmk.isolation.host_processes import ProcessLayer
 from cmk.isolation.interrupts import InterruptLayer, ProcIrq
@@ -19,7 +21,10 @@ from cmk.model.isolation_config import ALL_OFF, IMPOSSIBLE, NO_CGROUPS, OFF, Iso
 from cmk.model.ledger import Ledger
 from cmk.model.topology import Topology
 
+log = logging.getLogger(__name__)
+
 SECONDS_BETWEEN_PASSES = 30.0
+LAYERS = ("pods", "ownPod", "idle", "partition", "host", "irqs")
 
 
 class HostPaths(msgspec.Struct, frozen=True):
@@ -55,24 +60,37 @@ class Layers:
         self._report_changed = report_changed
         self._pods = PodLayer(paths.cgroups, procfs, ledger, topology, self._originals, report_changed, open_tree)
         self._host_state = self._irqs_state = LayerState(OFF)
-        self._conflict = self._doubt = ""
+        self._conflict = self._doubt = self._unusable = ""
         self._applied: tuple[Isolation, str] | None = None
         self._next_pass: asyncio.TimerHandle | None = None
 
     def resume(self) -> None:
-        """Go on with the settings of an earlier agent, before any task is served. Raises StateError."""
-        if self._originals.load():
+        """Go on with the settings of an earlier agent, before any task is served."""
+        try:
+            is_isolated = self._originals.load()
+        except StateError as error:
+            # What the node was before is not known, and what a layer finds now must not be taken for it.
+            self._unusable = str(error)
+            log.error("no isolation: %s", error)
+            return
+        if is_isolated:
             self._apply_saved()
 
-    def apply(self, settings: Isolation, conflict: str, doubt: str = "") -> None:
-        """Bring the layers to these settings. Raises StateError.
+    @property
+    def fault(self) -> str:
+        """What is wrong with the file of originals; empty if nothing is."""
+        return self._unusable or self._originals.fault
 
-        ``conflict`` names another manager of CPUs on this node, if there is one; ``doubt`` says why that is not certain.
+    def apply(self, settings: Isolation, conflict: str, doubt: str = "") -> None:
+        """Bring the layers to these settings.
+
+        ``conflict`` names another manager of CPUs on this node, if there is one; ``doubt`` says why that is not certain. A layer whose
+        originals cannot be saved is impossible, and tried again with every pass.
         """
         self._doubt = doubt
-        if (settings, conflict) != self._applied:
+        if (settings, conflict) != self._applied and not self._unusable:
             self._conflict = conflict
-            self._originals.save_settings(settings)
+            self._guard(lambda: self._originals.save_settings(settings))
             self._apply_saved()
             self._applied = settings, conflict
             self._report_changed()
@@ -82,11 +100,10 @@ class Layers:
         self._pods.enforce()
 
     def refit(self) -> None:
-        """Fit every layer to the pools, which are others now or about to be. Raises StateError."""
-        self._pods.enforce()
-        self._apply_host()
-        self._apply_irqs()
-        self._save_closed()
+        """Fit every layer to the pools, which are others now or about to be."""
+        if not self._unusable:
+            self._pods.enforce()
+            self._apply_others()
 
     def stop(self) -> None:
         """Stop enforcing, and leave everything as it is: cores stay closed while no agent runs."""
@@ -95,15 +112,19 @@ class Layers:
         self._pods.stop()
 
     def undo(self) -> None:
-        """Restore everything to how it was before the first change, and stop."""
+        """Restore everything to how it was before the first change, and stop. Raises StateError, with everything restored."""
         self.stop()
-        self._originals.save_settings(ALL_OFF)
+        if self._unusable:
+            return
+        self._guard(lambda: self._originals.save_settings(ALL_OFF))
         self._apply_saved()
         self.stop()
         self._originals.delete()
 
     def states(self) -> dict[str, LayerState]:
         """The state of each layer."""
+        if self._unusable:
+            return dict.fromkeys(LAYERS, LayerState(IMPOSSIBLE, self._unusable))
         return {**self._pods.states(self._doubt), "host": self._host_state, "irqs": self._irqs_state}
 
     def beside_tasks(self) -> list[dict[str, object]]:
@@ -120,9 +141,25 @@ class Layers:
             self._next_pass.cancel()
         self._next_pass = asyncio.get_running_loop().call_later(SECONDS_BETWEEN_PASSES, self._on_pass)
         self._pods.apply(self._conflict)
-        self._apply_host()
-        self._apply_irqs()
-        self._save_closed()
+        self._apply_others()
+
+    def _apply_others(self) -> None:
+        """Record the closed CPUs last: until then the saved ones still describe what slices and interrupts avoid."""
+        settings = self._originals.saved.settings
+        if problem := self._guard(self._apply_host):
+            self._host_state = LayerState(OFF if settings.host == "off" else IMPOSSIBLE, problem)
+        if problem := self._guard(self._apply_irqs):
+            self._irqs_state = LayerState(OFF if settings.irqs == "off" else IMPOSSIBLE, problem)
+        self._guard(lambda: self._originals.save_closed(self._pods.exclusive))
+
+    def _guard(self, work: Callable[[], None]) -> str:
+        """Do something that saves originals; returns why they could not be saved, "" if they were."""
+        try:
+            work()
+        except StateError as error:
+            log.error("%s", error)
+            return str(error)
+        return ""
 
     def _on_pass(self) -> None:
         """Retry what failed, and refresh what sends no events."""
@@ -162,8 +199,3 @@ class Layers:
         else:
             self._irqs.restore(exclusive, others)
             self._irqs_state = LayerState(OFF)
-
-    def _save_closed(self) -> None:
-        """Record the closed CPUs last: until then the saved ones still describe what slices and interrupts avoid."""
-        if self._originals.saved.closed != self._pods.exclusive:
-            self._originals.save_closed(self._pods.exclusive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,8 @@ import msgspec
 from cmk.host import state
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation_config import Isolation, Thread
+
+log = logging.getLogger(__name__)
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -35,30 +38,42 @@ class Saved(msgspec.Struct, frozen=True):
 
 
 class Originals:
-    """The file of originals; ``saved`` is what it holds. The methods that save are durable and raise StateError.
+    """The file of originals; ``saved`` is what it holds. The methods that save are durable, write only what differs, and raise StateError.
 
-    Then ``saved`` is as before, so that nothing is changed on the node whose original is on no disk; but for ``forget_moved``.
+    Then ``saved`` is as before, so that nothing is changed on the node whose original is on no disk; but for settings and
+    moved threads, whose changes hold all the same and are written with the next.
     """
 
     def __init__(self, file: Path, boot: str) -> None:
+        self._on_disk: Saved | None = None
         self._file = state.StateFile(file, Saved, durable=True)
         self.saved = Saved(boot, Isolation())
 
     def load(self) -> bool:
         """Read what an earlier agent saved; False when it saved nothing since the last reboot. Raises StateError."""
         saved = self._file.read()
+        if self._file.fault:
+            log.error("%s", self._file.fault)
         if saved is None or saved.boot != self.saved.boot:
             return False  # cgroups, interrupts and threads of another boot are gone
         self.saved = saved
+        self._on_disk = None if self._file.fault else saved
         return True
 
+    @property
+    def fault(self) -> str:
+        """Why ``load`` has read the previous generation of the file; empty if it has not."""
+        return self._file.fault
+
     def delete(self) -> None:
-        """Remove the file: everything is as it was."""
+        """Remove the file: everything is as it was. Raises StateError."""
         self._file.delete()
+        self._on_disk = None
 
     def save_settings(self, settings: Isolation) -> None:
         """Save which layers are to be on."""
-        self._save(settings=settings)
+        self.saved = msgspec.structs.replace(self.saved, settings=settings)
+        self._save()
 
     def save_groups(self, universe: CpuSet, groups: dict[str, CpuSet | None]) -> None:
         """Save the CPUs of kubepods, and those configured for each cgroup below; with neither, cpusets of pods are restored."""
@@ -70,7 +85,8 @@ class Originals:
 
     def save_moved(self, threads: list[Thread]) -> None:
         """Save the threads whose masks the kernel changed when a partition began."""
-        self._save(moved=threads)
+        self.saved = msgspec.structs.replace(self.saved, moved=threads)
+        self._save()
 
     def forget_moved(self, remaining: list[Thread]) -> None:
         """Forget threads that have their masks back, all but ``remaining``, even if that cannot be saved: they are not restored twice."""
@@ -95,5 +111,6 @@ class Originals:
 
     def _save(self, **changes: object) -> None:
         saved = msgspec.structs.replace(self.saved, **changes)
-        self._file.write(saved)
-        self.saved = saved
+        if saved != self._on_disk:
+            self._file.write(saved)
+        self.saved = self._on_disk = saved

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from cmk.host.procfs import Procfs
+from cmk.host.state import StateError
 from cmk.isolation import desired, masks
 from cmk.isolation.cgroups import GONE, CpusetTree
 from cmk.isolation.cpusets import PodCpusets
@@ -87,7 +88,10 @@ class Partitions:
                     problems.append(self._write(path, PARTITION, MEMBER))
                 problems.append(self._write(path, EXCLUSIVE, cpuset.kernel_list(remains[path])))
         available = self._topology.cpus - NOTHING.union(*keep.values())
-        self._originals.forget_moved(masks.restore(self._procfs, self._originals.saved.moved, available))
+        try:
+            self._originals.forget_moved(masks.restore(self._procfs, self._originals.saved.moved, available))
+        except StateError as error:
+            problems.append(str(error))
         return list(filter(None, problems))
 
     def _obstacle(self, path: str, cpus: CpuSet, cpusets: PodCpusets) -> str:
@@ -103,15 +107,18 @@ class Partitions:
         """
         before, self.current = self.current, {**self.current, path: cpus}
         cpusets.enforce()
-        why = self._begin(path, self.existing(cpusets.groups))
+        try:
+            why = self._refused[path] = self._begin(path, self.existing(cpusets.groups))
+        except StateError as error:
+            why = str(error)  # tried again when the disk may have room
         if why:
-            self.current, self._refused[path] = before, why
+            self.current = before
             problems += self.end(self.existing(cpusets.groups), before)
             cpusets.enforce()
         return why
 
     def _begin(self, path: str, existing: Mapping[str, CpuSet]) -> str:
-        """Turn a group with the right cpuset into a partition; returns the reason if the kernel refuses, else ``""``."""
+        """Turn a group with the right cpuset into a partition; returns the reason if the kernel refuses, else ``""``. Raises StateError."""
         exclusive = desired.exclusive_cpus(self.current)
         with masks.preserved(self._procfs, NOTHING) as changed:
             for group in [*desired.ancestors(path), path]:

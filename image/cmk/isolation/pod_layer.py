@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cmk.host.members import processes_beside
 from cmk.host.procfs import Procfs
+from cmk.host.state import StateError
 from cmk.isolation import desired, masks
 from cmk.isolation.cgroups import CgroupError, CpusetTree
 from cmk.isolation.cpusets import PodCpusets
@@ -58,7 +59,10 @@ class PodLayer:
         self._pods = self._partition = LayerState(OFF)
 
     def apply(self, conflict: str) -> None:
-        """Bring the layers to their saved settings; ``conflict`` names another manager of CPUs, if there is one. Raises StateError."""
+        """Bring the layers to their saved settings; ``conflict`` names another manager of CPUs, if there is one.
+
+        The pods' layer is impossible when the originals cannot be saved; what is restored is restored again while it cannot be forgotten.
+        """
         saved = self._originals.saved
         wanted = saved.settings.pods
         if self._cgroups is None:
@@ -159,7 +163,12 @@ class PodLayer:
                 return
             # Saved durably before the first write: the next agent can tell narrowed cpusets from original ones only by this.
             own = {path: cpus for path, cpus in groups.items() if not parse_path(path).pod}
-            self._originals.save_groups(universe, own)
+            try:
+                self._originals.save_groups(universe, own)
+            except StateError as error:
+                self._pods = LayerState(IMPOSSIBLE, str(error))
+                log.error("isolation.pods is impossible: %s", error)
+                return
         self._cpusets = PodCpusets(tree, self._wanted_for, self._report_changed)
         self._cpusets.start(resumed=resumed)
         self._pods = LayerState(ON)
@@ -173,7 +182,8 @@ class PodLayer:
             # On cgroup v2 a pod without its own cpuset never ran on isolcpus CPUs; restoring the parent's set would let it.
             with nullcontext() if self._strict else masks.preserved(self._procfs, saved.universe - self._topology.unbalanced):
                 cpusets.restore(saved.groups, saved.universe)
-            self._originals.save_groups(frozenset(), {})
+            self._cpusets = None
+            self._forget(lambda: self._originals.save_groups(frozenset(), {}))
             log.info("isolation.pods is off: cpusets of pods are as they were")
         self._cpusets = None
 
@@ -199,8 +209,12 @@ class PodLayer:
         self._making_partitions = None
         if self._cpusets is None or self._partitions is None:
             return
-        if not self._originals.saved.partitioned:
+        try:
             self._originals.save_partitioned(partitioned=True)
+        except StateError as error:
+            self._partition = LayerState(IMPOSSIBLE, str(error))
+            log.error("isolation.partition is impossible: %s", error)
+            return
         problems = self._partitions.make(self._cpusets, self._holds(), self.exclusive)
         before, self._partition = self._partition, LayerState(ON, "", tuple(problems))
         if before != self._partition:
@@ -213,7 +227,13 @@ class PodLayer:
             log.error("isolation.partition is not undone: %s", problem)
         self._partitions = None
         if not problems:
-            self._originals.save_partitioned(partitioned=False)
+            self._forget(lambda: self._originals.save_partitioned(partitioned=False))
+
+    def _forget(self, save: Callable[[], None]) -> None:
+        try:
+            save()
+        except StateError as error:
+            log.error("%s", error)
 
     def _wanted_for(self, groups: Groups) -> dict[str, CpuSet]:
         return desired.desired_cpusets(groups, self._rules(), self._holds())

@@ -15,6 +15,7 @@ class Obstacle(StrEnum):
     WAITING = "Waiting"
     OLD_CMK_RUNS = "OldCmkRuns"
     ADOPTION_REFUSED = "AdoptionRefused"
+    STATE_UNUSABLE = "StateUnusable"
 
 
 class Reason(StrEnum):

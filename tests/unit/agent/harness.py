@@ -42,7 +42,7 @@ EXCLUSIVE = frozenset({CPUS[-1]})
 SHARED = frozenset(CPUS[:-1])
 
 # Its last line tells our clients from those of another run on this machine.
-_CLIENT = (
+CLIENT = (
     """
 import json, os, signal, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -75,7 +75,7 @@ def text_of(pool: str, **fields: object) -> str:
 def is_client(proc: Path, pid: int) -> bool:
     """Whether a process is a client or a child of one."""
     try:
-        return _CLIENT.encode() in (proc / str(pid) / "cmdline").read_bytes()
+        return CLIENT.encode() in (proc / str(pid) / "cmdline").read_bytes()
     except OSError:
         return False
 
@@ -91,7 +91,7 @@ class Client:
     async def start(cls, sock: Path, request: str) -> Client:
         """Ask without waiting for the answer."""
         pipe = asyncio.subprocess.PIPE
-        line = [sys.executable, "-c", _CLIENT, sock, request]
+        line = [sys.executable, "-c", CLIENT, sock, request]
         return cls(await asyncio.create_subprocess_exec(*line, stdin=pipe, stdout=pipe, start_new_session=True))
 
     async def __aenter__(self) -> Client:

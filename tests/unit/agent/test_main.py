@@ -6,6 +6,8 @@ import asyncio
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,6 @@ from cmk.agent.files import StateFiles
 from cmk.agent.main import Agent
 from cmk.agent.publisher import Publisher
 from cmk.host.procfs import Procfs
-from cmk.host.state import StateError
 from cmk.isolation.layers import Layers
 from cmk.kube import reports
 from cmk.kube.node import LABEL
@@ -25,7 +26,7 @@ from cmk.model.config import PoolConfig, Section, Selection
 from cmk.model.pods import resource_of
 from tests.fabricate import fabricate
 from tests.unit.agent.cluster import NODES, PODS, Cluster, unavailable
-from tests.unit.agent.harness import CPUS, EXCLUSIVE, POD, Client, options_in, text_of
+from tests.unit.agent.harness import CLIENT, CPUS, EXCLUSIVE, POD, Client, options_in, text_of
 
 RESOURCE = resource_of("exclusive")
 ONE = Section({"exclusive": PoolConfig(cpus=str(CPUS[-1]), exclusive=True), "infra": PoolConfig("rest")}, "one")
@@ -103,6 +104,38 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients_in_pod: None,
     monkeypatch.setattr("cmk.kube.watch.LAST_PAUSE", 0.05)
     monkeypatch.setattr("cmk.legacy.predecessor.SECONDS_BETWEEN_LOOKS", 0.01)
     return World(tmp_path)
+
+
+def message(world: World) -> str:
+    return next(item["message"] for item in world.cluster.report["status"]["conditions"] if item["type"] == "Ready")
+
+
+class LongLived:
+    """A client that outlives agents."""
+
+    def __init__(self, world: World) -> None:
+        self._socket = world.socket
+
+    def __enter__(self) -> LongLived:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def ask(self, pool: str) -> None:
+        """Ask for a core; returns with the answer."""
+        line = [sys.executable, "-c", CLIENT, self._socket, text_of(pool)]
+        self._process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        assert b"cmk/1 ok" in self._process.stdout.readline()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 @contextmanager
@@ -260,18 +293,79 @@ def test_a_loop_that_fails_ends_the_agent(world: World, monkeypatch: pytest.Monk
 
 def test_an_event_that_fails_ends_the_agent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise StateError("cannot write isolation.json")
+        raise ValueError("a mistake")
 
     monkeypatch.setattr(Layers, "apply", fail)
     world.cluster.configure(ONE)
-    with pytest.raises(StateError, match=r"cannot write isolation\.json"):
+    with pytest.raises(ValueError, match="a mistake"):
         world.run(_forever)
 
 
-def test_damaged_state_ends_the_agent_with_the_remedy(world: World) -> None:
-    world.options.layout_file.write_text("{")
-    with pytest.raises(StateError, match="move it away to start afresh"):
-        world.run(_forever)
+def damage(world: World, *names: str) -> None:
+    for name in names:
+        directory = world.options.run_dir if name.startswith("tasks") else world.options.state_dir
+        (directory / name).write_text("{")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["tasks.json"],
+        ["tasks.json", "tasks.json.old"],
+        ["layout.json", "layout.json.old"],
+        ["tasks.json", "tasks.json.old", "layout.json", "layout.json.old"],
+    ],
+    ids=" ".join,
+)
+def test_damaged_files_take_no_core_from_its_owner(world: World, names: list[str]) -> None:
+    async def first(world: World) -> None:
+        world.cluster.configure(ONE)
+        world.cluster.bind(BOUND)
+        await world.serving()
+        await asyncio.to_thread(owner.ask, "exclusive")
+
+    async def second(world: World) -> None:
+        await world.until(lambda: bool(world.cluster.events))
+        assert (world.cluster.events[0]["reason"], names[0] in world.cluster.events[0]["message"]) == ("StateRecovered", True)
+        await world.until(lambda: world.cluster.report["status"]["pools"]["exclusive"]["free"] == 0)
+        async with await Client.start(world.socket, text_of("exclusive", timeout=1)) as client:
+            assert (await client.answer())[0].startswith("cmk/1 error")
+        owner.end()
+        await world.until(lambda: world.cluster.report["status"]["pools"]["exclusive"]["free"] == 1)
+
+    with LongLived(world) as owner:
+        world.run(first)
+        damage(world, *names)
+        world.run(second)
+
+
+def test_a_damaged_journal_serves_nobody_while_a_task_may_be_between_two_layouts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmk.agent.main.SECONDS_BETWEEN_ATTEMPTS", 0.05)
+
+    async def first(world: World) -> None:
+        world.cluster.configure(ONE)
+        await world.serving()
+        await asyncio.to_thread(client.ask, "infra")
+
+    async def second(world: World) -> None:
+        await world.refused("StateUnusable")
+        assert "journal.json.old: Input data was truncated; move it away to start afresh; it was of a change" in message(world)
+        assert f"either layout: {client.pid}; end them" in message(world)
+        client.end()
+        await world.serving()
+        await world.until(lambda: len(world.cluster.events) == 2)
+
+    with LongLived(world) as client:
+        world.run(first)
+        files = StateFiles(world.options, Procfs())
+        files.write_tasks(
+            [task for task in files.read_tasks().tasks if task.process.pid != os.getpid()], []
+        )  # that agent has ended
+        damage(world, "journal.json", "journal.json.old")
+        world.run(second)
+    assert [event["reason"] for event in world.cluster.events] == ["StateUnusable", "StateRecovered"]
 
 
 def test_a_configuration_that_is_impossible_is_refused_once_and_the_next_one_served(world: World) -> None:

@@ -17,8 +17,12 @@ from cmk.model.topology import Core, Topology
 from tests.unit.agent.harness import options_in
 
 
+def files_of(root: Path) -> StateFiles:
+    return StateFiles(options_in(root), Procfs())
+
+
 def node(root: Path, machine: Topology, name: str = "n") -> NodeLayout:
-    return NodeLayout(name, StateFiles(options_in(root), Procfs()), machine)
+    return NodeLayout(name, files_of(root), machine)
 
 
 def topology(cores: int) -> Topology:
@@ -48,7 +52,7 @@ def having(root: Path, cores: int, exclusive: int) -> NodeLayout:
 def test_a_saved_layout_is_there_after_a_restart(tmp_path: Path) -> None:
     saved = having(tmp_path, 6, exclusive=2).saved
     later = node(tmp_path, topology(6))
-    later.resume(in_use=False)
+    later.resume(files_of(tmp_path).read_layout(), in_use=False)
     assert saved is not None
     assert later.saved == saved
     assert (saved.section.hash, saved.scope) == ("abc", "default")
@@ -129,7 +133,7 @@ def test_another_configuration_of_the_same_pools_is_their_source_from_now_on(tmp
     assert isinstance(answer, Same)
     layout.keep(answer.saved)
     later = node(tmp_path, topology(6))
-    later.resume(in_use=True)
+    later.resume(files_of(tmp_path).read_layout(), in_use=True)
     assert later.saved is not None
     assert later.saved.section.hash == "def"
 
@@ -153,9 +157,9 @@ def test_what_is_kept_already_is_not_written(tmp_path: Path) -> None:
 def test_cpus_that_are_gone_void_the_layout_but_not_under_tasks(tmp_path: Path) -> None:
     having(tmp_path, 6, exclusive=2)
     smaller = node(tmp_path, topology(4))
-    smaller.resume(in_use=True)
+    smaller.resume(files_of(tmp_path).read_layout(), in_use=True)
     assert smaller.saved is not None
-    smaller.resume(in_use=False)
+    smaller.resume(files_of(tmp_path).read_layout(), in_use=False)
     assert smaller.saved is None
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from cmk.host import state
+from cmk.isolation.originals import Saved
 from cmk.model.cgroup_path import parent_of
 from cmk.model.isolation_config import Isolation
 from tests.unit.isolation.cgrouptree import snapshot
@@ -71,7 +74,9 @@ def test_originals_of_another_boot_are_void(host: Host) -> None:
         layers = host.layers()
         layers.apply(Isolation(), "")
         layers.stop()
-        host.file.write_text(host.file.read_text().replace(host.procfs.boot_id(), "another"))
+        saved = state.read(host.file, Saved)
+        assert saved is not None
+        state.write(host.file, msgspec.structs.replace(saved, boot="another"), durable=False)
         layers = host.layers()
         layers.resume()
         assert layers.states()["pods"].state == "off"
