@@ -61,7 +61,7 @@ class Agent:
         self.node = node = Node(root, [POD], require_request=require_request, cache=self.watches.pods)
         node.files.write_layout(SavedLayout(LAYOUT, ON_LAST, "default", TOPOLOGY))
         self.layout = NodeLayout("node1", node.files, TOPOLOGY)
-        self.layout.resume(in_use=True)
+        self.layout.resume(node.files.read_layout(), in_use=True)
         self.history = History(options.history_file)
         self.publisher = Publisher(self.cluster, "node1", self.watches, node.wakeups, self._marks, lambda *_: None)
         limit = RolloutLimit(self.cluster, "ns", "cmk-rollout", "node1")
