@@ -120,10 +120,12 @@ static int may_be_root(uid_t uid)
 	if (length < 0)
 		return 0;
 	map[length] = '\0';
-	unsigned long inside, outside, count;
-	for (const char *line = map; line; line = strchr(line + 1, '\n'))
-		if (sscanf(line, "%lu %lu %lu", &inside, &outside, &count) == 3 && outside == 0)
+	for (const char *line = map; line; line = strchr(line + 1, '\n')) {
+		char *outside; /* what is inside comes first, how many last */
+		strtoul(line, &outside, 10);
+		if (outside != line && strtoul(outside, NULL, 10) == 0)
 			return 0;
+	}
 	return 1;
 }
 
