@@ -103,6 +103,10 @@ class Agent:
         elif self._service is None:
             refusal = self._refusal
             return Readiness(False, f"{refusal.reason}: {refusal.text}" if refusal else trouble or "has no configuration yet")
+        elif not self._service.is_serving:
+            return Readiness(
+                False, f"no workload can reach the agent: {'; '.join(self._service.troubles) or 'its socket is gone'}"
+            )
         else:
             text = "ok"
         return Readiness(False, f"what the API server has may not be known: {trouble}") if trouble else Readiness(True, text)
@@ -315,7 +319,8 @@ class Agent:
         path, saved = str(self._options.state_dir), self._layout.saved
         if saved is not None and self._service is not None and self._change_pools is not None:
             ledger, layers, pending = self._service.ledger, self._service.layers, self._change_pools.pending
-            content = node_report.served(self._layout, saved, ledger, layers, pending, observed, path, refusal)
+            troubles = self._service.troubles
+            content = node_report.served(self._layout, saved, ledger, layers, pending, observed, path, refusal, troubles)
         elif self._refusal is not None:
             content = node_report.refused(self._layout, self._refusal, observed, path)
         else:

@@ -50,8 +50,9 @@ def served(
     observed: Observed,
     path: str,
     refusal: Refusal = NOT_REFUSED,
+    troubles: Iterable[str] = (),
 ) -> Content:
-    """Content for a node that serves workloads on a saved layout."""
+    """Content for a node that serves workloads on a saved layout. ``troubles``: what does not work in directories of the host."""
     states = layers.states()
     most = MOST_TASKS if refusal.reduction is Reduction.NONE else 0
     tasks, not_listed = node_state.listed_tasks(ledger.tasks.values(), ledger.layout, most)
@@ -67,7 +68,7 @@ def served(
             "pending": msgspec.to_builtins(pending) if pending else {},
             "values": [f"{node.name}: {value}" for value in saved.section.values()],
             "pools": report.pool_counts(ledger),
-            "warnings": list(saved.layout.warnings),
+            "warnings": [*saved.layout.warnings, *troubles],
             "isolation": {
                 "layers": {name: _shown(layer) for name, layer in states.items()},
                 "driftsRepaired": layers.drift,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,14 +25,20 @@ SECONDS_CALM = 60.0
 
 
 class ServedDirectory:
-    """One directory; ``names`` are those of the launcher, ``launcher`` is its source. ``troubles`` holds what does not work in it."""
+    """One directory; ``names`` are those of the launcher, ``launcher`` is its source.
 
-    def __init__(self, path: Path, names: tuple[str, ...], launcher: Path, server: Server) -> None:
+    ``troubles`` holds what does not work in it; ``on_trouble`` is called when that has changed.
+    """
+
+    def __init__(
+        self, path: Path, names: tuple[str, ...], launcher: Path, server: Server, on_trouble: Callable[[], None]
+    ) -> None:
         self.troubles = Troubles()
         self._path = path
         self._names = names
         self._launcher = launcher
         self._server = server
+        self._on_trouble = on_trouble
         self._watch: DirectoryWatch | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pause = SECONDS_BEFORE_REPAIR
@@ -122,6 +129,8 @@ class ServedDirectory:
             log.warning("restored %s in %s", ", ".join(made), self._path)
         self._back_off(is_damaged=bool(made) or self.troubles.texts != before)
         self._wait_for_change()
+        if self.troubles.texts != before:
+            self._on_trouble()
 
     def _back_off(self, *, is_damaged: bool) -> None:
         """Double the pause with each damage; the first one after a calm time is put right soon again."""

@@ -53,7 +53,7 @@ class Service:
         self._change = files.change()
         self._server = Server(self._allocator, procfs, self.show, limits)
         self._directories = [
-            ServedDirectory(directory, self._names(directory), options.launcher, self._server)
+            ServedDirectory(directory, self._names(directory), options.launcher, self._server, wakeups.publish.wake)
             for directory in options.service_dirs
         ]
 

@@ -229,6 +229,20 @@ def test_an_agent_is_ready_while_it_serves(world: World) -> None:
     world.run(scenario)
 
 
+def test_what_lies_in_the_place_of_every_socket_ends_no_agent(world: World) -> None:
+    for directory in world.options.service_dirs:
+        (directory / "agent.sock/full").mkdir(parents=True)
+
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE)
+        await world.serving()
+        text = f"cannot make {world.options.install_dir}/agent.sock"
+        await world.not_ready(f"no workload can reach the agent: {text}")
+        await world.until(lambda: any(text in warning for warning in world.cluster.report["status"]["warnings"]))
+
+    world.run(scenario)
+
+
 def test_an_agent_that_waits_for_the_lock_of_another_is_ready(world: World) -> None:
     async def scenario(world: World) -> None:
         with another_agent(world):
