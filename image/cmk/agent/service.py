@@ -50,6 +50,7 @@ class Service:
         self.layers = Layers(options.host_paths, procfs, self.ledger, topology, wakeups.wake_both)
         self._notifier = Notifier(options.service_dirs, procfs)
         self._allocator = Allocator(self.ledger, pods, procfs, files, wakeups, self.layers.enforce, self._notifier)
+        self._shown: dict[Show, tuple[int, str]] = {}
         self._change = files.change()
         self._server = Server(self._allocator, procfs, self.show, limits)
         self._directories = [
@@ -124,7 +125,14 @@ class Service:
         self._notifier.remove_all()
 
     def show(self, request: Show) -> str:
-        """The JSON that a request asks for."""
+        """The JSON that a request asks for. With many tasks it takes a while to make, so that it is made once for each change."""
+        version, text = self._shown.get(request, (-1, ""))
+        if version != self.ledger.version:
+            text = self._render(request)
+            self._shown[request] = self.ledger.version, text
+        return text
+
+    def _render(self, request: Show) -> str:
         path = str(self._options.state_dir)
         if request.what == "describe":
             content = description = report.describe(self.ledger, path)

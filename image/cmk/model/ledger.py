@@ -24,7 +24,8 @@ _NOTHING: CpuSet = frozenset()
 class Ledger:
     """Tasks on the lists of one layout. Invariant: a list of an exclusive pool has at most one task.
 
-    A pod gets at most ``tasks_per_pod`` tasks, of all pools together, as do all processes outside pods; None: any number.
+    ``version`` grows with every change. A pod gets at most ``tasks_per_pod`` tasks, of all pools together, as do all processes outside
+    pods; None: any number.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Ledger:
     ) -> None:
         self.layout = layout
         self.require_grant = require_grant
+        self.version = 0
         self._tasks_per_pod = tasks_per_pod
         self._tasks = {task.process: task for task in tasks}
         self._going: frozenset[tuple[str, str]] = frozenset()
@@ -73,6 +75,7 @@ class Ledger:
         """End a change, frozen lists included: from now on the ledger has this layout and these tasks."""
         self.layout, self._coming, self._destinations, self._going = layout, None, {}, frozenset()
         self._tasks = {task.process: task for task in tasks}
+        self.version += 1
 
     def freeze(self, coming: Layout | None) -> None:
         """Hand out lists that a coming layout lacks last, and only to pods that request the pool; None ends that."""
@@ -120,6 +123,7 @@ class Ledger:
                 on_move=request.on_move,
             )
         self._tasks[request.process] = task
+        self.version += 1
         return task
 
     def restore(self, task: Task) -> bool:
@@ -133,10 +137,12 @@ class Ledger:
             if any(other.process != task.process for name in task.lists for other in users[name]):
                 return False
         self._tasks[task.process] = task
+        self.version += 1
         return True
 
     def release(self, process: Process) -> Task | None:
         """Forget the task of a process; returns it, or None when there is none."""
+        self.version += 1
         return self._tasks.pop(process, None)
 
     def environment(self, task: Task) -> dict[str, str]:

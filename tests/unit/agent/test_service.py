@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cmk.model import report
 from cmk.model.wire import Show
 from tests.unit.agent.harness import SHARED, Client, Node, on_node, text_of
 
@@ -48,6 +49,23 @@ def test_describe_names_the_pids(tmp_path: Path) -> None:
             shown = json.loads(node.service.show(Show("describe")))
             (listed,) = shown["pools"]["exclusive"]["cpuLists"].values()
             assert listed["tasks"] == [client.pid]
+
+    on_node(tmp_path, scenario)
+
+
+def test_a_description_is_made_once_for_each_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    describe = report.describe
+    monkeypatch.setattr(report, "describe", lambda ledger, path: made.append(ledger.version) or describe(ledger, path))
+
+    async def scenario(node: Node) -> None:
+        first = node.service.show(Show("describe"))
+        assert node.service.show(Show("describe")) is first
+        assert len(made) == 1
+        async with await node.ask() as client:
+            await client.answer()
+            assert str(client.pid) in node.service.show(Show("describe"))
+            assert len(made) == 2
 
     on_node(tmp_path, scenario)
 
