@@ -30,7 +30,7 @@ class Caller:
     """A pod, or a user outside pods, and what it has: open ``connections``, requests that are ``waiting``, and work to be done in turn.
 
     Its ``requests`` are served at no more than ``rate`` a second; ``retries`` of those that wait do not count.
-    ``has_turn`` belongs to ``Turns``.
+    ``put_off`` are connections that will be refused, and when; ``has_turn`` belongs to ``Turns``.
     """
 
     def __init__(self, name: str, rate: float, now: float) -> None:
@@ -39,6 +39,7 @@ class Caller:
         self.waiting = 0
         self.requests: deque[Callable[[], None]] = deque()
         self.retries: deque[Callable[[], None]] = deque()
+        self.put_off: deque[tuple[float, socket.socket]] = deque()
         self.has_turn = False
         self._rate = rate
         self._credit = rate
@@ -71,7 +72,7 @@ class Caller:
 
     def is_idle(self, now: float) -> bool:
         """Whether forgetting it changes nothing."""
-        return not (self.connections or self.has_work or self._summary) and self._credit_at(now) >= self._rate
+        return not (self.connections or self.put_off or self.has_work or self._summary) and self._credit_at(now) >= self._rate
 
     def log_refusal(self, pid: int, when: str, text: str) -> None:
         """Log a refusal; after the first ones of a minute only their number, at its end."""
@@ -90,6 +91,8 @@ class Caller:
         """Drop its work and what is left to log."""
         self.requests.clear()
         self.retries.clear()
+        while self.put_off:
+            self.put_off.pop()[1].close()
         if self._summary is not None:
             self._summary.cancel()
             self._end_minute()

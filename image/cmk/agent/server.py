@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import os
 import socket
@@ -33,16 +34,21 @@ from cmk.model.choice import Refused
 log = logging.getLogger(__name__)
 
 SOCKET = "agent.sock"
-# Connections that the kernel keeps until they are accepted; launchers whose connection it refuses pause before they try again.
-BACKLOG = 1024
+# Connections that the kernel keeps until they are accepted. Further launchers wait in connect(2), one of which gets each place that becomes
+# free: in a flood, a longer queue would only be one more time to wait.
+BACKLOG = 128
 MODE = 0o666  # what a client may have depends on its pod, which the kernel names, and not on its uid
 # Most connections that are accepted before the event loop looks at other sockets.
-ACCEPTED_AT_ONCE = 256
+ACCEPTED_AT_ONCE = 64
 SECONDS_TO_SEND = 2.0
 SECONDS_TO_READ = 10.0
 SECONDS_BEFORE_DEADLINE = 0.25
 SECONDS_FULL = 0.5
+# A refusal for too many connections is put off, of so many connections of a pod at most: who gets it at once comes again at once.
+SECONDS_PUT_OFF = 0.1
+MOST_PUT_OFF = 1024
 _SHOW_PACKET = 32768
+_FULL = "the agent has no file descriptors left for more clients"
 _FAILURES = (Refused, AffinityError, StateError, OSError)
 
 
@@ -91,6 +97,7 @@ class Server:
         self._callers = Callers(procfs, limits, asyncio.get_running_loop().time)
         self._turns = Turns()
         self.faults = Faults()
+        self._crowd = f"{limits.connections} connections of this pod are open already (workloads.limits.connections)"
         # A file gets the lowest free number: when one gets this number, only the agent's reserve is left.
         self._last_file = files_of_clients(number_of_files())
         self._listeners: dict[Path, socket.socket] = {}
@@ -177,17 +184,23 @@ class Server:
             connection.close()
             return
         pid, caller = self._callers.of(connection)
-        obstacle = ""
+        obstacle = None
         if caller.connections >= self._limits.connections:
-            obstacle = f"{self._limits.connections} connections of this pod are open already (workloads.limits.connections)"
+            obstacle = self._crowd
         elif connection.fileno() >= self._last_file:
-            obstacle = "the agent has no file descriptors left for more clients"
+            obstacle = _FULL
         if obstacle:
             caller.log_refusal(pid, "later", obstacle)
-            with connection, suppress(OSError):
-                if data:  # who has not asked yet asks again
-                    reply = wire.refusal(wire.LATER, f"{obstacle}; try again when fewer clients ask")
-                    connection.send(reply, socket.MSG_DONTWAIT)
+            if not data:
+                connection.close()  # who has not asked yet asks again
+            elif len(caller.put_off) < MOST_PUT_OFF and connection.fileno() < self._last_file // 2:
+                loop = asyncio.get_running_loop()
+                due = loop.time() + SECONDS_PUT_OFF
+                if not caller.put_off:
+                    loop.call_at(due, self._refuse_put_off, caller)
+                caller.put_off.append((due, connection))
+            else:
+                _turn_away(connection, obstacle)
             return
         connection.setblocking(False)
         client = _Client(connection, peer_of(connection), caller)
@@ -200,6 +213,15 @@ class Server:
         except OSError as error:  # the kernel watches no more files
             self.faults.note(error, f"cannot wait for the request of process {pid}")
             self._finish(client, b"")
+
+    def _refuse_put_off(self, caller: Caller) -> None:
+        loop = asyncio.get_running_loop()
+        now, done = loop.time(), 0
+        while caller.put_off and caller.put_off[0][0] <= now and done < ACCEPTED_AT_ONCE:
+            _turn_away(caller.put_off.popleft()[1], self._crowd)
+            done += 1
+        if caller.put_off:
+            loop.call_at(caller.put_off[0][0], self._refuse_put_off, caller)
 
     def _await_request(self, client: _Client) -> None:
         loop = asyncio.get_running_loop()
@@ -337,14 +359,29 @@ class Server:
         return wire.refusal(wire.LATER if is_later else wire.NEVER, str(error))
 
 
+def _turn_away(connection: socket.socket, obstacle: str) -> None:
+    """Refuse a request that has not been taken on, and hang up; a client that has left gets no reply."""
+    with connection, suppress(OSError):
+        connection.send(_later(obstacle), socket.MSG_DONTWAIT)
+
+
+@functools.cache
+def _later(obstacle: str) -> bytes:
+    return wire.refusal(wire.LATER, f"{obstacle}; try again when fewer clients ask")
+
+
 def _received(connection: socket.socket) -> bytes | None:
     """The request, one byte longer than it may be if it is too long; empty when the client has left, None when it has not asked yet."""
     try:
-        return connection.recv(wire.MAX_REQUEST + 1, socket.MSG_DONTWAIT)
+        data = connection.recv(wire.MAX_REQUEST + 1, socket.MSG_DONTWAIT)
     except BlockingIOError:
         return None
     except OSError:
         return b""
+    try:
+        return data if data and connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) else b""
+    except OSError:  # as a rule: nothing more has come, and the client waits for the reply
+        return data
 
 
 @contextmanager

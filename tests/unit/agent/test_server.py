@@ -233,6 +233,39 @@ def test_a_pod_has_no_more_connections_than_it_may(tmp_path: Path, monkeypatch: 
     on_node(tmp_path, scenario, limits=Limits(connections=2))
 
 
+def test_who_has_left_before_its_turn_is_not_served(tmp_path: Path, calls: Counter[str]) -> None:
+    async def scenario(node: Node) -> None:
+        calls.clear()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.connect(str(node.socket))
+            connection.send(text_of("shared").encode())
+        assert (await ask(node, text_of("none"))).startswith(b"cmk/1 error 78")
+        assert (calls["parse"], calls["try"]) == (1, 1)
+
+    on_node(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("most_put_off", [0, 1, 9])
+def test_requests_beyond_the_connections_are_refused_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_put_off: int
+) -> None:
+    monkeypatch.setattr(server, "MOST_PUT_OFF", most_put_off)
+    monkeypatch.setattr(server, "SECONDS_TO_SEND", 60)
+
+    async def scenario(node: Node) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+            silent.connect(str(node.socket))
+            replies = await asyncio.gather(*(ask(node, text_of("shared")) for _ in range(3)))
+            assert {reply.split(b";")[0] for reply in replies} == {
+                b"cmk/1 error 75\n1 connections of this pod are open already (workloads.limits.connections)"
+            }
+        files = sorted(Path("/proc/self/fd").iterdir())
+        assert (await ask(node, text_of("none"))).startswith(b"cmk/1 error 78")
+        assert len(sorted(Path("/proc/self/fd").iterdir())) <= len(files)
+
+    on_node(tmp_path, scenario, limits=Limits(connections=1))
+
+
 def test_the_agent_keeps_descriptors_for_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "files_of_clients", lambda _: 3)
 
