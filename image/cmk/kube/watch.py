@@ -28,6 +28,8 @@ LAST_PAUSE = 30.0
 GONE = 410
 _CHANGES = ("ADDED", "MODIFIED", "DELETED")
 _LONGEST_VERSION = 200
+# Not random's own numbers: a thread that takes of those disturbs whatever counts on their order.
+_RANDOM = random.SystemRandom()
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -129,7 +131,7 @@ class Follower:
         if not is_short:
             self._pause = FIRST_PAUSE
         if is_short or lost:
-            self._sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311  # so that agents do not all retry at once
+            self._sleep(self._pause * _RANDOM.uniform(0.5, 1.0))  # so that agents do not all retry at once
             self._pause = min(self._pause * 2, LAST_PAUSE)
 
     def _follow(self) -> None:
@@ -151,7 +153,7 @@ class Follower:
     def _watch(self) -> bool:
         """Run one watch to its end; returns whether it brought anything."""
         source, has_events = self._source, False
-        seconds = round(WATCH_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311
+        seconds = round(WATCH_SECONDS * _RANDOM.uniform(0.5, 1.0))
         for event in self._api.watch(source.path, seconds, fieldSelector=source.selector, resourceVersion=self._version):
             self._heard, has_events = self._clock(), True
             what = f"an event of {source.path}"
