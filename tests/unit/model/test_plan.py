@@ -95,3 +95,13 @@ def test_shared_tasks_follow_their_pool() -> None:
 
 def test_a_refusal_names_a_static_pod() -> None:
     assert "of pod kube-system/static-node1" in refusals(layout(), task(7, "1,5", pod="f" * 32), pods=(STATIC,))[0]
+
+
+def test_requests_that_no_node_can_serve_prevent_no_change() -> None:
+    absurd = Pod("u9", "ns", "absurd", {"cmk.intel.com/exclusive-cores": 65537})
+    smaller, larger = layout(exclusive((1, 5), (2, 6))), layout(exclusive((1, 5), (2, 6), (3, 7), (4, 8)))
+    assert plan(OLD, smaller, [task(7, "1,5")], [WEB, absurd]).refusals == ()
+    # What overflowed sums have admitted, each within the pool but together above it, holds what the pool has and no more.
+    full = [msgspec.structs.replace(WEB, uid=f"u{number}") for number in range(4)]
+    assert plan(OLD, larger, [], full).refusals == ()
+    assert len(refusals(smaller, pods=tuple(full))) == 1
