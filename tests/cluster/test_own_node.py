@@ -148,7 +148,8 @@ def lease_as(api: ApiServer, **spec: Any) -> Json:  # noqa: ANN401
 def token(cluster: Cluster) -> str:
     """The token of node1's agent, out of its container."""
     (pid,) = cluster.agent_pids(1)
-    return cluster.on_node(1, f"cat /proc/{pid}/root/var/run/secrets/kubernetes.io/serviceaccount/token").strip()
+    # Not by /var/run, an absolute link, which would lead out of the container.
+    return cluster.on_node(1, f"cat /proc/{pid}/root/run/secrets/kubernetes.io/serviceaccount/token").strip()
 
 
 @pytest.mark.parametrize("request_", REFUSED.values(), ids=REFUSED)
