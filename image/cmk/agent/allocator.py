@@ -18,10 +18,12 @@ from cmk.agent.lifetimes import TaskLifetimes
 from cmk.agent.pod_cache import PodCache
 from cmk.agent.wakeups import Wakeups
 from cmk.host import affinity, state
+from cmk.host.affinity import AffinityError, Pinning
+from cmk.host.members import Search, search_members
 from cmk.host.notify import DIRECTORY, Notifier, name_of
-from cmk.host.peer import Peer, has_ended
+from cmk.host.peer import Peer, open_pidfd, open_process
 from cmk.host.procfs import Procfs
-from cmk.model import onmove
+from cmk.model import cpuset, onmove
 from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.choice import Refused
 from cmk.model.cpuset import CpuSet
@@ -66,20 +68,37 @@ class Allocator:
         self._enforce = enforce
         self._notifier = notifier
         self._released = asyncio.Event()
-        self._lifetimes = TaskLifetimes(procfs, self._on_end, ledger.cpus_of, self._others_in_container)
+        self._lifetimes = TaskLifetimes(procfs, self._on_end, self._members_of)
 
     def adopt(self, tasks: Iterable[Task]) -> list[Task]:
-        """Take over the tasks of an earlier agent; returns those that have ended since."""
+        """Take over the tasks of an earlier agent; returns those that have ended since.
+
+        A process with two tasks was about to get the second one's lists instead of the first one's when that agent was killed.
+        """
         ended = []
+        latest: dict[Process, Task] = {}
+        given_up: dict[Process, Task] = {}
         for task in tasks:
-            if not self.ledger.restore(task):
-                log.error("task of process %d does not fit the layout: pool %s lists %s", task.process.pid, task.pool, task.lists)
-            elif not self._lifetimes.adopt(task):
-                self.ledger.release(task.process)
+            if task.process in latest:
+                given_up[task.process] = latest[task.process]
+            latest[task.process] = task
+        for process, task in latest.items():
+            if not self._adopt_one(given_up.get(process, task)):
                 ended.append(task)
+        for process, before in given_up.items():
+            self._finish_handover(before, latest[process])
         self._notifier.write_all(self.ledger)
         self._try_to_save()
         return ended
+
+    def _adopt_one(self, task: Task) -> bool:
+        """Take over one task; False if it has ended."""
+        if not self.ledger.restore(task):
+            log.error("task of process %d does not fit the layout: pool %s lists %s", task.process.pid, task.pool, task.lists)
+        elif not self._lifetimes.adopt(task):
+            self.ledger.release(task.process)
+            return False
+        return True
 
     def join(self, pool: str) -> None:
         """Make this very process a task of a pool and pin it, as the agent does with infra."""
@@ -88,8 +107,8 @@ class Allocator:
         container = self._procfs.pod_container(pid)
         request = Request(pool, process, pod=Pod(container.pod, "", "", {}), container=container.container)
         task = self.ledger.allocate(request)
-        affinity.pin(self._procfs, pid, self.ledger.cpus_of(task))
-        self._lifetimes.watch(task, os.pidfd_open(pid))
+        affinity.pin(self._procfs, pid, self.ledger.cpus_of(task), lambda: False)
+        self._lifetimes.watch(task, open_pidfd(pid))
         self._try_to_save()
 
     def isolate(self, command: Isolate, peer: Peer) -> dict[str, str] | Waiting:
@@ -97,9 +116,7 @@ class Allocator:
 
         Raises Refused when waiting cannot help, AffinityError, StateError, ProcessLookupError.
         """
-        process, container = self._procfs.process(peer.pid), self._container_of(peer)
-        if has_ended(peer.pidfd):
-            raise ProcessLookupError(f"process {peer.pid} is gone")  # and its pid may be another's, which was looked at
+        process, container = peer.read(self._procfs.process), self._container_of(peer)
         pod = self.pods.get(container.pod)
         if pod is None and container.pod and self._needs_grant(command.pool):
             reason = f"pod {container.pod} is not known yet: the API server cannot be reached or does not list it on this node"
@@ -147,7 +164,7 @@ class Allocator:
 
     def _container_of(self, peer: Peer) -> PodContainer:
         try:
-            return self._procfs.pod_container(peer.pid)
+            return peer.read(self._procfs.pod_container)
         except MixedCgroupsError as error:
             raise Refused(str(error), final=True) from error
 
@@ -156,19 +173,36 @@ class Allocator:
         return pool is not None and pool.exclusive and self.ledger.require_grant
 
     def _allocate(self, command: Isolate, request: Request, peer: Peer) -> dict[str, str]:
-        """Allocate, pin and write the files; when a step fails, those before it are undone. Runs without interruption."""
+        """Allocate, write the files and pin; when a step fails, those before it are undone. Runs without interruption.
+
+        The files come before the pin: a process that is pinned already when the agent is killed has its lists with the next agent.
+        """
         before = self.ledger.tasks.get(request.process)
         task = self.ledger.allocate(request)
+        given_up = before if before and not _is_within(before, task) else None
+        pinning = Pinning(self._procfs, peer.pid, self.ledger.cpus_of(task), peer.has_ended)
+        rest = None
         try:
+            if given_up:
+                self.ledger.keep_open(task.process, self.ledger.cpus_of(given_up))
+            self._notifier.write_notice(self.ledger, task)
+            self._save(given_up if command.affinity else None)
             self._enforce()
             if command.affinity:
-                affinity.pin(self._procfs, peer.pid, self.ledger.cpus_of(task))
-            self._notifier.write_notice(self.ledger, task)
-            self._save()
+                pinning.pin()
+            if given_up:
+                rest = self._give_up(given_up, task)
+                self.ledger.keep_open(task.process, frozenset())
+                self._try_to_save()
+                self._enforce()
+            self._lifetimes.watch(task, peer.pidfd)
         except BaseException:
-            self._undo(task, before)
+            if rest:
+                self._lifetimes.forget(rest.process)
+                self.ledger.release(rest.process)
+            if not self._undo(task, before, pinning):
+                self._lifetimes.watch(task, os.dup(peer.pidfd))
             raise
-        self._lifetimes.watch(task, peer.pidfd)
         if before and before != task:
             self._wake()
         self._wakeups.wake_both()
@@ -178,20 +212,82 @@ class Allocator:
             environment["CMK_STATE"] = f"{DIRECTORY}/{name_of(task.process)}"
         return environment
 
-    def _undo(self, task: Task, before: Task | None) -> None:
+    def _undo(self, task: Task, before: Task | None, pinning: Pinning) -> bool:
+        """Undo an allocation. False when it stands: the process may still have threads on its CPUs, which nobody else may get then."""
+        is_undone = pinning.undo()
+        self.ledger.keep_open(task.process, frozenset())
+        if not is_undone and not (before and self._is_exclusive(before)):
+            log.warning(
+                "process %d is refused, but holds lists %s of pool %s until it ends", task.process.pid, task.lists, task.pool
+            )
+            return False
         self.ledger.release(task.process)
         self._notifier.remove_notice(task.process)
         if before:
             self.ledger.restore(before)
             self._notifier.write_all(self.ledger)
+        self._try_to_save()
         self._enforce()
+        return True
 
-    def _others_in_container(self, task: Task) -> list[CpuSet]:
-        return [
+    def _give_up(self, before: Task, task: Task) -> Task | None:
+        """Let go of the lists that a process had before those of ``task``. Raises Refused when something runs there that cannot hold them.
+
+        Processes that it has started there go on holding them as a task of their own, which is returned.
+        """
+        found = self._members_of(before, self.ledger.cpus_of(task))
+        remaining = [member for member in found.members if member not in self.ledger.tasks]
+        if self._is_exclusive(before):
+            where = f"CPUs {cpuset.kernel_list(self.ledger.cpus_of(before))} of pool {before.pool}, which the process gives up"
+            if task.process in found.members:
+                raise Refused(f"{where}: it still has threads there; move them first", final=True)
+            kept = {member.pid for member in found.members if before.pool == task.pool or member not in remaining}
+            if kept or not found.is_certain:
+                names = ", ".join(map(str, sorted(kept))) or "that start others all the time"
+                raise Refused(f"{where}: processes {names} still run there; end them first", final=True)
+        return self._book_members(before, remaining)
+
+    def _book_members(self, task: Task, members: Iterable[Process]) -> Task | None:
+        """Make the processes that are left on the lists of a task a task of their own; returns it."""
+        for process in members:
+            # It has not asked for notices or signals.
+            on_move = task.on_move if task.on_move.how is How.PINNED else OnMove()
+            rest = msgspec.structs.replace(task, process=process, on_move=on_move)
+            if self._adopt_one(rest) and process in self.ledger.tasks:
+                log.info("process %d still runs on the lists that process %d has given up", process.pid, task.process.pid)
+                return rest
+        return None
+
+    def _finish_handover(self, before: Task, task: Task) -> None:
+        """Let a process have the lists of ``task`` instead of those of ``before``; it keeps these where that fails."""
+        try:
+            peer = open_process(self._procfs, task.process)
+        except ProcessLookupError:
+            found = self._members_of(task)
+            self._book_members(task, [member for member in found.members if member not in self.ledger.tasks])
+            return
+        if self.ledger.restore(task):
+            pinning = Pinning(self._procfs, peer.pid, self.ledger.cpus_of(task), peer.has_ended)
+            try:
+                pinning.pin()
+                self._give_up(before, task)
+            except (AffinityError, Refused, ProcessLookupError) as error:
+                log.warning("process %d keeps the lists that it was about to give up: %s", peer.pid, error)
+                self._undo(task, before, pinning)
+        self._lifetimes.watch(self.ledger.tasks[task.process], peer.pidfd)
+
+    def _is_exclusive(self, task: Task) -> bool:
+        return self.ledger.layout.pools[task.pool].exclusive
+
+    def _members_of(self, task: Task, *others: CpuSet) -> Search:
+        """Search for the processes on a task's lists; those on the CPUs of other tasks in its container, or on ``others``, do not count."""
+        of_tasks = [
             self.ledger.cpus_of(other)
             for other in self.ledger.tasks.values()
             if other.process != task.process and (other.pod, other.container) == (task.pod, task.container)
         ]
+        container = PodContainer(task.pod, task.container)
+        return search_members(self._procfs, container, self.ledger.cpus_of(task), [*of_tasks, *others])
 
     def _on_end(self, process: Process) -> None:
         self.ledger.release(process)
@@ -205,15 +301,22 @@ class Allocator:
         self._released.set()
         self._released = asyncio.Event()
 
+    def _save(self, given_up: Task | None = None) -> None:
+        """Write the tasks. One that its process is giving up comes before the one that it gets instead."""
+        tasks = [*([given_up] if given_up else []), *self.ledger.tasks.values()]
+        self._files.write_tasks(tasks, self.pods.all.values())
+
     def _try_to_save(self) -> None:
-        """Save what the next agent can do without: the file goes on naming processes that are dead, whose tasks it drops."""
+        """Save what the next agent can do without: it drops the tasks of processes that are dead, and takes over those that still run."""
         try:
             self._save()
         except state.StateError as error:
             log.error("%s", error)
 
-    def _save(self) -> None:
-        self._files.write_tasks(self.ledger.tasks.values(), self.pods.all.values())
+
+def _is_within(before: Task, task: Task) -> bool:
+    """Whether a task has all lists of the one before."""
+    return before.pool == task.pool and set(before.lists) <= set(task.lists)
 
 
 def _request(command: Isolate, process: Process, container: PodContainer, pod: Pod | None) -> Request:

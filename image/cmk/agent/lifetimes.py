@@ -12,41 +12,43 @@ from collections.abc import Callable
 
 import msgspec
 
-from cmk.host.members import find_members
-from cmk.host.peer import has_ended
+from cmk.host.members import Search
+from cmk.host.peer import has_ended, open_process
 from cmk.host.procfs import Procfs
-from cmk.model.cgroup_path import PodContainer
-from cmk.model.cpuset import CpuSet
 from cmk.model.tasks import Process, Task
 
 log = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_SEARCHES = 1.0
+
 
 class _WatchedTask(msgspec.Struct):
-    """A task and open pidfds of its processes. ``is_alone``: when its first process ends, the kernel has ended all others."""
+    """A task and open pidfds of its processes. ``is_alone``: when its first process ends, the kernel has ended all others.
+
+    ``search`` is the next search for its processes, while it is uncertain whether it has any.
+    """
 
     task: Task
     is_alone: bool
     pidfds: dict[Process, int]
+    search: asyncio.TimerHandle | None = None
 
 
 class TaskLifetimes:
     """Watches tasks and calls ``on_end(process)``, with a task's first process, once no process of the task runs any more.
 
-    ``cpus_of`` returns a task's CPUs, ``others_of`` the CPU sets of all other tasks in its container.
+    ``members_of`` searches for the processes that run on a task's lists.
     """
 
     def __init__(
         self,
         procfs: Procfs,
         on_end: Callable[[Process], None],
-        cpus_of: Callable[[Task], CpuSet],
-        others_of: Callable[[Task], list[CpuSet]],
+        members_of: Callable[[Task], Search],
     ) -> None:
         self._procfs = procfs
         self._on_end = on_end
-        self._cpus_of = cpus_of
-        self._others_of = others_of
+        self._members_of = members_of
         self._watched: dict[Process, _WatchedTask] = {}
 
     def watch(self, task: Task, pidfd: int) -> None:
@@ -61,29 +63,36 @@ class TaskLifetimes:
             is_alone = False
         watched = self._watched[task.process] = _WatchedTask(task, is_alone, {})
         self._add(watched, task.process, pidfd)
+        for other in self._watched.values():
+            if other is not watched and task.process in other.pidfds:
+                # It has lists of its own now: whether it still runs on those of the other task, a search tells.
+                asyncio.get_running_loop().call_soon(self._on_process_end, other, task.process)
 
     def adopt(self, task: Task) -> bool:
         """Watch a task of an earlier agent; False when none of its processes runs any more."""
         process = task.process
         try:
-            pidfd = os.pidfd_open(process.pid)
+            self.watch(task, open_process(self._procfs, process).pidfd)
         except ProcessLookupError:
-            pidfd = -1
-        if pidfd >= 0 and self._procfs.is_alive(process):
-            self.watch(task, pidfd)
-            return True
-        if pidfd >= 0:
-            os.close(pidfd)
-        watched = self._watched[process] = _WatchedTask(task, False, {})
+            return self._adopt_members(task)
+        return True
+
+    def _adopt_members(self, task: Task) -> bool:
+        watched = self._watched[task.process] = _WatchedTask(task, False, {})
         if self._add_members(watched):
             return True
-        del self._watched[process]
+        del self._watched[task.process]
         return False
 
     def update(self, task: Task) -> None:
         """Take note that a watched process has this task now: it may be on other lists."""
         if watched := self._watched.get(task.process):
             watched.task = task
+
+    def forget(self, process: Process) -> None:
+        """Stop watching the task of a process, which runs on."""
+        if watched := self._watched.pop(process, None):
+            self._close(watched)
 
     def sweep(self) -> None:
         """Handle every end that the event loop has not come to yet."""
@@ -98,10 +107,14 @@ class TaskLifetimes:
 
     def close(self) -> None:
         """Stop watching; the tasks run on."""
-        for watched in self._watched.values():
-            for process in list(watched.pidfds):
-                self._remove(watched, process)
-        self._watched.clear()
+        for process in list(self._watched):
+            self.forget(process)
+
+    def _close(self, watched: _WatchedTask) -> None:
+        if watched.search is not None:
+            watched.search.cancel()
+        for process in list(watched.pidfds):
+            self._remove(watched, process)
 
     def _add(self, watched: _WatchedTask, process: Process, pidfd: int) -> None:
         watched.pidfds[process] = pidfd
@@ -116,23 +129,37 @@ class TaskLifetimes:
         if process not in watched.pidfds:
             return  # swept before the event loop came to it
         self._remove(watched, process)
-        if watched.pidfds or (not watched.is_alone and self._add_members(watched)):
-            return
+        if not watched.pidfds and (watched.is_alone or not self._add_members(watched)):
+            self._end(watched)
+
+    def _end(self, watched: _WatchedTask) -> None:
         del self._watched[watched.task.process]
         self._on_end(watched.task.process)
 
     def _add_members(self, watched: _WatchedTask) -> bool:
-        """Watch the processes that still run on the task's lists; one forked during the search is found when its parent ends."""
+        """Watch the processes that still run on the task's lists; one forked during the search is found when its parent ends.
+
+        False when it is certain that there is none.
+        """
         task = watched.task
-        place = PodContainer(task.pod, task.container)
-        for member in find_members(self._procfs, place, self._cpus_of(task), self._others_of(task)):
+        found = self._members_of(task)
+        for member in found.members:
             try:
-                pidfd = os.pidfd_open(member.pid)
+                pidfd = open_process(self._procfs, member).pidfd
             except ProcessLookupError:
                 continue
-            if self._procfs.is_alive(member):
-                log.info("process %d of pod %s still runs on the lists of process %d", member.pid, task.pod, task.process.pid)
-                self._add(watched, member, pidfd)
-            else:
-                os.close(pidfd)
-        return bool(watched.pidfds)
+            log.info("process %d of pod %s still runs on the lists of process %d", member.pid, task.pod, task.process.pid)
+            self._add(watched, member, pidfd)
+        if watched.pidfds:
+            return True
+        if found.is_certain and not found.members:
+            return False
+        # Members that have ended since may have left others.
+        pause = 0.0 if found.members else SECONDS_BETWEEN_SEARCHES
+        watched.search = asyncio.get_running_loop().call_later(pause, self._search_again, watched)
+        return True
+
+    def _search_again(self, watched: _WatchedTask) -> None:
+        watched.search = None
+        if not self._add_members(watched):
+            self._end(watched)

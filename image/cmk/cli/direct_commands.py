@@ -18,6 +18,7 @@ import typer
 from cmk.cli import chart_commands, common
 from cmk.direct.pools import ConfDir
 from cmk.host import affinity, launcher_files
+from cmk.host.peer import open_process
 from cmk.isolate import ask, local
 from cmk.legacy import takeover, tree
 from cmk.model import cpuset, layout
@@ -116,7 +117,14 @@ def reaffinitize(
         with _pools_of(directory) as (state, saved):
             ledger = state.recover(saved)
             for task in ledger.tasks.values():
-                affinity.pin(common.procfs(), task.process.pid, ledger.cpus_of(task))
+                try:
+                    process = open_process(common.procfs(), task.process)
+                except ProcessLookupError:
+                    continue  # it has ended since its lists were looked up
+                try:
+                    affinity.pin(common.procfs(), process.pid, ledger.cpus_of(task), process.has_ended)
+                finally:
+                    os.close(process.pidfd)
                 common.note(f"process {task.process.pid}: {task.pool} {' '.join(task.lists)}")
 
 

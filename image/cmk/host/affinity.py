@@ -1,14 +1,22 @@
-"""CPU affinity of whole processes: set for every thread and read back, because the kernel silently intersects it with the cpuset."""
+"""CPU affinity of whole processes: set for every thread and read back, because the kernel silently intersects it with the cpuset.
+
+Why a pass that sets no mask is the last one: a thread that it does not see has a creator that had the mask already, and inherits it.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Set
+from time import monotonic
 
+from cmk.host.passes import MOST, passes
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.errors import CmkError
+
+SECONDS = 1.0
 
 
 class AffinityError(CmkError):
@@ -34,42 +42,157 @@ def allowed(cpus: CpuSet) -> CpuSet:
     return answer[0]
 
 
-def pin(procfs: Procfs, pid: int, cpus: CpuSet) -> None:
-    """Set the affinity of every thread of a process and read it back.
-
-    Raises AffinityError after the old affinity was restored, ProcessLookupError when the process is gone.
-    """
-    before: dict[int, set[int]] = {}
+def mask_of(tid: int) -> CpuSet | None:
+    """The mask of a thread; None when it has ended."""
     try:
-        # A thread inherits the mask of its creator: repeat until a pass meets no thread that was created meanwhile.
-        while new := set(procfs.threads(pid)) - before.keys():
-            for tid in new:
-                before[tid] = os.sched_getaffinity(tid)
-                _pin_thread(tid, cpus)
-    except AffinityError:
-        _restore(before)
-        raise
+        return frozenset(os.sched_getaffinity(tid))
+    except ProcessLookupError:
+        return None
 
 
-def _pin_thread(tid: int, cpus: CpuSet) -> None:
+def try_to_set(tid: int, cpus: Set[int]) -> bool:
+    """Set the mask of a thread; False if it has ended, or its cpuset has none of the CPUs."""
     try:
         os.sched_setaffinity(tid, cpus)
-        got = os.sched_getaffinity(tid)
-    except ProcessLookupError:
-        return  # a thread that ended needs no CPU; the end of a process shows at its pidfd
-    except OSError as error:
+    except OSError:
+        return False
+    return True
+
+
+class Pinning:
+    """The masks of one process's threads: set by ``pin``, restored by ``undo``.
+
+    ``has_ended`` tells, by something other than the pid, that the process has ended, so that its pid may be another's.
+    """
+
+    def __init__(
+        self, procfs: Procfs, pid: int, cpus: CpuSet, has_ended: Callable[[], bool], clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._procfs = procfs
+        self._pid = pid
+        self._cpus = cpus
+        self._has_ended = has_ended
+        self._clock = clock
+        # By thread id: the masks before and after.
+        self._masks: dict[int, tuple[CpuSet, CpuSet]] = {}
+
+    def pin(self) -> None:
+        """Set the affinity of every thread and read it back. If this raises, some masks may have been set: then call ``undo``.
+
+        Raises AffinityError when the kernel refuses a mask, or the process starts threads faster than they can be set;
+        ProcessLookupError when it has ended, even if another has its pid by now.
+        """
+        self._check_alive()
+        listed = self._pass_until_none_is_set()
+        for tid in self._masks.keys() - listed:
+            if not self._procfs.has_thread(self._pid, tid):
+                self._restore(tid)  # the thread has ended: if its id is in use, another process's thread was set
+        self._check_alive()
+
+    def undo(self) -> bool:
+        """Give all threads the masks back that they had, and to those that were started meanwhile the process's.
+
+        A thread whose mask is not the one that was set keeps it. False when threads are started too fast; it is not given up for lack
+        of time, as a core that is left in two hands is worse.
+        """
+        usual = self._usual_mask()
+        seen: set[int] = set()
+        for _ in range(MOST):
+            is_last = True
+            for tid in self._threads():
+                if tid not in seen:
+                    is_last = self._give_back(tid, seen, usual) and is_last
+            if is_last:
+                break
+        for tid in self._masks.keys() - seen:
+            self._restore(tid)
+        return is_last
+
+    def _pass_until_none_is_set(self) -> set[int]:
+        """Pass over the threads until none had to be set; returns the threads of the last pass."""
+        seen: set[int] = set()
+        for number in passes(SECONDS, self._clock):
+            is_last, threads = True, self._procfs.threads(self._pid)
+            for tid in threads:
+                if tid not in seen:
+                    is_last = self._set(tid, seen, is_first=number == 0) and is_last
+            if is_last:
+                return set(threads)
         raise AffinityError(
-            f"CPUs {cpuset.kernel_list(cpus)} refused by the kernel ({error.strerror}): outside the container's cpuset?"
-        ) from error
-    if got != cpus:
-        raise AffinityError(
-            f"CPUs {cpuset.kernel_list(cpus)} asked, the container's cpuset allows only {cpuset.kernel_list(got)} of them"
+            f"process {self._pid} keeps starting threads, so that not all can be set to CPUs {cpuset.kernel_list(self._cpus)}: ask before "
+            "it starts them, as a launcher does"
         )
 
-
-def _restore(before: dict[int, set[int]]) -> None:
-    for tid, cpus in before.items():
+    def _set(self, tid: int, seen: set[int], *, is_first: bool) -> bool:
+        """Set a thread's mask unless it has it; False if it was set, or has ended and may have started another with its old mask."""
+        before = mask_of(tid)
+        if before is None:
+            return False
+        seen.add(tid)
+        # In later passes: a thread whose creator was set, and has narrowed itself since.
+        if before == self._cpus or (before < self._cpus and not is_first):
+            if is_first:
+                self._masks[tid] = before, before
+            return True
+        self._masks[tid] = before, self._cpus
         try:
-            os.sched_setaffinity(tid, cpus)
-        except OSError:
-            continue  # the thread ended or its cpuset changed; the caller raises the error that matters
+            os.sched_setaffinity(tid, self._cpus)
+            got = frozenset(os.sched_getaffinity(tid))
+        except ProcessLookupError:
+            return False  # a thread that ended needs no CPU; the end of the process shows elsewhere
+        except OSError as error:
+            raise AffinityError(
+                f"CPUs {cpuset.kernel_list(self._cpus)} refused by the kernel ({error.strerror}): outside the container's cpuset?"
+            ) from error
+        self._masks[tid] = before, got
+        if got != self._cpus:
+            raise AffinityError(
+                f"CPUs {cpuset.kernel_list(self._cpus)} asked, the container's cpuset allows only {cpuset.kernel_list(got)} of them"
+            )
+        return False
+
+    def _usual_mask(self) -> CpuSet | None:
+        """What a thread gets back whose mask before is not known; None if no mask was set."""
+        changed = [before for before, after in self._masks.values() if before != after]
+        if not changed:
+            return None
+        return self._masks.get(self._pid, (changed[0],))[0]
+
+    def _give_back(self, tid: int, seen: set[int], usual: CpuSet | None) -> bool:
+        """Restore a thread's mask; False if it was set, or the thread has ended and may have started another with the new mask."""
+        now = mask_of(tid)
+        if now is None:
+            return False
+        seen.add(tid)
+        if tid in self._masks:
+            return not self._restore(tid)
+        if usual is None or not now <= self._cpus or self._has_ended():
+            return True
+        return not try_to_set(tid, usual)
+
+    def _restore(self, tid: int) -> bool:
+        before, after = self._masks[tid]
+        if before == after or mask_of(tid) != after:
+            return False
+        return try_to_set(tid, before)
+
+    def _threads(self) -> list[int]:
+        try:
+            return self._procfs.threads(self._pid)
+        except ProcessLookupError:
+            return []
+
+    def _check_alive(self) -> None:
+        if self._has_ended():
+            raise ProcessLookupError(f"process {self._pid} is gone")
+
+
+def pin(procfs: Procfs, pid: int, cpus: CpuSet, has_ended: Callable[[], bool]) -> Pinning:
+    """Pin a process and return what undoes it. Raises as ``Pinning.pin`` does, after everything was restored."""
+    pinning = Pinning(procfs, pid, cpus, has_ended)
+    try:
+        pinning.pin()
+    except BaseException:
+        pinning.undo()
+        raise
+    return pinning

@@ -133,7 +133,8 @@ class JournaledChange:
         for process, masks in self._valid_masks(journal).items():
             move = _move_of(journal.plan, process)
             try:
-                mover.move(self._procfs, {}, self._processes_of(journal, move, NOTHING)[1], _narrowed(move, masks))
+                pids = self._processes_of(journal, move, NOTHING)[1]
+                mover.move(self._procfs, {}, pids, _narrowed(move, masks), keep=True)
             except AffinityError as error:
                 log.error("cannot narrow a thread to its new CPUs after the change of pools: %s", error)
 
@@ -199,7 +200,7 @@ class JournaledChange:
             return masks.get(tid) or (old if mask == parking else cpu_map.new_mask(mask))
 
         try:
-            mover.move(self._procfs, {}, self._processes_of(change.journal, move, parking)[1], target)
+            mover.move(self._procfs, {}, self._processes_of(change.journal, move, parking)[1], target, keep=True)
         except AffinityError as error:
             log.error("cannot restore a thread's CPUs while a change of pools is undone: %s", error)
 

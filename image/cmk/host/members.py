@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import NamedTuple
 
+from cmk.host.affinity import mask_of
+from cmk.host.passes import passes
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.cpuset import CpuSet
 from cmk.model.tasks import Process
 
-_SCANS = 3
+SECONDS = 1.0
+
+
+class Search(NamedTuple):
+    """Members that were found. ``is_certain`` is False if there may be more: processes kept ending before they were looked at."""
+
+    members: list[Process]
+    is_certain: bool
 
 
 def find_members(procfs: Procfs, container: PodContainer, cpus: CpuSet, others: Iterable[CpuSet]) -> list[Process]:
@@ -18,15 +29,25 @@ def find_members(procfs: Procfs, container: PodContainer, cpus: CpuSet, others: 
 
     Outside pods, no container separates a task's processes from the host's: the result is empty.
     """
+    return search_members(procfs, container, cpus, others).members
+
+
+def search_members(
+    procfs: Procfs,
+    container: PodContainer,
+    cpus: CpuSet,
+    others: Iterable[CpuSet],
+    clock: Callable[[], float] = monotonic,
+) -> Search:
+    """``find_members``, and whether it can be relied on that there are none."""
     if not container.pod:
-        return []
-    other_sets = list(others)
-    for _ in range(_SCANS):
-        members, vanished = _scan(procfs, container, cpus, other_sets)
-        # A process that ended during the scan may have left a child in a part of the directory that was read already: scan again.
-        if members or not vanished:
-            return members
-    return []
+        return Search([], is_certain=True)
+    scan = _Scan(procfs, container, cpus, list(others))
+    for _ in passes(SECONDS, clock):
+        # A process that ended during the scan may have left a child that was not listed yet: look again, at those that are new.
+        if scan.look_at_new():
+            return Search(scan.members, is_certain=True)
+    return Search(scan.members, is_certain=False)
 
 
 def descendants(procfs: Procfs, process: Process) -> list[Process]:
@@ -61,25 +82,47 @@ def processes_beside(procfs: Procfs, pids: Iterable[int], owner: int, cpus: CpuS
     return beside
 
 
-def _scan(procfs: Procfs, container: PodContainer, cpus: CpuSet, others: list[CpuSet]) -> tuple[list[Process], bool]:
-    members, vanished = [], False
-    for pid in procfs.pids():
-        try:
-            if _is_within(procfs, pid, cpus, others) and procfs.pod_container(pid) == container:
-                process = procfs.process(pid)
-                if procfs.is_alive(process):
-                    members.append(process)
-        except ProcessLookupError:
-            vanished = True
-        except MixedCgroupsError:
-            continue
-    return members, vanished
+class _Scan:
+    """Passes over all processes, each of which is looked at once."""
 
+    def __init__(self, procfs: Procfs, container: PodContainer, cpus: CpuSet, others: list[CpuSet]) -> None:
+        self._procfs = procfs
+        self._container = container
+        self._cpus = cpus
+        self._others = others
+        self._seen: set[int] = set()
+        self.members: list[Process] = []
 
-def _is_within(procfs: Procfs, pid: int, cpus: CpuSet, others: list[CpuSet]) -> bool:
-    # Any thread counts, not only the first one of the process: the main lcore of DPDK runs on another core.
-    for tid in procfs.threads(pid):
-        mask = os.sched_getaffinity(tid)
-        if mask <= cpus and not any(mask <= other for other in others):
-            return True
-    return False
+    def look_at_new(self) -> bool:
+        """Look at processes that were not looked at before; returns whether none ended meanwhile."""
+        is_quiet = True
+        for pid in self._procfs.pids():
+            if pid in self._seen:
+                continue
+            try:
+                if self._is_settled(pid):
+                    self._seen.add(pid)
+                else:
+                    is_quiet = False
+            except ProcessLookupError:
+                is_quiet = False
+            except MixedCgroupsError:
+                self._seen.add(pid)
+        return is_quiet
+
+    def _is_settled(self, pid: int) -> bool:
+        """Add a process to the members if it is one; False when threads of it ended first, which may have started others."""
+        # Any thread counts, not only the first one of the process: the main lcore of DPDK runs on another core.
+        has_ended = False
+        for tid in self._procfs.threads(pid):
+            mask = mask_of(tid)
+            if mask is None:
+                has_ended = True
+            elif mask <= self._cpus and not any(mask <= other for other in self._others):
+                if self._procfs.pod_container(pid) != self._container:
+                    return True
+                # Of a process that has ended there is its first thread, until its parent waits for it.
+                if tid != pid or self._procfs.first_thread_runs(pid):
+                    self.members.append(self._procfs.process(pid))
+                    return True
+        return not has_ended or self._procfs.pod_container(pid) != self._container

@@ -1,6 +1,6 @@
 """The CPU masks of all threads of running processes, set one by one, including threads that are created meanwhile.
 
-Why a pass without a new thread is the last one: a thread that is created later has a creator that was set already, and inherits its mask.
+Why a pass that sets no mask is the last one: a thread that it does not see has a creator that had its mask already, and inherits it.
 The kernel hands out thread ids in ascending order, so that none is used again within a pass or two.
 """
 
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Set
+from time import monotonic
 from typing import NamedTuple
 
-from cmk.host.affinity import AffinityError
+from cmk.host.affinity import AffinityError, mask_of, try_to_set
+from cmk.host.passes import passes
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
+
+SECONDS = 3.0
 
 # Thread id and current mask → the mask that the thread is to have.
 Target = Callable[[int, Set[int]], Set[int]]
@@ -29,22 +33,48 @@ class MovedThread(NamedTuple):
     after: Set[int]
 
 
-def move(procfs: Procfs, known: Threads, pids: Callable[[], Iterable[int]], target: Target) -> list[MovedThread]:
+def move(
+    procfs: Procfs,
+    known: Threads,
+    pids: Callable[[], Iterable[int]],
+    target: Target,
+    *,
+    keep: bool = False,
+    clock: Callable[[], float] = monotonic,
+) -> list[MovedThread]:
     """Set every thread's mask to what ``target`` returns for it; returns the threads that changed.
 
     Threads in ``known`` are set first, because finding all takes a while: ``pids`` lists the processes anew for each further pass. Raises
-    AffinityError when the kernel refuses a mask, after it has restored the masks of all threads.
+    AffinityError when the kernel refuses a mask, after it has restored the masks of all threads; also when processes or threads are started
+    faster than they can be set, and then with ``keep`` those that were set stay so.
     """
     moved: list[MovedThread] = []
     seen: set[int] = set()
     try:
         _pass(known, target, seen, moved)
-        while _pass({pid: _threads(procfs, pid) for pid in pids()}, target, seen, moved):
-            pass
+        for _ in passes(SECONDS, clock):
+            threads = {pid: _threads(procfs, pid) for pid in pids()}
+            late = _pass(threads, target, seen, moved)
+            if late is None:
+                _give_back_strangers(threads, moved)
+                return moved
     except AffinityError:
         undo(procfs, moved)
         raise
-    return moved
+    if not keep:
+        undo(procfs, moved)
+    raise AffinityError(
+        f"process {late}, or one that it belongs with, keeps starting processes or threads, so that not all could be moved: end it, or "
+        "wait until it starts fewer"
+    )
+
+
+def _give_back_strangers(threads: Threads, moved: Iterable[MovedThread]) -> None:
+    """Restore the masks of threads of others that have the ids of ours, which had ended. ``threads`` are all of ours after the move."""
+    ours = {(pid, tid) for pid, tids in threads.items() for tid in tids}
+    for thread in moved:
+        if (thread.pid, thread.tid) not in ours and mask_of(thread.tid) == thread.after:
+            try_to_set(thread.tid, thread.before)
 
 
 def undo(procfs: Procfs, moved: Iterable[MovedThread]) -> list[MovedThread]:
@@ -69,33 +99,37 @@ def _threads(procfs: Procfs, pid: int) -> list[int]:
         return []
 
 
-def _pass(threads: Threads, target: Target, seen: set[int], moved: list[MovedThread]) -> bool:
-    """Set the mask of every thread that is not in ``seen``; returns whether there was one."""
-    get, put, any_new = os.sched_getaffinity, os.sched_setaffinity, False
+def _pass(threads: Threads, target: Target, seen: set[int], moved: list[MovedThread]) -> int | None:
+    """Set the mask of every thread that is not in ``seen``.
+
+    Returns a process of which a thread was set, or ended and may have started another before; None when there is none.
+    """
+    get, put, late = os.sched_getaffinity, os.sched_setaffinity, None
     for pid, tids in threads.items():
         for tid in tids:
             if tid in seen:
                 continue
             seen.add(tid)
-            any_new = True
             try:
                 before = get(tid)
                 wanted = target(tid, before)
                 if wanted == before:
                     continue
+                late = pid
                 # Recorded before it is set: a thread whose mask comes out different is restored too.
                 moved.append(MovedThread(pid, tid, before, wanted))
                 put(tid, wanted)
                 got = get(tid)
             except ProcessLookupError:
-                continue
+                late = pid
             except OSError as error:
                 raise AffinityError(
                     f"{_name(pid, tid)}: CPUs {_text(wanted)} refused by the kernel ({error.strerror})"
                 ) from error
-            if got != wanted:  # the kernel silently intersects with the cpuset
-                raise AffinityError(f"{_name(pid, tid)}: of CPUs {_text(wanted)} its cpuset allows only {_text(got)}")
-    return any_new
+            else:
+                if got < wanted:  # the kernel silently intersects with the cpuset
+                    raise AffinityError(f"{_name(pid, tid)}: of CPUs {_text(wanted)} its cpuset allows only {_text(got)}")
+    return late
 
 
 def _name(pid: int, tid: int) -> str:

@@ -36,17 +36,46 @@ class Procfs:
         return Process(pid, self.start_time(pid))
 
     def is_alive(self, process: Process) -> bool:
-        """Whether this very process runs, and not another with its pid; a zombie does not run."""
+        """Whether this very process runs, and not another with its pid.
+
+        A zombie does not run, unless only its first thread has ended: the kernel counts that one until all others have ended too.
+        """
         try:
             stat = self._read(f"{process.pid}/stat")
         except ProcessLookupError:
             return False
         fields = stat[stat.rindex(")") + 2 :].split()
-        return int(fields[19]) == process.start and fields[0] not in "ZX"
+        return int(fields[19]) == process.start and (fields[0] not in "ZX" or (fields[0] == "Z" and int(fields[17]) > 1))
+
+    def first_thread_runs(self, pid: int) -> bool:
+        """Whether the first thread of a process runs; others may run on when it has ended."""
+        stat = self._read(f"{pid}/stat")
+        return stat[stat.rindex(")") + 2] not in "ZX"
 
     def pod_container(self, pid: int) -> PodContainer:
         """Pod and container by the leftmost pod directory of the cgroup path: groups that a workload creates below it change nothing."""
-        return parse_cgroup(self._read(f"{pid}/cgroup"))
+        found = parse_cgroup(self._read(f"{pid}/cgroup"))
+        if found.pod or self.first_thread_runs(pid):
+            return found
+        # Of a thread that has ended, cgroup v1 says that it is in the root.
+        for tid in self.threads(pid):
+            try:
+                found = parse_cgroup(self._read(f"{pid}/task/{tid}/cgroup"))
+            except ProcessLookupError:
+                continue
+            if found.pod:
+                break
+        return found
+
+    def credentials(self, pid: int) -> tuple[int, int]:
+        """Effective uid and gid."""
+        lines = [line.split() for line in self._read(f"{pid}/status").splitlines()]
+        ids = {words[0]: int(words[2]) for words in lines if words[:1] in (["Uid:"], ["Gid:"])}
+        return ids["Uid:"], ids["Gid:"]
+
+    def has_thread(self, pid: int, tid: int) -> bool:
+        """Whether the process has this thread."""
+        return os.path.exists(f"{self._prefix}/{pid}/task/{tid}")  # noqa: PTH110
 
     def is_namespace_init(self, pid: int) -> bool:
         """Whether the process is pid 1 of a pid namespace below ours: when it ends, the kernel kills all others of that namespace."""

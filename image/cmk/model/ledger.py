@@ -64,8 +64,12 @@ class Ledger:
         return now | coming if every_cpu - now - coming else coming
 
     def open_to(self, task: Task) -> CpuSet:
-        """CPUs that a task may run on: those it holds and, while pools change, those it moves to or passes on the way."""
+        """CPUs that a task may run on: those it holds, those it is giving up, and while pools change those it moves to or passes."""
         return self.cpus_of(task) | self._destinations.get(task.process, _NOTHING)
+
+    def keep_open(self, process: Process, cpus: CpuSet) -> None:
+        """Leave CPUs open to a process that is giving them up and still runs there, until this is called with none."""
+        self._destinations = {process: cpus} if cpus else {}
 
     def begin(self, coming: Layout, destinations: Mapping[Process, CpuSet]) -> None:
         """Begin a change to another layout; ``destinations`` are CPUs that tasks move to or pass on the way."""

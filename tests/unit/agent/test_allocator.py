@@ -243,6 +243,43 @@ def test_the_same_process_may_move_to_another_pool(tmp_path: Path) -> None:
     on_node(tmp_path, scenario)
 
 
+def test_a_child_on_the_core_that_its_process_gives_up_holds_it(tmp_path: Path) -> None:
+    async def scenario(node: Node) -> None:
+        async with await node.ask() as client:
+            await client.answer()
+            child = await client.orphan()
+            assert (await client.again(text_of("shared")))[1] == SHARED
+            assert (node.tasks("exclusive"), node.tasks("shared")) == ([child], [client.pid])
+            assert os.sched_getaffinity(child) == EXCLUSIVE
+            os.kill(child, signal.SIGKILL)
+            await node.until(lambda: not node.tasks("exclusive"))
+
+    on_node(tmp_path, scenario)
+
+
+def test_a_core_is_not_given_up_by_a_process_that_stays_on_it(tmp_path: Path) -> None:
+    async def scenario(node: Node) -> None:
+        async with await node.ask() as client:
+            await client.answer()
+            reply, cpus = await client.again(text_of("shared", affinity=0))
+            assert "error 78" in reply
+            assert "it still has threads there" in reply
+            assert (cpus, node.tasks("exclusive"), node.tasks("shared")) == (EXCLUSIVE, [client.pid], [])
+
+    on_node(tmp_path, scenario)
+
+
+def test_an_agent_that_was_killed_between_file_and_pin_has_made_an_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(allocator: Allocator, first: Workload, _: Workload) -> None:
+        seen = []
+        files = StateFiles(options_in(tmp_path), Procfs())
+        monkeypatch.setattr("cmk.agent.allocator.Pinning.pin", lambda _: seen.extend(files.read_tasks().tasks))
+        allocator.isolate(Isolate("exclusive"), first.peer)
+        assert [task.process.pid for task in seen] == [first.peer.pid]
+
+    on_allocator(tmp_path, scenario)
+
+
 def test_affinity_outside_the_cpuset_is_refused_and_nothing_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.sched_getaffinity
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: SHARED if pid not in (0, os.getpid()) else real(pid))
@@ -297,7 +334,9 @@ def test_a_full_disk_refuses_and_takes_nothing(tmp_path: Path) -> None:
         # the temporary file cannot be made where a directory has its name
         (tmp_path / "run/.tasks.json.new").mkdir()
         async with await node.ask() as client:
-            assert (await client.answer())[0].startswith("cmk/1 error 75\ncannot write")
+            reply, cpus = await client.answer()
+            assert reply.startswith("cmk/1 error 75\ncannot write")
+            assert cpus != EXCLUSIVE
             assert node.tasks("exclusive") == []
 
     on_node(tmp_path, scenario)

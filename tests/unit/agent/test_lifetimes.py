@@ -14,6 +14,7 @@ import pytest
 
 from cmk.agent import lifetimes
 from cmk.agent.lifetimes import TaskLifetimes
+from cmk.host.members import Search
 from cmk.host.procfs import Procfs
 from cmk.model.tasks import Process, Task
 from tests.unit.agent.harness import POD, Node, on_node
@@ -22,26 +23,23 @@ from tests.unit.agent.harness import POD, Node, on_node
 class Watch:
     """Lifetimes of tasks. ``members`` are what the next search for a task's processes finds, ``searched`` the tasks it was for."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.ended: list[Process] = []
         self.members: list[Process] = []
         self.news = asyncio.Event()
         self.searched: list[Task] = []
-        self.lifetimes = TaskLifetimes(Procfs(), self._on_end, self._cpus_of, lambda _: [])
-        monkeypatch.setattr(lifetimes, "find_members", self._find_members)
+        self.is_certain = True
+        self.lifetimes = TaskLifetimes(Procfs(), self._on_end, self._members_of)
 
     def _on_end(self, process: Process) -> None:
         self.ended.append(process)
         self.news.set()
 
-    def _cpus_of(self, task: Task) -> frozenset[int]:
+    def _members_of(self, task: Task) -> Search:
         self.searched.append(task)
-        return frozenset()
-
-    def _find_members(self, *_: object) -> list[Process]:
         members, self.members = self.members, []
         self.news.set()
-        return members
+        return Search(members, self.is_certain)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for an end, or a search, that makes the condition true."""
@@ -68,11 +66,11 @@ class Sleeper:
             await self._process.wait()
 
 
-def with_two(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Watch, Sleeper, Sleeper], Awaitable[None]]) -> None:
+def with_two(scenario: Callable[[Watch, Sleeper, Sleeper], Awaitable[None]]) -> None:
     """Run a scenario with two processes."""
 
     async def run() -> None:
-        watch = Watch(monkeypatch)
+        watch = Watch()
         first, second = [Sleeper(await asyncio.create_subprocess_exec("sleep", "60")) for _ in range(2)]
         try:
             await scenario(watch, first, second)
@@ -92,14 +90,14 @@ def is_open(descriptor: int) -> bool:
     return True
 
 
-def test_a_task_ends_with_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_ends_with_its_process() -> None:
     async def scenario(watch: Watch, first: Sleeper, second: Sleeper) -> None:
         watch.lifetimes.watch(first.task, first.pidfd())
         watch.lifetimes.watch(second.task, second.pidfd())
         await first.end()
         await watch.until(lambda: watch.ended == [first.process])
 
-    with_two(monkeypatch, scenario)
+    with_two(scenario)
 
 
 def test_a_task_ends_with_the_last_process_that_it_has_left_on_its_lists(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +110,7 @@ def test_a_task_ends_with_the_last_process_that_it_has_left_on_its_lists(monkeyp
         await left.end()
         await watch.until(lambda: watch.ended == [first.process])
 
-    with_two(monkeypatch, scenario)
+    with_two(scenario)
 
 
 def test_nothing_can_be_left_of_a_pid_namespace_whose_init_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +121,7 @@ def test_nothing_can_be_left_of_a_pid_namespace_whose_init_has_ended(monkeypatch
         await watch.until(lambda: watch.ended == [first.process])
         assert watch.searched == []
 
-    with_two(monkeypatch, scenario)
+    with_two(scenario)
 
 
 def test_a_sweep_sees_an_end_before_the_event_loop_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +133,7 @@ def test_a_sweep_sees_an_end_before_the_event_loop_does(monkeypatch: pytest.Monk
         watch.lifetimes.sweep()
         assert watch.ended == [first.process]
 
-    with_two(monkeypatch, scenario)
+    with_two(scenario)
 
 
 def test_a_process_that_is_watched_already_has_its_latest_task(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +146,7 @@ def test_a_process_that_is_watched_already_has_its_latest_task(monkeypatch: pyte
         await watch.until(lambda: watch.ended == [first.process])
         assert watch.searched == [latest]
 
-    with_two(monkeypatch, scenario)
+    with_two(scenario)
 
 
 def test_a_task_of_an_earlier_agent_is_adopted_while_its_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +157,7 @@ def test_a_task_of_an_earlier_agent_is_adopted_while_its_process_runs(monkeypatc
         await first.end()
         await watch.until(lambda: watch.ended == [first.process])
 
-    with_two(monkeypatch, scenario)
+    with_two(scenario)
 
 
 def test_a_task_whose_pid_was_used_again_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +165,7 @@ def test_a_task_whose_pid_was_used_again_is_not_adopted(monkeypatch: pytest.Monk
         earlier = Process(first.process.pid, first.process.start - 1)
         assert not watch.lifetimes.adopt(msgspec.structs.replace(first.task, process=earlier))
 
-    with_two(monkeypatch, scenario)
+    with_two(scenario)
 
 
 def test_a_task_is_adopted_while_a_process_that_it_has_left_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +176,33 @@ def test_a_task_is_adopted_while_a_process_that_it_has_left_runs(monkeypatch: py
         await left.end()
         await watch.until(lambda: watch.ended == [first.process])
 
-    with_two(monkeypatch, scenario)
+    with_two(scenario)
+
+
+def test_a_task_goes_on_while_it_is_uncertain_whether_it_has_left_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
+        monkeypatch.setattr(lifetimes, "SECONDS_BETWEEN_SEARCHES", 0)
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.is_certain = False
+        await first.end()
+        await watch.until(lambda: len(watch.searched) > 1)
+        assert watch.ended == []
+        watch.is_certain = True
+        await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(scenario)
+
+
+def test_a_process_with_lists_of_its_own_does_not_hold_those_of_the_task_that_it_was_left_by() -> None:
+    async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.members = [left.process]
+        await first.end()
+        await watch.until(lambda: watch.searched == [first.task])
+        watch.lifetimes.watch(left.task, left.pidfd())
+        await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(scenario)
 
 
 def test_a_closed_watch_has_closed_its_pidfds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +212,7 @@ def test_a_closed_watch_has_closed_its_pidfds(monkeypatch: pytest.MonkeyPatch) -
         watch.lifetimes.close()
         assert not is_open(pidfd)
 
-    with_two(monkeypatch, scenario)
+    with_two(scenario)
 
 
 @pytest.mark.usefixtures("clients_in_pod", "own_affinity")

@@ -1,12 +1,15 @@
 import os
+import select
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from cmk.host.members import descendants, find_members, processes_beside
+from cmk.host.members import descendants, find_members, processes_beside, search_members
+from cmk.host.peer import open_process
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from cmk.model.tasks import Process
@@ -90,3 +93,77 @@ def test_processes_beside_the_owner_are_those_that_may_also_run_elsewhere() -> N
     with process(ALL) as owner, process(ALL) as beside, process(ONE) as confined, process(ALL - ONE) as elsewhere:
         pids = [owner, beside, confined, elsewhere, 2**22 + 1]
         assert processes_beside(Procfs(), pids, owner, ONE) == [(beside, Procfs().name(beside))]
+
+
+LEADERLESS = """
+import ctypes, os, sys, threading
+number = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+held = threading.Thread(target=sys.stdin.read)
+held.start()
+print(flush=True)
+ctypes.CDLL(None).syscall(number, 0)
+"""
+
+
+@pytest.fixture
+def leaderless() -> Iterator[int]:
+    """A process whose first thread has ended while another runs."""
+    with subprocess.Popen([sys.executable, "-c", LEADERLESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        while Procfs().first_thread_runs(child.pid):
+            os.sched_yield()
+        yield child.pid
+        child.kill()
+
+
+def test_a_process_whose_first_thread_has_ended_is_alive_and_a_member(procfs: Procfs, leaderless: int) -> None:
+    enter(procfs, leaderless)
+    for tid in Procfs().threads(leaderless):
+        os.sched_setaffinity(tid, ONE)
+    member = Procfs().process(leaderless)
+    assert Procfs().is_alive(member)
+    assert find_members(procfs, PLACE, ONE, []) == [member]
+
+
+def test_the_pidfd_of_a_process_is_quiet_while_any_thread_runs(leaderless: int) -> None:
+    peer = open_process(Procfs(), Procfs().process(leaderless))
+    assert not peer.has_ended()
+    os.kill(leaderless, 9)
+    select.select([peer.pidfd], [], [])
+    os.close(peer.pidfd)
+
+
+def test_the_container_of_a_process_is_that_of_a_living_thread(tmp_path: Path) -> None:
+    for directory, container in (("42", ""), ("42/task/42", ""), ("42/task/43", f"/kubepods/pod{PLACE.pod}/{PLACE.container}")):
+        (tmp_path / directory).mkdir(parents=True, exist_ok=True)
+        (tmp_path / directory / "cgroup").write_text(f"5:cpuset:{container or '/'}\n")
+    (tmp_path / "42/stat").write_text("42 (x) Z " + " ".join(map(str, range(4, 53))))
+    assert Procfs(tmp_path).pod_container(42) == PLACE
+
+
+def test_a_member_is_found_although_a_thread_of_it_has_ended(procfs: Procfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with process(ONE) as pid:
+        enter(procfs, pid)
+        monkeypatch.setattr(procfs, "threads", lambda _: [2**22 + 1, pid])
+        assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [pid]
+
+
+def test_a_member_in_a_group_below_its_container_is_one(procfs: Procfs) -> None:
+    with process(ONE) as pid:
+        enter(procfs, pid)
+        (procfs.root / str(pid) / "cgroup").write_text(f"0::/kubepods/pod{PLACE.pod}/{PLACE.container}/below/it\n")
+        assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [pid]
+
+
+def test_a_search_during_which_processes_keep_ending_is_not_certain(procfs: Procfs) -> None:
+    (procfs.root / "999999").mkdir()
+    assert search_members(procfs, PLACE, ONE, []) == ([], False)
+
+
+def test_a_child_of_a_process_that_ends_during_the_search_is_found(procfs: Procfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with process(ONE) as pid:
+        enter(procfs, pid)
+        listings = iter([[2**22 + 1], [pid]])
+        monkeypatch.setattr(procfs, "pids", lambda: next(listings))
+        assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [pid]

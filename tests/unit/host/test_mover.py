@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -111,3 +112,11 @@ def test_undo_restores_the_masks(spawner: Callable[[int], int]) -> None:
 def test_processes_that_have_ended_are_skipped(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
     assert [thread.tid for thread in move(PROCFS, {}, lambda: [2**22 + 1, pid], through(CpuMap([ONE], [OTHER])))] == [pid]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_move_is_given_up_when_its_time_is_over(spawner: Callable[[int], int], keep: bool) -> None:
+    pid, clock = spawner(0), itertools.count(step=10)
+    with pytest.raises(AffinityError, match=f"process {pid}, or one that it belongs with, keeps starting"):
+        move(PROCFS, {}, lambda: [pid], through(CpuMap([ONE], [OTHER])), keep=keep, clock=lambda: next(clock))
+    assert masks(pid) == ({OTHER} if keep else {ONE})

@@ -14,10 +14,17 @@ def test_start_time_survives_any_command_name(tmp_path: Path) -> None:
     assert Procfs(tmp_path).process(42) == Process(42, 22)
 
 
-@pytest.mark.parametrize(("state", "alive"), [("R", True), ("S", True), ("Z", False), ("X", False)])
-def test_a_zombie_is_not_alive(tmp_path: Path, state: str, alive: bool) -> None:
+@pytest.mark.parametrize(
+    ("state", "threads", "alive"),
+    [("R", 1, True), ("S", 2, True), ("Z", 1, False), ("Z", 2, True), ("X", 1, False), ("X", 2, False)],
+)
+def test_a_zombie_is_not_alive_unless_only_its_first_thread_has_ended(
+    tmp_path: Path, state: str, threads: int, alive: bool
+) -> None:
     (tmp_path / "42").mkdir()
-    (tmp_path / "42/stat").write_text(f"42 (x) {state} " + " ".join(str(number) for number in range(4, 53)))
+    fields = [str(number) for number in range(4, 53)]
+    fields[16] = str(threads)
+    (tmp_path / "42/stat").write_text(f"42 (x) {state} " + " ".join(fields))
     assert Procfs(tmp_path).is_alive(Process(42, 22)) is alive
 
 
