@@ -6,6 +6,7 @@ Sources: Documentation/ABI/stable/sysfs-devices-system-cpu. Cores and sockets ar
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 from cmk.model import cpuset
@@ -65,10 +66,10 @@ def _frequency(base: Path, cpu: int) -> tuple[int, str]:
     frequency = preference = ""
     # Some drivers have files that cannot be read (EBUSY, EIO): the values are unknown then.
     with contextlib.suppress(OSError):
-        frequency = (directory / "base_frequency").read_text().strip()
+        frequency = (directory / "base_frequency").read_text(errors="replace").strip()
     with contextlib.suppress(OSError):
-        preference = (directory / "energy_performance_preference").read_text().strip()
-    return int(frequency) if frequency.isdigit() else 0, preference
+        preference = (directory / "energy_performance_preference").read_text(errors="replace").strip()
+    return int(frequency) if re.fullmatch("[0-9]{1,12}", frequency) else 0, preference
 
 
 def _siblings(base: Path, cpu: int, names: tuple[str, ...], missing: CpuSet) -> CpuSet:
@@ -89,6 +90,6 @@ def _list(path: Path) -> CpuSet:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError as error:
         raise TopologyError(f"cannot read {path}: {error.strerror}") from error

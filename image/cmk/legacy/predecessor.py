@@ -123,5 +123,5 @@ def _yaml(text: str) -> object:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that cannot be
         raise AdoptionError(f"it is not valid YAML: {' '.join(str(error).split())}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -14,6 +15,7 @@ from cmk.model.errors import CmkError
 from cmk.model.layout import INFRA, CpuList, Layout, Pool
 from cmk.model.topology import Topology
 
+_PID = "[0-9]{1,9}"
 _EXCLUSIVE_IN_1_5 = frozenset({"exclusive", "exclusive-non-isolcpus"})
 
 
@@ -51,14 +53,24 @@ def parse_configmap(data: object) -> dict[str, OldPool]:
     pools = {}
     for name, sockets in data.items():
         lists: dict[str, tuple[int, ...]] = {}
-        by_socket = sockets or {}
-        if not isinstance(by_socket, Mapping) or not all(isinstance(by_list or {}, Mapping) for by_list in by_socket.values()):
-            raise AdoptionError(f"pool {name} of the ConfigMap does not consist of sockets and CPU lists")
-        for by_list in by_socket.values():
-            for text, pids in (by_list or {}).items():
-                lists[str(text)] = _pids(f"{name}:{text}", [str(pid) for pid in pids or []])
+        for by_list in _mapping(sockets, str(name)).values():
+            for text, pids in _mapping(by_list, str(name)).items():
+                place = f"{name}:{text}"
+                if str(text) in lists:
+                    raise AdoptionError(f"{place} is in the ConfigMap twice")
+                if not isinstance(pids, list | None):
+                    raise AdoptionError(f"{place} has {str(pids)[:20]!r} instead of a list of pids")
+                lists[str(text)] = _pids(place, [str(pid) for pid in pids or []])
         pools[str(name)] = OldPool(str(name) in _EXCLUSIVE_IN_1_5, lists)
     return pools
+
+
+def _mapping(value: object, pool: str) -> Mapping[object, object]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise AdoptionError(f"pool {pool} of the ConfigMap does not consist of sockets and CPU lists")
+    return value
 
 
 def parse_tasks(place: str, text: str) -> tuple[int, ...]:
@@ -77,9 +89,14 @@ def take_over(old: Mapping[str, OldPool], topology: Topology) -> TakenOver:
         cpus_of: dict[str, CpuSet] = {}
         for text in pool.lists:
             try:
-                cpus_of[text] = cpuset.parse(text)
+                cpus = cpuset.parse(text)
             except CpuSetError as error:
                 problems.append(f"{name}:{text}: {error}")
+                continue
+            if cpus:
+                cpus_of[text] = cpus
+            else:
+                problems.append(f"{name}: a list has no CPU")
         for text, cpus in cpus_of.items():
             problems += _contradictions(f"{name}:{text}", cpus, pool.exclusive, topology, seen)
         pools[ours] = _pool(ours, pool.exclusive, list(cpus_of.values()), topology)
@@ -130,6 +147,6 @@ def _pool(name: str, exclusive: bool, lists: list[CpuSet], topology: Topology) -
 
 def _pids(place: str, words: list[str]) -> tuple[int, ...]:
     for word in words:
-        if not word.strip().isdigit():
+        if not re.fullmatch(_PID, word.strip()):
             raise AdoptionError(f"{place} has {word.strip()[:20]!r}, which is not a pid")
     return tuple(int(word) for word in words)

@@ -26,20 +26,28 @@ def read(directory: Path) -> dict[str, OldPool]:
     pools = {}
     try:
         for pool in sorted((directory / POOLS).iterdir()):
+            _refuse_odd(pool)
             exclusive = _plain_text(pool / "exclusive").strip()
             if exclusive not in {"0", "1"}:
                 raise AdoptionError(f"{pool}/exclusive has {exclusive[:20]!r}, which is neither 0 nor 1")
-            lists = {}
-            for path in sorted(pool.rglob("tasks")):
-                depth = len(path.relative_to(pool).parts)
-                if depth in {2, 3}:  # with or without the socket
-                    lists[path.parent.name] = parse_tasks(str(path), _plain_text(path))
+            lists: dict[str, tuple[int, ...]] = {}
+            for path in sorted([*pool.glob("*/tasks"), *pool.glob("*/*/tasks")]):  # without and with the socket
+                _refuse_odd(path)
+                if path.parent.name in lists:
+                    raise AdoptionError(f"{path.parent} is the second list {path.parent.name} of pool {pool.name}")
+                lists[path.parent.name] = parse_tasks(str(path), _plain_text(path))
             pools[pool.name] = OldPool(exclusive == "1", lists)
     except OSError as error:
         raise AdoptionError(f"cannot read {error.filename}: {error.strerror}") from error
     if not pools:
         raise AdoptionError(f"{directory / POOLS} has no pools")
     return pools
+
+
+def _refuse_odd(path: Path) -> None:
+    """Names go into the report, whose text is UTF-8, and into logs."""
+    if not (str(path).isascii() and str(path).isprintable()):
+        raise AdoptionError(f"the path {str(path)!a} is not plain text")
 
 
 def _plain_text(path: Path) -> str:

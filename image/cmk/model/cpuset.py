@@ -16,7 +16,7 @@ CpuSet = frozenset[int]
 # The kernel's largest NR_CPUS is 8192; the bound keeps a typing error such as 0-99999999999 from eating memory.
 MAX_CPU = 65535
 
-_ITEM = re.compile(r"(?P<first>\d+|N)(?:-(?P<last>\d+|N)(?::(?P<used>\d+)/(?P<group>\d+))?)?\Z")
+_ITEM = re.compile(r"(?P<first>NUM|N)(?:-(?P<last>NUM|N)(?::(?P<used>NUM)/(?P<group>NUM))?)?\Z".replace("NUM", "[0-9]{1,18}"))
 
 
 class CpuSetError(CmkError):

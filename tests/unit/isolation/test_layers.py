@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -125,3 +128,122 @@ def test_others_leave_a_core_before_its_new_owner_comes_and_get_the_old_one_afte
     in_loop(scenario)
     if not strict:
         assert host.may_use("../system.slice") == "0-3"
+
+
+class Disk:
+    """The disk of the file of originals. ``fails`` tells by the number of a write, from 1, whether there is no room for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails: Callable[[int], bool] = lambda _: False
+        self.writes = 0
+        self._replace = state.replace
+        monkeypatch.setattr(state, "replace", self._write)
+
+    def _write(self, path: Path, data: bytes, **more: Any) -> None:  # noqa: ANN401
+        self.writes += 1
+        if self.fails(self.writes):
+            raise state.StateError(f"cannot write {path}: No space left on device")
+        self._replace(path, data, **more)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def test_a_layer_is_impossible_on_a_full_disk_and_on_once_there_is_room(
+    host: Host, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmk.isolation.layers.SECONDS_BETWEEN_PASSES", 0.01)
+
+    async def scenario() -> None:
+        assert host.ledger.restore(TASK)
+        disk.fails = lambda _: True
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        found = layers.states()["pods"]
+        assert (found.state, found.reason) == ("impossible", f"cannot write {host.file}: No space left on device")
+        assert snapshot(host.cgroups) == host.original
+        disk.fails = lambda _: False
+        async with asyncio.timeout(20):
+            while layers.states()["pods"].state != "on":
+                await asyncio.sleep(0.01)
+        assert host.with_core() == {OWNER}
+        layers.stop()
+
+    asyncio.run(scenario())
+
+
+def test_the_next_agent_goes_on_without_a_write(host: Host, disk: Disk) -> None:
+    def scenario() -> None:
+        assert host.ledger.restore(TASK)
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        layers.stop()
+        before, disk.fails = disk.writes, lambda _: True
+        layers = host.layers()
+        layers.resume()
+        layers.apply(Isolation(), "")
+        assert layers.states()["pods"].state == "on"
+        assert host.with_core() == {OWNER}
+        assert disk.writes == before
+        layers.stop()
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["v1", "v2"])
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_write_that_fails_ends_nothing_and_loses_no_original(tmp_path: Path, disk: Disk, number: int, strict: bool) -> None:
+    def scenario() -> None:
+        host = Host(tmp_path / "host", strict=strict)
+        assert host.ledger.restore(TASK)
+        disk.fails = lambda now: now == number
+        layers = host.layers()
+        layers.apply(Isolation(partition="auto"), "")
+        layers.enforce()
+        layers.refit()
+        layers.undo()
+        layers = host.layers()  # an undoing that could not be saved is repeated
+        layers.resume()
+        layers.undo()
+        assert {host.may_use(path) for path in GROUPS} == {ALL}
+        if strict:
+            assert snapshot(host.cgroups) == host.original
+
+    in_loop(scenario)
+
+
+def test_without_a_whole_file_of_originals_no_layer_does_anything(host: Host) -> None:
+    def scenario() -> None:
+        host.file.write_text("{")
+        layers = host.layers()
+        layers.resume()
+        layers.apply(Isolation(), "")
+        layers.enforce()
+        layers.refit()
+        found = layers.states()
+        assert {layer.state for layer in found.values()} == {"impossible"}
+        assert str(host.file) in found["pods"].reason
+        assert layers.fault == found["pods"].reason
+        layers.undo()
+        assert snapshot(host.cgroups) == host.original
+        assert host.file.read_text() == "{"
+
+    in_loop(scenario)
+
+
+def test_the_generation_before_of_the_originals_is_used_and_told(host: Host) -> None:
+    def scenario() -> None:
+        assert host.ledger.restore(TASK)
+        layers = host.layers()
+        layers.apply(Isolation(), "")
+        layers.stop()
+        host.file.write_text("{")
+        layers = host.layers()
+        layers.resume()
+        assert f"going on with the generation before, {host.file}.old" in layers.fault
+        layers.undo()
+        assert {host.may_use(path) for path in GROUPS} == {ALL}
+
+    in_loop(scenario)
