@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from cmk.agent.files import StateFiles
 from cmk.agent.main import Agent
 from cmk.agent.publisher import Publisher
+from cmk.host import state
 from cmk.host.procfs import Procfs
 from cmk.isolation.layers import Layers
 from cmk.kube import reports
@@ -380,6 +382,70 @@ def test_a_damaged_journal_serves_nobody_while_a_task_may_be_between_two_layouts
         damage(world, "journal.json", "journal.json.old")
         world.run(second)
     assert [event["reason"] for event in world.cluster.events] == ["StateUnusable", "StateRecovered"]
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Directories on disks that are full."""
+    directories: list[Path] = []
+    replace = state.replace
+
+    def write(path: Path, data: bytes, **more: Any) -> None:  # noqa: ANN401
+        if path.parent in directories:
+            raise state.StateError(f"cannot write {path}: No space left on device")
+        replace(path, data, **more)
+
+    monkeypatch.setattr(state, "replace", write)
+    return directories
+
+
+def test_an_agent_starts_and_allocates_on_a_full_disk(world: World, full: list[Path]) -> None:
+    async def first(world: World) -> None:
+        world.cluster.configure(ONE)
+        world.cluster.bind(BOUND)
+        await world.serving()
+
+    async def second(world: World) -> None:
+        await world.serving()
+        world.cluster.configure(msgspec.structs.replace(ONE, hash="two"))
+        async with await Client.start(world.socket, text_of("exclusive")) as client:
+            assert (await client.answer())[1] == EXCLUSIVE
+            await world.until(lambda: world.cluster.report["status"]["pools"]["exclusive"]["free"] == 0)
+
+    world.run(first)
+    full.append(world.options.state_dir)
+    world.run(second)
+
+
+def test_a_first_layout_that_cannot_be_written_is_waited_for(
+    world: World, full: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmk.agent.main.SECONDS_BETWEEN_ATTEMPTS", 0.05)
+    full.append(world.options.state_dir)
+
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE)
+        await world.refused("StateUnusable")
+        assert message(world) == f"cannot write {world.options.layout_file}: No space left on device"
+        full.clear()
+        await world.serving()
+
+    world.run(scenario)
+
+
+def test_while_tasks_cannot_be_written_each_request_is_refused_with_the_path(world: World, full: list[Path]) -> None:
+    async def scenario(world: World) -> None:
+        world.cluster.configure(ONE)
+        world.cluster.bind(BOUND)
+        await world.serving()
+        full.append(world.options.run_dir)
+        async with await Client.start(world.socket, text_of("exclusive")) as client:
+            reply, _ = await client.answer()
+            assert f"cannot write {world.options.tasks_file}: No space left on device" in reply
+            full.clear()
+            assert (await client.again(text_of("exclusive")))[1] == EXCLUSIVE
+
+    world.run(scenario)
 
 
 def test_a_configuration_that_is_impossible_is_refused_once_and_the_next_one_served(world: World) -> None:
