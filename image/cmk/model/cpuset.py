@@ -16,7 +16,8 @@ CpuSet = frozenset[int]
 # The kernel's largest NR_CPUS is 8192; the bound keeps a typing error such as 0-99999999999 from eating memory.
 MAX_CPU = 65535
 
-_ITEM = re.compile(r"(?P<first>NUM|N)(?:-(?P<last>NUM|N)(?::(?P<used>NUM)/(?P<group>NUM))?)?\Z".replace("NUM", "[0-9]{1,18}"))
+_ITEM = re.compile(r"(?P<first>[0-9]+|N)(?:-(?P<last>[0-9]+|N)(?::(?P<used>[0-9]+)/(?P<group>[0-9]+))?)?\Z")
+_LONGEST_ITEM = 80  # characters; Python refuses to read a number of thousands of digits
 
 
 class CpuSetError(CmkError):
@@ -36,7 +37,7 @@ def parse(text: str, last_cpu: int | None = None) -> CpuSet:
         if item.lower() == "all":
             cpus.update(range(_resolve("N", last_cpu, text) + 1))
             continue
-        match = _ITEM.match(item)
+        match = _ITEM.match(item) if len(item) <= _LONGEST_ITEM else None
         if match is None:
             raise CpuSetError(f"{item!r} in CPU list {text!r} is not a CPU, range or group; write it as in 0-3,8 or 0-15:2/4")
         first = _resolve(match["first"], last_cpu, text)
