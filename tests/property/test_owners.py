@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -215,7 +216,7 @@ class Node(RuleBasedStateMachine):
             self.saved = layout
             pods = PodCache(_list, lambda: None)
             pods.remember(PODS)
-            with mock.patch.multiple("cmk.agent.service", Procfs=lambda _: self.kernel, DirectoryWatch=mock.Mock):
+            with mock.patch.multiple("cmk.agent.service", Procfs=lambda _: self.kernel, ServedDirectory=mock.Mock):
                 self.service = Service(self.options, files, layout.layout, TOPOLOGY, pods, Wakeups())
             self.allocator.adopt(found.tasks)
 
@@ -237,9 +238,13 @@ class Node(RuleBasedStateMachine):
             self.allocator.close()
             await asyncio.sleep(0)
 
-        self.kernel.is_killed, self.kernel.die_at = False, -1
-        self.loop.run_until_complete(work())
+        # What the loop had still to do does nothing any more.
+        self.kernel.is_killed = True
+        self.loop.set_exception_handler(lambda *_: None)
+        with self.kernel.running():
+            self.loop.run_until_complete(work())
         self.tasks.clear()
+        self.kernel.is_killed, self.kernel.die_at = False, -1
 
     def _run(self, work: Callable[[], None]) -> None:
         """Let the agent work until it has nothing to do; when it is killed, the next one starts."""
@@ -291,7 +296,7 @@ class Node(RuleBasedStateMachine):
 
     async def _wait(self, living: Living, command: Isolate, peer: Peer, waiting: Waiting) -> None:
         try:
-            await self.allocator.isolate_later(command, peer, waiting)
+            await self.allocator.isolate_later(command, peer, waiting, partial(asyncio.sleep, 0))
         except (Refused, AffinityError, ProcessLookupError):
             self._leave(living, command, peer)
         except Killed:
@@ -332,8 +337,8 @@ class Node(RuleBasedStateMachine):
                 self.kernel.start(HOST, pid=living.pid)
 
     def _has_left_some(self, task: Task, cpus: CpuSet) -> bool:
-        family = self.kernel.families[task.process]
-        left = [living for living in self.kernel.processes.values() if living.family == family]
+        place = PodContainer(task.pod, task.container)
+        left = [living for living in self.kernel.processes.values() if living.container == place]
         return any(mask <= cpus for mask in itertools.chain(*(living.running.values() for living in left)))
 
 
