@@ -207,7 +207,15 @@ def turns(cluster: Cluster) -> Iterator[Cluster]:
 
 def test_a_turn_of_the_roll_out_is_taken_for_the_own_node_alone(turns: Cluster, token: str) -> None:
     api = turns.api
-    attempt(api, token, "no node but its own", "PUT", LEASE, lease_as(api, holderIdentity="node2", leaseDurationSeconds=15))
+
+    def is_refused() -> bool:
+        try:
+            api.request("PUT", LEASE, lease_as(api, holderIdentity="node2", leaseDurationSeconds=15), token=token)
+        except ApiError as error:
+            return "no node but its own" in str(error)
+        return False
+
+    wait_for("the API server has the policy", is_refused)
     attempt(api, token, "15 seconds at a time", "PUT", LEASE, lease_as(api, holderIdentity="node1", leaseDurationSeconds=3600))
     api.request("PUT", LEASE, lease_as(api, holderIdentity="node1", leaseDurationSeconds=15), token=token)
     api.request("PUT", LEASE, lease_as(api, holderIdentity=""), token=token)
