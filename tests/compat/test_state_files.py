@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from cmk.direct.pools import PoolsFile
+from cmk.direct.pools import LayoutFile, PoolsFile
 from cmk.host.journal import Journal
 from cmk.host.notify import Notice
+from cmk.isolate import local
 from cmk.model import node_state
 from cmk.model.layout import SavedLayout
 from cmk.model.tasks import TasksFile
@@ -37,6 +39,7 @@ TASK = """{
   "process": {"pid": 7, "start": 70}, "pool": "exclusive", "lists": ["1,3"], "pod": "u", "container": "c", "cores": 1, "socket": 0,
   "on_move": {"how": "notify", "signal": 1}, "generation": 3
 }"""
+HOST_TASK = TASK.rstrip("}") + ', "parent": 1, "left_by": {"pid": 5, "start": 50}}'
 POD = """{
   "uid": "u", "namespace": "ns", "name": "web", "grants": {"cmk.intel.com/exclusive-cores": 1}, "config_hash": "h", "terminal": false,
   "on_move": "notify"
@@ -60,12 +63,29 @@ MEMBER = """{
         ),
         pytest.param(Notice, '{"generation": 2, "cpus": "1,3", "lists": ["1,3"]}', id="state/PID-START.json"),
         pytest.param(
-            PoolsFile, f'{{"saved": {SAVED}, "boot": "b", "tasks": [{TASK}], "moving": {{"7": ["0,2"]}}}}', id="pools.json"
+            PoolsFile,
+            f'{{"saved": {SAVED}, "boot": "b", "tasks": [{HOST_TASK}], "moving": {{"7": ["0,2"]}}, "pidns": "pid:[1]"}}',
+            id="pools.json",
         ),
+        pytest.param(LayoutFile, f'{{"saved": {SAVED}}}', id="layout.json of direct mode"),
     ],
 )
 def test_a_state_file_is_read_and_written_as_ever(kind: type[msgspec.Struct], text: str) -> None:
     assert json.loads(msgspec.json.encode(msgspec.json.decode(text, type=kind))) == json.loads(text)
+
+
+def test_a_pools_file_without_a_check_and_newer_fields_is_read(tmp_path: Path) -> None:
+    (tmp_path / "pools.json").write_text(f'{{"saved": {SAVED}, "boot": "b", "tasks": [{TASK}], "moving": {{"7": ["0,2"]}}}}')
+    content = msgspec.convert(local.read_sealed(str(tmp_path / "pools.json")), PoolsFile)
+    assert (content.tasks[0].process.pid, content.moving, content.pidns) == (7, {"7": ("0,2",)}, "")
+
+
+def test_a_pools_file_that_an_older_version_has_written_after_a_newer_one_is_read(tmp_path: Path) -> None:
+    """It keeps fields that it does not know, with blanks, and so the check of what the newer version had written."""
+    text = json.dumps({"saved": json.loads(SAVED), "boot": "b", "tasks": [], "moving": {}, "pidns": "pid:[1]"})
+    kept = json.loads(local.seal(text.encode()))
+    (tmp_path / "pools.json").write_text(json.dumps({**kept, "tasks": [json.loads(TASK)]}))
+    assert len(msgspec.convert(local.read_sealed(str(tmp_path / "pools.json")), PoolsFile).tasks) == 1
 
 
 def test_the_state_in_a_node_report_is_read_and_written_as_ever() -> None:

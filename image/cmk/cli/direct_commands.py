@@ -19,6 +19,7 @@ from cmk.cli import chart_commands, common
 from cmk.direct.pools import ConfDir
 from cmk.host import affinity, launcher_files
 from cmk.host.peer import open_process
+from cmk.host.state import StateError
 from cmk.isolate import ask, local
 from cmk.legacy import takeover, tree
 from cmk.model import cpuset, layout
@@ -29,7 +30,7 @@ from cmk.model.layout import Layout, SavedLayout
 from cmk.model.tasks import Task
 from cmk.model.topology import Topology
 
-_SCOPE = "cmk init"
+_SCOPE, _ADOPTED = "cmk init", "adopted"
 
 
 @common.takes_pool_flags
@@ -57,10 +58,15 @@ def init(
                     )
                 _take_over(state, old, machine)
             return
-        if tree.exists(directory) and not local.serves(str(directory)):
+        if tree.exists(directory):
             with common.locked(directory) as state:
-                _take_over(state, tree.read(directory), machine)
-            return
+                saved = state.saved()
+                if saved is None:
+                    _take_over(state, tree.read(directory), machine)
+                    return
+                if saved.scope == _ADOPTED:  # killed between taking over and this
+                    common.note(f"took over {_summary(saved.layout)}; the old state is kept in {state.set_aside()}")
+                    return
         wanted = _saved(pools, reserved_cpus, machine)
         with common.locked(directory) as state:
             saved = state.saved()
@@ -194,7 +200,7 @@ def _pools_of(directory: Path) -> Iterator[tuple[ConfDir, SavedLayout]]:
     with common.locked(directory) as state:
         saved = state.saved()
         if saved is None:
-            common.fail(f"the pools of {directory} have just been removed: run {common.program()} init to have some again")
+            common.fail(_removed(directory))
         yield state, saved
 
 
@@ -227,8 +233,8 @@ def _configmap(path: Path) -> object:
 
 def _take_over(state: ConfDir, old: Mapping[str, takeover.OldPool], machine: Topology) -> None:
     taken = takeover.take_over(old, machine)
-    section = Section(takeover.as_config(taken.layout), "adopted")
-    ledger, dropped, moved_to = state.take_over(taken, SavedLayout(taken.layout, section, "adopted", machine))
+    section = Section(takeover.as_config(taken.layout), _ADOPTED)
+    ledger, dropped, moved_to = state.take_over(taken, SavedLayout(taken.layout, section, _ADOPTED, machine))
     note = f"; the old state is kept in {moved_to}" if moved_to else ""
     common.note(f"took over {_summary(taken.layout)} and {len(ledger.tasks)} tasks{note}")
     for reason in dropped:
@@ -236,10 +242,11 @@ def _take_over(state: ConfDir, old: Mapping[str, takeover.OldPool], machine: Top
 
 
 def _reconcile(directory: Path) -> dict[str, Any]:
-    with _pools_of(directory) as (state, saved):
+    with common.locked(directory) as state:
+        saved = _saved_or_rebuilt(state)
         _, dead = state.ledger(saved)
         ledger = state.recover(saved)
-        if dead:
+        if dead or ledger.tasks:  # tasks may have passed on to processes that those which have ended have started
             state.save(saved, ledger)
     return {
         "reclaimedCpuLists": [
@@ -249,6 +256,26 @@ def _reconcile(directory: Path) -> dict[str, Any]:
         ],
         "mismatchedCpuMasks": [item for task in ledger.tasks.values() if (item := _mismatch(task, ledger.cpus_of(task)))],
     }
+
+
+def _saved_or_rebuilt(state: ConfDir) -> SavedLayout:
+    try:
+        saved = state.saved()
+    except StateError as error:
+        rebuilt = state.rebuild()
+        if rebuilt is None:
+            raise
+        saved, ledger = rebuilt
+        common.warn(f"{error}")
+        owners = ", ".join(f"{' '.join(task.lists)} by process {task.process.pid}" for task in ledger.tasks.values())
+        common.warn(f"made it anew; tasks of shared pools are lost, exclusive cores are held: {owners or 'none'}")
+    if saved is None:
+        common.fail(_removed(state.path))
+    return saved
+
+
+def _removed(directory: Path) -> str:
+    return f"the pools of {directory} have just been removed: run {common.program()} init to have some again"
 
 
 def _mismatch(task: Task, cpus: CpuSet) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import msgspec
 
 from cmk.host import mover, state
 from cmk.host.affinity import AffinityError
-from cmk.host.members import descendants, find_members
+from cmk.host.members import find_members
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from cmk.model.cpuset import CpuSet
@@ -72,12 +72,20 @@ class JournaledChange:
     """Carries out changes of pools. ``path`` is the journal file.
 
     ``write_state`` writes layout and tasks; it may be called twice with the same arguments, and what it raises passes through every method.
+    ``find_family`` finds processes of a task outside pods that are confined to CPUs on which no other task can be.
     """
 
-    def __init__(self, path: Path, write_state: Callable[[SavedLayout, list[Task]], None], procfs: Procfs) -> None:
+    def __init__(
+        self,
+        path: Path,
+        write_state: Callable[[SavedLayout, list[Task]], None],
+        procfs: Procfs,
+        find_family: Callable[[Task, CpuSet], list[Process]] = lambda _task, _cpus: [],
+    ) -> None:
         self._file = state.TwinFile(path, Journal, durable=True)
         self._write_state = write_state
         self._procfs = procfs
+        self._find_family = find_family
 
     @property
     def fault(self) -> str:
@@ -133,7 +141,7 @@ class JournaledChange:
         for process, masks in self._valid_masks(journal).items():
             move = _move_of(journal.plan, process)
             try:
-                pids = self._processes_of(journal, move, NOTHING)[1]
+                pids = self._processes_of(journal, move, NOTHING, NOTHING)[1]
                 mover.move(self._procfs, {}, pids, _narrowed(move, masks), keep=True)
             except AffinityError as error:
                 log.error("cannot narrow a thread to its new CPUs after the change of pools: %s", error)
@@ -158,12 +166,20 @@ class JournaledChange:
             log.error("undid an interrupted change of pools: %s", error)
         return journal, problem
 
-    def undo_interrupted(self) -> bool:
-        """Undo the change that another process has started; returns whether there was one. Raises StateError."""
+    def undo_interrupted(self, booked: Sequence[Task]) -> bool:
+        """Undo the change that another process has started; returns whether there was one. Raises StateError.
+
+        ``booked`` are the tasks as they are now, on the journal's old layout: what a task of the journal does not hold any more is not
+        restored to it, and what has passed on to another process of its family is restored to that one.
+        """
         journal = self._file.read()
         if journal is not None:
-            self.undo(_started(journal))
+            self.undo(_as_booked(_started(journal), booked))
         return journal is not None
+
+    def forget(self) -> None:
+        """Delete the journal of a change that has ended."""
+        self._file.delete()
 
     def _move_task(self, change: StartedChange, step: Step, masks: Masks, *, just_started: bool) -> None:
         """Make one step: move the task's threads to its parking CPUs, or each to its new mask."""
@@ -172,7 +188,7 @@ class JournaledChange:
 
         def original(tid: int, mask: Set[int]) -> Set[int]:
             # A thread that was created on the parking CPUs has no mask of its own from before.
-            return masks.get(tid) or (old if mask == parking else mask)
+            return masks.get(tid) or (old if _is_parked(move, parking, mask) else mask)
 
         def parked_mask(tid: int, mask: Set[int]) -> Set[int]:
             return step.cpus if original(tid, mask) <= old and not mask <= new else mask
@@ -184,7 +200,9 @@ class JournaledChange:
                 return cpu_map.new_mask(before)
             return mask
 
-        known, pids = self._processes_of(change.journal, move, parking)
+        # Before the task's first step nobody else is on its old CPUs.
+        only_own = NOTHING if parking and step.last else old
+        known, pids = self._processes_of(change.journal, move, parking, only_own)
         mover.move(self._procfs, known if just_started else {}, pids, final_mask if step.last else parked_mask)
 
     def _move_task_back(self, change: StartedChange, step: Step, masks: Masks) -> None:
@@ -193,29 +211,39 @@ class JournaledChange:
         old, new, cpu_map = move.old, move.new, CpuMap(move.new_lists, move.old_lists)
 
         def target(tid: int, mask: Set[int]) -> Set[int]:
-            if not mask <= new and mask != parking:
+            if not mask <= new and not _is_parked(move, parking, mask):
                 return mask
             if parking and step.last:
                 return mask if mask <= old else parking
-            return masks.get(tid) or (old if mask == parking else cpu_map.new_mask(mask))
+            return masks.get(tid) or (old if _is_parked(move, parking, mask) else cpu_map.new_mask(mask))
 
         try:
-            mover.move(self._procfs, {}, self._processes_of(change.journal, move, parking)[1], target, keep=True)
+            # When a last step is undone nobody else is on the task's new CPUs, unless a task that has not moved yet is.
+            only_own = new - _old_cpus_of_others(change.journal.plan, move) if step.last else NOTHING
+            mover.move(self._procfs, {}, self._processes_of(change.journal, move, parking, only_own)[1], target, keep=True)
         except AffinityError as error:
             log.error("cannot restore a thread's CPUs while a change of pools is undone: %s", error)
 
-    def _processes_of(self, journal: Journal, move: Move, parking: CpuSet) -> tuple[mover.Threads, Callable[[], list[int]]]:
-        """The recorded processes of a task with their threads, and a function that lists the pids of these and of those created since."""
+    def _processes_of(
+        self, journal: Journal, move: Move, parking: CpuSet, only_own: CpuSet
+    ) -> tuple[mover.Threads, Callable[[], list[int]]]:
+        """The recorded processes of a task with their threads, and a function that lists the pids of these and of those created since.
+
+        On the CPUs ``only_own`` no other task can have processes.
+        """
         task = move.task
         others = _cpus_of_others(journal.new, journal.plan, task, started=True)
         of_others = {member.process for member in journal.members if member.task != task.process}
+        of_others |= {other.process for other in _booked(journal.plan, after=False)} - {task.process}
         cpus = move.old | move.new | parking
 
         def recorded() -> list[Member]:
             return [member for member in journal.members if member.task == task.process and self._procfs.is_alive(member.process)]
 
         def pids() -> list[int]:
-            created = set(self._find(task, cpus, others)) - of_others
+            known = [member.process for member in recorded()]
+            own = only_own if _is_exclusive(journal, task) else NOTHING
+            created = set(self._find(task, known, of_others, cpus, others, own)) - of_others
             return list(dict.fromkeys(process.pid for process in (*(member.process for member in recorded()), *sorted(created))))
 
         return {member.process.pid: [thread.tid for thread in member.threads] for member in recorded()}, pids
@@ -223,18 +251,49 @@ class JournaledChange:
     def _members(self, plan: Plan, new: SavedLayout) -> Iterable[Member]:
         for move in plan.moves:
             task = move.task
-            others = self._find(task, move.old, _cpus_of_others(new, plan, task, started=False))
-            for process in dict.fromkeys((task.process, *others)):
+            only_own = move.old if new.layout.pools[task.pool].exclusive else NOTHING
+            of_others = {other.process for other in _booked(plan, after=False)} - {task.process}
+            cpus_of_others = _cpus_of_others(new, plan, task, started=False)
+            found = self._find(task, [task.process], of_others, move.old, cpus_of_others, only_own)
+            for process in dict.fromkeys((task.process, *(other for other in found if other not in of_others))):
                 try:
                     yield Member(process, task.process, tuple(self._threads(process.pid)))
                 except ProcessLookupError:
                     continue
 
-    def _find(self, task: Task, cpus: CpuSet, others: list[CpuSet]) -> list[Process]:
-        """Further processes of a task: in a pod those of its container, else the descendants of its first process."""
-        if not task.pod:
-            return descendants(self._procfs, task.process)
-        return find_members(self._procfs, PodContainer(task.pod, task.container), cpus, others)
+    def _find(
+        self,
+        task: Task,
+        known: Sequence[Process],
+        of_others: Set[Process],
+        cpus: CpuSet,
+        others: list[CpuSet],
+        only_own: CpuSet,
+    ) -> list[Process]:
+        """Further processes of a task: in a pod those of its container, else the descendants of known ones and who is on ``only_own``."""
+        if task.pod:
+            return find_members(self._procfs, PodContainer(task.pod, task.container), cpus, others)
+        found = self._descendants(known, {process.pid for process in of_others})
+        return found + self._find_family(task, only_own) if only_own else found
+
+    def _descendants(self, known: Iterable[Process], of_others: Set[int]) -> list[Process]:
+        """Children of processes, their children, and so on, without other tasks and what these have started."""
+        children: dict[int, list[int]] = {}
+        for pid in self._procfs.pids():
+            try:
+                children.setdefault(self._procfs.parent(pid), []).append(pid)
+            except ProcessLookupError:
+                continue
+        found, todo = [], [process.pid for process in known]
+        while todo:
+            for pid in children.pop(todo.pop(), []):
+                try:
+                    if pid not in of_others:
+                        found.append(self._procfs.process(pid))
+                        todo.append(pid)
+                except ProcessLookupError:
+                    continue
+        return found
 
     def _threads(self, pid: int) -> Iterable[Thread]:
         for tid in self._procfs.threads(pid):
@@ -265,6 +324,52 @@ class JournaledChange:
 
 def _started(journal: Journal) -> StartedChange:
     return StartedChange(journal, ordered_steps(journal.plan, journal.old.layout, journal.new.layout))
+
+
+def _as_booked(change: StartedChange, booked: Sequence[Task]) -> StartedChange:
+    """A change without the tasks whose lists are not theirs any more, and with the processes that have the lists of others."""
+    journal = change.journal
+    present: dict[Process, Task] = {}
+    for move in journal.plan.moves:
+        same = [task for task in booked if (task.pool, task.lists) == (move.task.pool, move.task.lists)]
+        if not _is_exclusive(journal, move.task):
+            same = [task for task in same if task.process == move.task.process]
+        if same:
+            present[move.task.process] = same[0]
+    first = {task.process for task in booked}
+    members = tuple(
+        msgspec.structs.replace(member, task=present[member.task].process)
+        for member in journal.members
+        if member.task in present and (member.process not in first or member.process == present[member.task].process)
+    )
+    moves = tuple(
+        msgspec.structs.replace(move, task=present[move.task.process])
+        for move in journal.plan.moves
+        if move.task.process in present
+    )
+    moving = {move.task.process for move in moves}
+    keeps = tuple(task for task in booked if task.process not in moving)
+    steps = tuple(
+        msgspec.structs.replace(step, process=present[step.process].process) for step in change.steps if step.process in present
+    )
+    plan = msgspec.structs.replace(journal.plan, keeps=keeps, moves=moves)
+    return StartedChange(msgspec.structs.replace(journal, plan=plan, members=members), steps)
+
+
+def _is_parked(move: Move, parking: CpuSet, mask: Set[int]) -> bool:
+    """Whether a mask is that of parked threads, or of one that has narrowed it meanwhile.
+
+    In a pod a narrower one may be that of a process which has been on shared CPUs before; outside, all such were recorded.
+    """
+    return mask == parking or (mask <= parking and not move.task.pod)
+
+
+def _is_exclusive(journal: Journal, task: Task) -> bool:
+    return journal.old.layout.pools[task.pool].exclusive
+
+
+def _old_cpus_of_others(plan: Plan, move: Move) -> CpuSet:
+    return NOTHING.union(*(other.old for other in plan.moves if other.task.process != move.task.process))
 
 
 def _narrowed(move: Move, masks: Masks) -> mover.Target:

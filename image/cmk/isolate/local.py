@@ -2,38 +2,53 @@
 
 Imports extension modules and cmk.model.choice only, for it runs before every workload: ``_json`` is the C half of json, whose other half
 imports re and would take half of the time of a start. ``cmk.direct.pools`` creates and changes
-the same file. Its fields:
+the same file. What only a start on the core of an owner that has ended needs is in ``cmk.isolate.family``. Fields of the file:
 
 ``saved``   the layout and what it was computed from. Read here: ``saved.layout.pools``, by name of the pool
             ``{"exclusive": bool, "lists": [{"cpus": [3, 11], "socket": 0}, ...]}``, lists ordered by first CPU.
 ``boot``    boot id of the kernel that ran the tasks; under another one all of them have ended.
 ``tasks``   ``{"process": {"pid": int, "start": clock ticks since boot}, "pool": name, "lists": ["3,11"], "cores": int,
-            "socket": int (-1 is any), "on_move": {"how": "follow" | "pinned" | "notify", "signal": int (0 is none)}}`` each.
-``moving``  ``{"PID": ["4,12"]}``: the lists that an unfinished ``cmk reconfigure`` was to give a task. Nobody else gets them.
+            "socket": int (-1 is any), "on_move": {"how": "follow" | "pinned" | "notify", "signal": int (0 is none)},
+            "parent": pid of the process's parent, "left_by": process that had the lists before, or null}`` each.
+``moving``  ``{"PID": ["4,12"]}``: the lists that an unfinished ``cmk reconfigure`` was to give a task, and CPUs on which it was to
+            park it. Nobody else gets them.
+``pidns``   pid namespace of the numbers in ``tasks``, as ``pid:[4026531836]``.
+``check``   length and checksum of the file without this field (``seal``). Files of older versions have none.
+
+A start replaces the file without fsync, which would take longer than all else. So a power cut may damage it: then the tasks have ended,
+and the layout is in ``layout.json``, which is always synced. The file ``boot`` names the boot in which ``pools.json`` was last written.
 """
 
 import fcntl
 import posix
-from time import monotonic, sleep
+from time import clock_gettime, monotonic, sleep
 
 from cmk.isolate.ask import STATE, serves
 from cmk.isolate.say import LATER, NEVER, Failure, program
 from cmk.model import choice
 from cmk.model.choice import comma_list
 
-__all__ = ["LOCK", "STATE", "Lock", "choose", "comma_list", "environment", "isolate", "serves"]
+__all__ = ["BOOT", "LAYOUT", "LOCK", "STATE", "Host", "Lock", "choose", "comma_list", "environment", "isolate", "serves"]
 
 try:
     import _json
 except ImportError:
     _json = None  # type: ignore[assignment]
 
-LOCK = "lock"
+LOCK, LAYOUT, BOOT = "lock", "layout.json", "boot"
 # json's extension module is CPython's own affair: another Python may have none, or one that is called otherwise.
 _OTHER_PYTHON = (AttributeError, TypeError)
 # What a pools.json of another shape ends in: the file is read without a schema.
 _DAMAGE = (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError)
 _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.1
+# Top-level fields that versions without a check wrote, or kept when they met them.
+_FIELDS = {"saved", "boot", "tasks", "moving", "pidns", "check"}
+_CHECK = b',"check":"'
+_PRIME = (1 << 30) - 35
+# Among the next numbers after an owner's all its children are found, unless the numbers have gone round since: no kernel starts 2000
+# threads in a clock tick of 10 ms, and numbers go up to 32768 at least.
+_NEAR, _SOON = 64, 15
+_BOOTTIME, _TICKS = 7, 100  # CLOCK_BOOTTIME, and clock ticks in a second
 
 
 class _Decoding:
@@ -46,7 +61,10 @@ class _Decoding:
 
 
 class Lock:
-    """The lock on ``DIR/lock``, held for a block; the file has the holder's pid. Raises Failure at the deadline (of ``monotonic``)."""
+    """The lock on ``DIR/lock``, held for a block; the file has the holder's pid. Raises Failure at the deadline (of ``monotonic``).
+
+    The file is its owner's alone, for whoever may read it can hold the lock.
+    """
 
     def __init__(self, directory: str, deadline: float) -> None:
         self._path = f"{directory}/{LOCK}"
@@ -64,9 +82,13 @@ class Lock:
         return self
 
     def _acquire(self) -> bool:
-        """Wait for the lock; False if ``cmk uninstall`` has removed the locked file meanwhile."""
+        """Wait for the lock; False if the locked file is not that of the directory any more."""
         try:
-            self._fd = posix.open(self._path, posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o644)
+            flags = posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC | posix.O_NOFOLLOW
+            self._fd = posix.open(self._path, flags, 0o600)
+            # A file of an older version, which all could read. Who has it open may hold the lock again and again: it is replaced below.
+            if shared := posix.fstat(self._fd).st_mode & 0o077:
+                posix.fchmod(self._fd, 0o600)
         except OSError as error:
             raise Failure(NEVER, f"cannot open {self._path}: {error.strerror}") from None
         pause = _FIRST_PAUSE
@@ -85,7 +107,11 @@ class Lock:
                 raise Failure(NEVER, f"cannot lock {self._path}: {error.strerror}") from None
             sleep(max(min(pause, self._deadline - monotonic()), 0))
             pause = min(pause * 2, _LAST_PAUSE)
-        return posix.fstat(self._fd).st_nlink > 0
+        if posix.fstat(self._fd).st_nlink == 0:  # cmk uninstall has removed it
+            return False
+        if shared:
+            posix.unlink(self._path)
+        return not shared
 
     def __exit__(self, *_: object) -> None:
         posix.close(self._fd)
@@ -98,7 +124,11 @@ def isolate(
 
     ``seconds`` is how long to wait for the lock and for free lists. Raises Failure.
     """
-    how = _parse_on_move(on_move)
+    how = {"how": "follow", "signal": 0}
+    if on_move:
+        from cmk.isolate.on_move import parse  # noqa: PLC0415  # few ask for it
+
+        how = parse(on_move)
     deadline = monotonic() + seconds
     pause = _FIRST_PAUSE
     while True:
@@ -106,9 +136,8 @@ def isolate(
             try:
                 return _allocate(directory, pool, cores, socket, pin=pin, procfs=procfs, on_move=how)
             except _DAMAGE as error:
-                what = f"it lacks {error}" if isinstance(error, KeyError) else f"it is damaged ({error})"
-                text = f"cannot use {directory}/{STATE}: {what}; move it away and run {program()} init"
-                raise Failure(NEVER, text) from None
+                why = f"it lacks {error}" if isinstance(error, KeyError) else f"it is damaged ({error})"
+                raise unusable(f"{directory}/{STATE}", why) from None
             except Failure as failure:
                 if failure.code != LATER or monotonic() >= deadline:
                     raise
@@ -116,7 +145,7 @@ def isolate(
         pause = min(pause * 2, _LAST_PAUSE)
 
 
-def _allocate(  # type: ignore[no-untyped-def]
+def _allocate(
     directory: str,
     pool: str,
     cores: int,
@@ -124,35 +153,122 @@ def _allocate(  # type: ignore[no-untyped-def]
     *,
     pin: bool,
     procfs: str,
-    on_move,  # noqa: ANN001
+    on_move: dict,  # type: ignore[type-arg]
 ) -> dict[str, str]:
-    state = _read_state(f"{directory}/{STATE}")
-    pools = state["saved"]["layout"]["pools"]
-    boot = _read_text(f"{procfs}/sys/kernel/random/boot_id").strip()
-    stat = _read_text(f"{procfs}/self/stat")
-    own = {"pid": int(stat.split(" ", 1)[0]), "start": _start_time(stat)}
-    tasks = [task for task in state["tasks"] if state["boot"] == boot and _is_running(procfs, task["process"])]
-    moving = {pid: names for pid, names in state["moving"].items() if any(str(task["process"]["pid"]) == pid for task in tasks)}
-    tasks = [task for task in tasks if task["process"] != own]
-    name, lists = choose(pools, tasks, pool, cores, socket, _cpus_of_moves(moving))
+    host = Host(procfs)
+    state = read_state(directory, host.boot)
+    if state["boot"] != host.boot:
+        state = begin_boot(directory, state, host.boot)
+    elif not host.can_see(state):
+        state = {**state, "tasks": [], "moving": {}}
+    books = Books(directory, state, host)
+    name, lists = books.choose(pool, cores, socket)
     if pin:
         _pin({cpu for item in lists for cpu in item["cpus"]})
     names = [comma_list(item["cpus"]) for item in lists]
-    tasks.append({"process": own, "pool": name, "lists": names, "cores": cores, "socket": socket, "on_move": on_move})
-    assigned = environment(pools, lists)
+    task = {"process": host.own, "pool": name, "lists": names, "cores": cores, "socket": socket, "on_move": on_move}
+    assigned = environment(books.pools, lists)
     if on_move["how"] == "notify":
-        assigned["CMK_STATE"] = _write_notice(directory, own, names, lists)
-    _write(f"{directory}/{STATE}", _encode({**state, "boot": boot, "tasks": tasks, "moving": moving}))
+        from cmk.isolate.on_move import notice_path  # noqa: PLC0415
+
+        assigned["CMK_STATE"] = path = notice_path(directory, host.own)
+        cpus = comma_list(cpu for item in lists for cpu in item["cpus"])
+        write(path, encode({"generation": 1, "cpus": cpus, "lists": names}).encode())
+    books.write({**task, "parent": host.parent, "left_by": None})
     return assigned
 
 
-def choose(  # type: ignore[no-untyped-def]
+class Books:
+    """The tasks of a state whose process runs, ``living``, and those whose process has ended or asks again, ``ended``.
+
+    The lists of an ended task of an exclusive pool stay taken while another process of its family runs on them, to which the task then
+    passes. To look for one takes longer than all else, so that it is done when the lists would be handed out, and only then.
+    """
+
+    def __init__(self, directory: str, state: dict, host: "Host") -> None:  # type: ignore[type-arg]
+        self.pools = state["saved"]["layout"]["pools"]
+        self._directory, self._state, self._host = directory, state, host
+        self._moving = dict(state["moving"].items())  # a list is damage
+        self.living, self.ended = [], []
+        for task in state["tasks"]:
+            if task["process"] != host.own and host.is_running(task["process"]):
+                self.living.append(task)
+            elif self.pools[task["pool"]]["exclusive"]:
+                self.ended.append(task)
+
+    def choose(self, pool: str, cores: int, socket: int) -> tuple[str, list]:  # type: ignore[type-arg]
+        """Name of the pool and lists for this process; raises Failure."""
+        self._pass_on([task for task in self.ended if task["process"] != self._host.own and self._is_moving(task)])
+        while True:
+            try:
+                name, lists = choose(self.pools, self.living, pool, cores, socket, _cpus_of_moves(self._moving))
+            except Failure as failure:
+                if failure.code == LATER and (left := [task for task in self.living if task.get("left_by")]):
+                    from cmk.isolate import family  # noqa: PLC0415
+
+                    raise family.with_leftovers(failure, left) from None
+                raise
+            chosen = {comma_list(item["cpus"]) for item in lists}
+            given = [task for task in self.ended if self._is_given(task, name, chosen)]
+            if not given:
+                return name, lists
+            self._pass_on(given)
+
+    def write(self, task: dict) -> None:  # type: ignore[type-arg]
+        """Write the state with a further task: what this process had before is over."""
+        self.ended = [other for other in self.ended if other["process"] != self._host.own]
+        self._write([*self.living, *self.ended, task])
+
+    def _is_moving(self, task: dict) -> bool:  # type: ignore[type-arg]
+        return str(task["process"]["pid"]) in self._moving
+
+    def _is_given(self, task: dict, pool: str, chosen: set[str]) -> bool:  # type: ignore[type-arg]
+        lists = chosen if task["pool"] == pool else set()
+        if task["process"] == self._host.own:  # its children may stay where they are if it does
+            return self._is_moving(task) or not lists.issuperset(task["lists"])
+        return not lists.isdisjoint(task["lists"])
+
+    def _pass_on(self, tasks: list) -> None:  # type: ignore[type-arg]
+        """Pass ended tasks on to their families; those without any are over."""
+        if not tasks:
+            return
+        heirs = self._heirs(tasks)
+        self.ended = [task for task in self.ended if task not in tasks]
+        for task, heir in zip(tasks, heirs, strict=True):
+            lists = self._moving.pop(str(task["process"]["pid"]), None)
+            if heir:
+                self.living.append(heir)
+                if lists:
+                    self._moving[str(heir["process"]["pid"])] = lists
+        if any(heirs):  # at once, for the next to ask need not look again
+            self._write([*self.living, *self.ended])
+
+    def _heirs(self, tasks: list) -> list:  # type: ignore[type-arg]
+        wanted = [(self._cpus(task), task) for task in tasks]
+        if not any(self._host.may_have_family(task["process"], cpus) for cpus, task in wanted):
+            return [None] * len(tasks)
+        from cmk.isolate import family  # noqa: PLC0415  # one module less for all other starts
+
+        others = {task["process"]["pid"]: self._cpus(task) for task in self.living} | {self._host.own["pid"]: frozenset()}
+        return family.heirs(self._host.procfs, self._host.has_own_numbers, wanted, others)
+
+    def _cpus(self, task: dict) -> frozenset:  # type: ignore[type-arg]
+        return _cpus_of(task["lists"]) | _cpus_of(self._moving.get(str(task["process"]["pid"]), ()))
+
+    def _write(self, tasks: list) -> None:  # type: ignore[type-arg]
+        pids = {str(task["process"]["pid"]) for task in tasks}
+        moving = {pid: names for pid, names in self._moving.items() if pid in pids}
+        content = {**self._state, "tasks": tasks, "moving": moving, "pidns": self._host.namespace}
+        write(f"{self._directory}/{STATE}", seal(encode(content).encode()))
+
+
+def choose(
     pools: dict,  # type: ignore[type-arg]
     tasks: list,  # type: ignore[type-arg]
     pool: str,
     cores: int,
     socket: int,
-    moving=frozenset(),  # noqa: ANN001
+    moving: frozenset = frozenset(),  # type: ignore[type-arg]
 ) -> tuple[str, list]:  # type: ignore[type-arg]
     """Name of the pool and lists for a request of a process outside every pod; raises Failure.
 
@@ -197,46 +313,151 @@ def _pin(cpus: set[int]) -> None:
         raise Failure(NEVER, text)
 
 
-def _is_running(procfs: str, process: dict[str, int]) -> bool:
-    """Whether a process runs; a zombie does not, nor does another process that has its pid by now."""
-    try:
-        stat = _read_text(f"{procfs}/{process['pid']}/stat")
-    except Failure:
+class Host:
+    """This process, and what procfs says of others. Its numbers may be those of an outer pid namespace, whose procfs a container mounts.
+
+    ``namespace`` is that of the numbers, as in ``/proc/PID/ns/pid``. Raises Failure.
+    """
+
+    def __init__(self, procfs: str) -> None:
+        self.procfs = procfs
+        self.boot = _read_text(f"{procfs}/sys/kernel/random/boot_id").strip()
+        stat = _read_text(f"{procfs}/self/stat")
+        fields = stat_fields(stat)
+        self.own = {"pid": int(stat.split(" ", 1)[0]), "start": int(fields[19])}
+        self.parent = int(fields[1])
+        self.has_own_numbers = self.own["pid"] == posix.getpid()
+        try:
+            self.namespace = posix.readlink(f"{procfs}/self/ns/pid")
+        except OSError as error:
+            raise Failure(NEVER, f"cannot read {procfs}/self/ns/pid: {error.strerror}") from None
+        if not self.has_own_numbers:
+            from cmk.isolate import family  # noqa: PLC0415  # a container that mounts another procfs
+
+            self.namespace = family.outer_namespace(procfs)
+
+    def can_see(self, state: dict) -> bool:  # type: ignore[type-arg]
+        """Whether the tasks of a state are of this pid namespace; False if they are of another one that has ended. Raises Failure."""
+        if not state["tasks"] or state.get("pidns", "") in ("", self.namespace):  # older versions wrote none
+            return True
+        from cmk.isolate import family  # noqa: PLC0415  # for once
+
+        family.check_ended(self.procfs, self.namespace, state["pidns"])
         return False
-    return _start_time(stat) == process["start"] and stat[stat.rindex(")") + 2] not in "ZX"
+
+    def is_running(self, process: dict[str, int]) -> bool:
+        """Whether a process runs, and be it with other threads than its first; not another process that has its pid by now."""
+        try:
+            fields = stat_fields(read(f"{self.procfs}/{process['pid']}/stat").decode("utf-8", "replace"))
+        except (FileNotFoundError, ProcessLookupError):
+            if _exists(f"{self.procfs}/1"):
+                return False
+        except PermissionError:
+            pass
+        else:
+            alive = fields[0] not in "ZX" or (fields[0] == "Z" and int(fields[17]) > 1)
+            return int(fields[19]) == process["start"] and alive
+        from cmk.isolate import family  # noqa: PLC0415  # procfs is mounted with hidepid, and shows nothing of other users' processes
+
+        return family.exists(process["pid"], self.has_own_numbers)
+
+    def may_have_family(self, process: dict[str, int], cpus: frozenset) -> bool:  # type: ignore[type-arg]
+        """False if for sure no process runs on ``cpus`` alone that an ended process has started; True if one has to look."""
+        if not self.has_own_numbers or clock_gettime(_BOOTTIME) * _TICKS - process["start"] > _SOON:
+            return True
+        first = process["pid"] + 1
+        last = int(_read_text(f"{self.procfs}/loadavg").split()[4]) + 1  # the number that was handed out last
+        if not 0 <= last - first <= _NEAR:
+            return True
+        for number in range(first, last):
+            try:
+                if posix.sched_getaffinity(number) <= cpus:
+                    return True
+            except ProcessLookupError:
+                continue
+        return False
 
 
-def _start_time(stat: str) -> int:
-    """Clock ticks since boot, out of a process's ``stat`` file: the name of the program, in parentheses, may have blanks."""
-    return int(stat[stat.rindex(")") + 2 :].split()[19])
+def stat_fields(stat: str) -> list[str]:
+    """Fields of a process's ``stat`` file from its state on: the name of the program before it, in parentheses, may have anything."""
+    return stat[stat.rindex(")") + 2 :].split()
 
 
 def _cpus_of_moves(moving: dict) -> frozenset:  # type: ignore[type-arg]
-    return frozenset(int(cpu) for names in moving.values() for name in names for cpu in name.split(","))
+    return _cpus_of(name for names in moving.values() for name in names)
+
+
+def _cpus_of(names) -> frozenset:  # type: ignore[no-untyped-def,type-arg]  # noqa: ANN001  # an iterable; typing is heavy
+    return frozenset(int(cpu) for name in names for cpu in name.split(","))
 
 
 def _read_text(path: str) -> str:
     try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        return read(path).decode("utf-8", "replace")
     except OSError as error:
         raise Failure(NEVER, f"cannot read {path}: {error.strerror}") from None
+
+
+def read(path: str) -> bytes:
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
-        text = b""
+        data = b""
         while part := posix.read(fd, 1 << 20):
-            text += part
-    except OSError as error:
-        raise Failure(NEVER, f"cannot read {path}: {error.strerror}") from None
+            data += part
+        return data
     finally:
         posix.close(fd)
-    return text.decode("utf-8", "replace")
 
 
-def _read_state(path: str) -> dict:  # type: ignore[type-arg]
+def read_state(directory: str, boot: str) -> dict:  # type: ignore[type-arg]
+    """The content of ``pools.json``, or what a power cut has left: the layout without tasks. Raises Failure."""
+    path = f"{directory}/{STATE}"
     try:
-        content = _decode(_read_text(path).strip())
+        return read_sealed(path)
+    except Failure:
+        try:
+            if read(f"{directory}/{BOOT}").decode("ascii", "replace").strip() != boot:
+                return {"boot": "", "tasks": [], "moving": {}, "saved": read_sealed(f"{directory}/{LAYOUT}")["saved"]}
+        except (Failure, OSError, KeyError):
+            pass  # the first error says more
+        raise
+
+
+def read_sealed(path: str) -> dict:  # type: ignore[type-arg]
+    """The content of a file with a check, or of an older version's; raises Failure if it is damaged."""
+    try:
+        data = read(path)
+    except OSError as error:
+        raise Failure(NEVER, f"cannot read {path}: {error.strerror}") from None
+    try:
+        head, sealed, tail = data.rpartition(_CHECK)
+        if sealed and tail != f'{_check(head + b"}")}"}}'.encode():
+            raise ValueError("its check does not fit its content")
+        content = _decode((head + b"}" if sealed else data).decode().strip())
+        content = content if isinstance(content, dict) else {}
+        if not sealed and (unknown := content.keys() - _FIELDS):
+            raise ValueError(f"it has a field {min(unknown)[:40]!r}, but no check")
     except (ValueError, RecursionError) as error:
-        raise Failure(NEVER, f"cannot use {path}: {error}; move it away and run {program()} init") from None
-    return content if isinstance(content, dict) else {}
+        raise unusable(path, str(error)) from None
+    content.pop("check", None)  # as an older version has kept it: no longer that of the content
+    return content
+
+
+def unusable(path: str, why: str) -> Failure:
+    """The refusal to use a damaged file, and the remedy."""
+    return Failure(
+        NEVER, f"cannot use {path}: {why}; {program()} reconcile makes it anew from {LAYOUT} and the processes on the cores"
+    )
+
+
+def seal(content: bytes) -> bytes:
+    """A JSON object with a last field that shows damage to it, to be read by ``read_sealed``."""
+    return content[:-1] + _CHECK + f'{_check(content)}"}}'.encode()
+
+
+def _check(content: bytes) -> str:
+    # The remainder by a prime: no bit, nor any burst of 29, changes without it. A CRC would need another extension module to be loaded.
+    return f"{len(content)}-{int.from_bytes(content, 'little') % _PRIME:08x}"
 
 
 def _decode(text: str) -> object:
@@ -252,61 +473,58 @@ def _decode(text: str) -> object:
     return json.loads(text)
 
 
-def _encode(content: object) -> str:
-    """What ``json.dumps`` returns."""
+def encode(content: object) -> str:
+    """What ``json.dumps`` returns, without blanks."""
     try:
-        encode = _json.make_encoder(None, str, _json.encode_basestring_ascii, None, ": ", ", ", False, False, False)
+        encode = _json.make_encoder(None, str, _json.encode_basestring_ascii, None, ":", ",", False, False, False)
         return "".join(encode(content, 0))
     except _OTHER_PYTHON:
         import json  # noqa: PLC0415  # slower, and the same in every Python
 
-        return json.dumps(content)
+        return json.dumps(content, separators=(",", ":"))
 
 
-def _parse_on_move(text: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # a dict; typing is heavy
-    """The value of ``--on-move`` as ``cmk.model.onmove`` reads it, with the same error texts; raises Failure."""
-    how, colon, name = (text or "follow").partition(":")
-    number = 0
-    if colon:
-        import _signal  # type: ignore[import-not-found]  # noqa: PLC0415  # no stub; signal itself would import enum
+def begin_boot(directory: str, state: dict, boot: str) -> dict:  # type: ignore[type-arg]
+    """Before the first write of a boot: make what a power cut may have damaged anew, and say that no power cut damages what follows.
 
-        word = name.upper()
-        number = getattr(_signal, word if word.startswith("SIG") else f"SIG{word}", 0)
-        if how != "notify" or type(number) is not int or number in (0, 9, 19):
-            text = f"on-move {text[:40]!r}: only notify takes a signal, and one that can be caught, as in notify:SIGHUP"
-            raise Failure(NEVER, text)
-    if how not in ("follow", "pinned", "notify"):
-        raise Failure(NEVER, f"on-move {text[:40]!r} is none of follow, pinned, notify, notify:SIGNAL")
-    return {"how": how, "signal": number}
+    Returns the state of this boot, without tasks.
+    """
+    state = {**state, "tasks": [], "moving": {}}
+    if not _exists(f"{directory}/{LAYOUT}"):  # of an older version
+        write(f"{directory}/{LAYOUT}", seal(encode({"saved": state["saved"]}).encode()), durable=True)
+    write(f"{directory}/{STATE}", seal(encode(state).encode()))
+    write(f"{directory}/{BOOT}", f"{boot}\n".encode())
+    return {**state, "boot": boot}
 
 
-def _write_notice(directory: str, process: dict[str, int], names: list[str], lists: list) -> str:  # type: ignore[type-arg]
-    """Write the file in which a task with ``--on-move=notify`` finds its CPUs; returns its path."""
-    path = f"{directory}/state"
+def _exists(path: str) -> bool:
     try:
-        posix.mkdir(path, 0o755)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise Failure(LATER, f"cannot make {path}: {error.strerror}") from None
-    path = f"{path}/{process['pid']}-{process['start']}.json"
-    cpus = [cpu for item in lists for cpu in item["cpus"]]
-    _write(path, _encode({"generation": 1, "cpus": comma_list(cpus), "lists": names}))
-    return path
+        posix.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
-def _write(path: str, text: str) -> None:
-    """Replace a file by rename, so that a kill leaves the old file or the new one."""
+def write(path: str, data: bytes, *, durable: bool = False) -> None:
+    """Replace a file by rename, so that a kill leaves the old file or the new one; with ``durable`` a power cut does so, too."""
     directory, _, name = path.rpartition("/")
     temporary = f"{directory}/.{name}.new"
     try:
-        fd = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o644)
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC | posix.O_NOFOLLOW
+        fd = posix.open(temporary, flags, 0o644)
         try:
-            data = text.encode()
             while data:
                 data = data[posix.write(fd, data) :]
+            if durable:
+                posix.fsync(fd)
         finally:
             posix.close(fd)
         posix.rename(temporary, path)
+        if durable:
+            fd = posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+            try:
+                posix.fsync(fd)
+            finally:
+                posix.close(fd)
     except OSError as error:
         raise Failure(LATER, f"cannot write {path}: {error.strerror}") from None

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cmk.isolate import local
 from tests.fabricate import fabricate
 from tests.topologies import linux
 from tests.unit.conftest import Host, running
@@ -31,7 +32,11 @@ def lists(host: Host) -> dict[str, list[str]]:
 
 
 def state(host: Host) -> dict[str, Any]:
-    return dict(json.loads((host.directory / "pools.json").read_text()))
+    return dict(local.read_sealed(str(host.directory / "pools.json")))
+
+
+def rewrite(host: Host, **change: object) -> None:
+    (host.directory / "pools.json").write_bytes(local.seal(json.dumps(state(host) | change).encode()))
 
 
 def essence(host: Host) -> object:
@@ -144,10 +149,9 @@ def test_the_node_report_has_topology_and_checks(machine: Host) -> None:
 
 def test_the_node_report_names_contradictions(machine: Host, tmp_path: Path) -> None:
     machine.ok("init", "--num-exclusive-cores=3")
-    path = machine.directory / "pools.json"
-    saved = json.loads(path.read_text())
-    saved["saved"]["layout"]["pools"]["shared"]["lists"][0]["cpus"] = [3, 99]
-    path.write_text(json.dumps(saved))
+    saved = state(machine)["saved"]
+    saved["layout"]["pools"]["shared"]["lists"][0]["cpus"] = [3, 99]
+    rewrite(machine, saved=saved)
     assert json.loads(machine.ok("node-report"))["checks"]["configDirectory"] == {
         "errors": [
             "CPU list overlap detected in exclusive:3,11 and shared:3,99 (in both: [3])",
@@ -363,7 +367,7 @@ def test_a_change_that_was_killed_leaves_old_and_new_list_to_its_owner(pair: tup
     host, first, second = pair
     with host.isolated("--pool=exclusive") as process:
         # Killed between the two writes: the process is on its way from the first core to the second.
-        (host.directory / "pools.json").write_text(json.dumps({**state(host), "moving": {str(process.pid): [str(second)]}}))
+        rewrite(host, moving={str(process.pid): [str(second)]})
         os.sched_setaffinity(process.pid, {second})
         done = host.run("isolate", "--pool=exclusive", "true")
         assert (done.returncode, done.stderr) == (75, "cmk: Not enough free cpu lists in pool exclusive: 1 asked, 0 of 2 free\n")
@@ -376,6 +380,6 @@ def test_a_change_that_was_killed_leaves_old_and_new_list_to_its_owner(pair: tup
 def test_the_end_of_its_owner_ends_an_interrupted_change(pair: tuple[Host, int, int]) -> None:
     host, _, second = pair
     with host.isolated("--pool=exclusive") as process:
-        (host.directory / "pools.json").write_text(json.dumps({**state(host), "moving": {str(process.pid): [str(second)]}}))
+        rewrite(host, moving={str(process.pid): [str(second)]})
     assert host.run("isolate", "--pool=exclusive", "true", CMK_NUM_CORES="2").returncode == 0
     assert state(host)["moving"] == {}

@@ -108,13 +108,22 @@ def test_an_interrupted_change_that_the_kernel_refuses_is_undone_and_the_reason_
 
 def test_an_interrupted_change_can_be_undone(host: Host) -> None:
     host.start(NEW)
-    assert host.changer.undo_interrupted()
+    assert host.changer.undo_interrupted([host.task])
     assert (host.masks(), host.written, host.path.exists()) == ({FIRST}, [(OLD, [host.task.process])], False)
+
+
+def test_a_task_that_has_other_lists_by_now_is_not_moved_when_a_change_is_undone(host: Host) -> None:
+    host.start(NEW)
+    for tid in Procfs().threads(host.task.process.pid):
+        os.sched_setaffinity(tid, SECOND)
+    again = msgspec.structs.replace(host.task, lists=("9999",))
+    assert host.changer.undo_interrupted([again])
+    assert host.masks() == {SECOND}
 
 
 def test_without_a_journal_there_is_nothing_to_resume_or_undo(host: Host) -> None:
     assert host.changer.resume() is None
-    assert not host.changer.undo_interrupted()
+    assert not host.changer.undo_interrupted([host.task])
     assert host.written == []
 
 

@@ -175,9 +175,27 @@ def test_a_lock_that_was_removed_while_one_waited_for_it_lets_nobody_in(host: Ho
     assert (waiting.communicate(timeout=60)[1], waiting.returncode) == ("", 0)
 
 
+def test_nobody_but_its_owner_can_open_the_lock(host: Host) -> None:
+    lock = host.directory / local.LOCK
+    assert lock.stat().st_mode & 0o777 == 0o600
+    lock.chmod(0o644)  # of an older version: who has it open now could hold it for ever
+    with lock.open() as old:
+        host.ok("isolate", "--pool=infra", "true")
+        assert (lock.stat().st_mode & 0o777, os.fstat(old.fileno()).st_nlink) == (0o600, 0)
+
+
+def test_a_link_is_no_lock(host: Host) -> None:
+    lock = host.directory / local.LOCK
+    lock.unlink()
+    lock.symlink_to(host.directory / "elsewhere")
+    done = host.run("isolate", "--pool=infra", "true")
+    assert (done.returncode, done.stderr) == (78, f"cmk: cannot open {lock}: Too many levels of symbolic links\n")
+    assert not (host.directory / "elsewhere").exists()
+
+
 def rewrite(host: Host, change: dict[str, object]) -> None:
     path = host.directory / local.STATE
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_bytes(local.seal(json.dumps(local.read_sealed(str(path)) | change).encode()))
 
 
 def test_tasks_of_another_boot_are_void(host: Host) -> None:
@@ -204,7 +222,7 @@ def test_what_else_is_in_the_state_stays_as_it_is(host: Host) -> None:
     others = {"odd": [1.5, -1e300, 1 << 70, True, None, 'ä\U0001f600"\\\n\0', {}, []]}
     rewrite(host, others)
     host.ok("isolate", "--pool=infra", "true")
-    assert json.loads((host.directory / local.STATE).read_text()).items() >= others.items()
+    assert local.read_sealed(str(host.directory / local.STATE)).items() >= others.items()
 
 
 @pytest.mark.parametrize(
@@ -213,8 +231,8 @@ def test_what_else_is_in_the_state_stays_as_it_is(host: Host) -> None:
 def test_a_damaged_state_starts_nothing(host: Host, text: str) -> None:
     (host.directory / local.STATE).write_text(text)
     done = host.run("isolate", "--pool=infra", "true")
-    assert done.returncode == 78
-    assert "move it away and run cmk init" in done.stderr
+    assert (done.returncode, len(done.stderr.splitlines())) == (78, 1)
+    assert "cmk reconcile makes it anew" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -230,11 +248,10 @@ def test_a_damaged_state_starts_nothing(host: Host, text: str) -> None:
     ],
 )
 def test_a_state_of_another_shape_starts_nothing(host: Host, field: str, value: object) -> None:
-    path = host.directory / local.STATE
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    rewrite(host, {field: value})
     done = host.run("isolate", "--pool=infra", "true")
     assert (done.returncode, len(done.stderr.splitlines())) == (78, 1)
-    assert "move it away and run cmk init" in done.stderr
+    assert "cmk reconcile makes it anew" in done.stderr
 
 
 def test_many_at_once_never_share_a_core(host: Host) -> None:
@@ -289,5 +306,5 @@ class _OtherPython:
 def test_json_is_read_and_written_by_whatever_module_a_python_has(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
     content = {"tasks": [{"pid": 4, "start": 2**40}], "saved": {"é": [None, True, -1.5]}, "boot": 'a"b\\c'}
     monkeypatch.setattr(local, "_json", module)
-    assert local._encode(content) == json.dumps(content)
+    assert local.encode(content) == json.dumps(content, separators=(",", ":"))
     assert local._decode(json.dumps(content)) == content

@@ -1,0 +1,224 @@
+"""Whoever an owner leaves behind: processes that run on its CPUs when it has ended; and tasks of other pid namespaces. For direct mode.
+
+An owner's family are the processes that it has started, directly or not. They inherit its CPU mask, and the kernel tells no more of a
+child whose parent has ended: such a child has a new parent, which is an ancestor of the owner. So a process counts as family that has
+a thread on nothing but the owner's CPUs, was started after it, and has no older ancestor that cannot be one of the owner's. It may have
+been pinned there by somebody else from the same session; a process of another session, and a thread of the kernel, does not count.
+"""
+
+import posix
+
+from cmk.isolate.say import LATER, NEVER, Failure, program
+
+_INITIAL = "pid:[4026531836]"  # PROC_PID_INIT_INO: the same on every kernel
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD
+_SCANS = 3
+_NOTHING: frozenset[int] = frozenset()
+_ENDED = (FileNotFoundError, ProcessLookupError)
+
+
+class Relative:
+    """A process of a family, and the CPUs to which threads of it are confined."""
+
+    def __init__(self, process: dict[str, int], cpus: set[int]) -> None:
+        self.process = process
+        self.cpus = cpus
+
+
+def heirs(procfs: str, own_numbers: bool, wanted: list, others: dict) -> list:  # type: ignore[type-arg]
+    """For each ended task, with its CPUs: the same task as the oldest process of its family has it, or None."""
+    families = find(procfs, own_numbers, [(cpus, *origin(task)) for cpus, task in wanted], others)
+    return [_passed_on(task, found[0].process) if found else None for (_, task), found in zip(wanted, families, strict=True)]
+
+
+def origin(task: dict) -> tuple[dict, int]:  # type: ignore[type-arg]
+    """First process of a task's family, and the pid of its parent; 0 if an older version has not written it."""
+    return task.get("left_by") or task["process"], task.get("parent", 0)
+
+
+def find(procfs: str, own_numbers: bool, wanted: list, others: dict, *, surely: bool = False) -> list[list[Relative]]:  # type: ignore[type-arg]
+    """For each (CPUs, first process, its parent's pid): the processes of the family, the oldest first. Raises Failure.
+
+    ``others``: CPUs of tasks by the pids of their first processes; who descends from one and is confined to its CPUs is of its family.
+    ``own_numbers``: pids in procfs are those of this process's pid namespace. If the first process's parent has ended, its ancestors are
+    not known, and whoever may be of the family for all one knows is among them, or, with ``surely``, is not.
+    """
+    for _ in range(_SCANS):
+        families, vanished = _scan(procfs, own_numbers, wanted, others, surely)
+        # A process that ended during the scan may have started another one that the list of processes lacked.
+        if not vanished or all(families):
+            break
+    return families
+
+
+def with_leftovers(failure: Failure, left: list) -> Failure:  # type: ignore[type-arg]
+    """A refusal that names the processes whose owners have ended, lest somebody look in vain for what keeps a core."""
+    named = ", ".join(
+        f"{' '.join(task['lists'])} by process {task['process']['pid']}, left by process {task['left_by']['pid']}"
+        for task in left[:8]
+    )
+    return Failure(
+        failure.code, f"{failure}; in use after the end of their owners (or by whom somebody has pinned there): {named}"
+    )
+
+
+def check_ended(procfs: str, own: str, namespace: str) -> None:
+    """Raise Failure unless all processes of another pid namespace have ended for sure, which root of the initial namespace can see."""
+    if own == _INITIAL and _is_empty(procfs, namespace):
+        return
+    raise Failure(
+        NEVER,
+        f"these pools have tasks of another pid namespace, {namespace} (here is {own}): share that one (--pid=host), use another "
+        f"--conf-dir, or, when they have ended, run {program()} reconcile as root on the host",
+    )
+
+
+def outer_namespace(procfs: str) -> str:
+    """Name of the pid namespace whose procfs this process sees without being in it; raises Failure."""
+    try:
+        if int(_stat(procfs, 2)[6]) & _KERNEL_THREAD:  # kthreadd
+            return _INITIAL
+        return posix.readlink(f"{procfs}/1/ns/pid")
+    except OSError as error:
+        text = f"cannot tell the pid namespace of {procfs}: {error.strerror}; share it (--pid=host)"
+        raise Failure(NEVER, text) from None
+
+
+def exists(pid: int, own_numbers: bool) -> bool:
+    """Whether there is a process with a pid of which procfs shows nothing."""
+    if not own_numbers:
+        return True  # the kernel cannot be asked
+    try:
+        posix.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _passed_on(task: dict, heir: dict[str, int]) -> dict:  # type: ignore[type-arg]
+    how = "pinned" if task["on_move"]["how"] == "pinned" else "follow"  # the heir may not know the signal
+    return {**task, "process": heir, "on_move": {"how": how, "signal": 0}, "left_by": origin(task)[0]}
+
+
+def _is_empty(procfs: str, namespace: str) -> bool:
+    for name in posix.listdir(procfs):
+        if name.isdigit():
+            try:
+                if posix.readlink(f"{procfs}/{name}/ns/pid") == namespace:
+                    return False
+            except _ENDED:
+                continue
+            except OSError:
+                return False  # another user's: it may be of that namespace
+    return True
+
+
+def _scan(procfs: str, own_numbers: bool, wanted: list, others: dict, surely: bool) -> tuple[list[list[Relative]], bool]:  # type: ignore[type-arg]
+    found: list[dict[int, Relative]] = [{} for _ in wanted]
+    kin = [_Kin(procfs, first, parent, others, surely) for _, first, parent in wanted]
+    vanished = False
+    for name in posix.listdir(procfs):
+        if not name.isdigit() or int(name) in others:
+            continue
+        try:
+            for tid in _threads(procfs, name):
+                mask = set(posix.sched_getaffinity(int(tid))) if own_numbers else _mask(procfs, name, tid)
+                for index, (cpus, _, _) in enumerate(wanted):
+                    if mask <= cpus and _is_program(procfs, tid) and kin[index].includes(int(name), mask):
+                        process = {"pid": int(name), "start": kin[index].start(int(name))}
+                        found[index].setdefault(int(name), Relative(process, set())).cpus.update(mask)
+        except _ENDED:
+            vanished = True
+        except OSError as error:
+            raise Failure(LATER, f"cannot read {procfs}/{name}: {error.strerror}") from None
+    return [sorted(each.values(), key=_age) for each in found], vanished
+
+
+def _age(relative: Relative) -> tuple[int, int]:
+    return relative.process["start"], relative.process["pid"]
+
+
+def _threads(procfs: str, name: str) -> list[str]:
+    # Each directory in task is a link to it: two are its own.
+    return [name] if posix.stat(f"{procfs}/{name}/task").st_nlink <= 3 else posix.listdir(f"{procfs}/{name}/task")
+
+
+def _mask(procfs: str, name: str, tid: str) -> set[int]:
+    text = _read(f"{procfs}/{name}/task/{tid}/status")
+    ranges = text.partition("\nCpus_allowed_list:")[2].partition("\n")[0].strip()
+    mask: set[int] = set()
+    for part in ranges.split(",") if ranges else []:
+        first, _, last = part.partition("-")
+        mask.update(range(int(first), int(last or first) + 1))
+    return mask
+
+
+def _is_program(procfs: str, tid: str) -> bool:
+    """Whether a thread runs and is none of the kernel's."""
+    fields = _stat(procfs, int(tid))
+    return fields[0] not in "ZX" and not int(fields[6]) & _KERNEL_THREAD
+
+
+def _stat(procfs: str, number: int) -> list[str]:
+    """Fields of ``stat`` from the state on."""
+    stat = _read(f"{procfs}/{number}/stat")
+    return stat[stat.rindex(")") + 2 :].split()
+
+
+def _read(path: str) -> str:
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        return posix.read(fd, 1 << 16).decode("utf-8", "replace")
+    finally:
+        posix.close(fd)
+
+
+class _Kin:
+    """Who descends from a process that may have ended."""
+
+    def __init__(self, procfs: str, first: dict[str, int], parent: int, others: dict, surely: bool) -> None:  # type: ignore[type-arg]
+        self._procfs, self._first, self._others = procfs, first, others
+        self._stats: dict[int, tuple[int, int]] = {}
+        self._elders = self._ancestors(parent) or ({1} if surely else set())
+
+    def start(self, pid: int) -> int:
+        """Start time of a process, in clock ticks since boot."""
+        return self._stat(pid)[1]
+
+    def includes(self, pid: int, mask: set[int]) -> bool:
+        """Whether a process is the first one, or was started by it or by one that was."""
+        if pid in self._elders or self._stat(pid)[1] < self._first["start"]:
+            return False
+        while self._stat(pid)[1] >= self._first["start"]:
+            if pid == self._first["pid"] and self._stat(pid)[1] == self._first["start"]:
+                return True
+            if mask <= self._others.get(pid, _NOTHING):
+                return False
+            if pid in self._elders:  # in the same clock tick
+                break
+            pid = self._stat(pid)[0]
+            if pid in (0, 1):
+                break
+        return (not self._elders or pid in self._elders) and not mask <= self._others.get(pid, _NOTHING)
+
+    def _ancestors(self, pid: int) -> set[int]:
+        """The first process's parent and its ancestors, to whom orphans may come; empty if it is not known any more."""
+        elders = {1}
+        try:
+            while pid > 1:
+                if self._stat(pid)[1] > self._first["start"]:
+                    return set()  # another process has its pid by now
+                elders.add(pid)
+                pid = self._stat(pid)[0]
+        except _ENDED:
+            return set()
+        return elders
+
+    def _stat(self, pid: int) -> tuple[int, int]:
+        """Parent and start time."""
+        if pid not in self._stats:
+            fields = _stat(self._procfs, pid)
+            self._stats[pid] = int(fields[1]), int(fields[19])
+        return self._stats[pid]

@@ -1,0 +1,157 @@
+"""Cores stay taken while anybody of their owner's family runs on them, and no longer; tasks of other pid namespaces are left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from cmk.isolate import family, local
+from cmk.isolate.say import Failure
+from tests.property.fakehost import FakeHost
+from tests.unit.conftest import Host, until
+from tests.unit.isolate.test_local import rewrite
+
+FIRST_THREAD_ENDS = """
+import ctypes, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+print("started", flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+@pytest.fixture
+def daemon(host: Host) -> Iterator[tuple[Host, int]]:
+    """A process whose parent, which took the core, has ended."""
+    pid = int(host.ok("isolate", "--pool=exclusive", "sh", "--", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"))
+    try:
+        yield host, pid
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, 9)
+
+
+def test_a_daemon_keeps_the_core_of_the_process_that_started_it(daemon: tuple[Host, int]) -> None:
+    host, pid = daemon
+    done = host.run("isolate", "--pool=exclusive", "true")
+    assert (done.returncode, f"by process {pid}, left by process " in done.stderr) == (75, True)
+    again = host.run("isolate", "--pool=exclusive", "true")
+    assert again.stderr == done.stderr
+    os.kill(pid, 9)
+    until(lambda: host.run("isolate", "--pool=exclusive", "true").returncode == 0)
+
+
+@pytest.mark.parametrize("command", ["describe", "reconcile"])
+def test_a_daemon_is_the_holder_for_all_commands(daemon: tuple[Host, int], command: str) -> None:
+    host, pid = daemon
+    host.ok(command)
+    (shown,) = json.loads(host.ok("describe"))["pools"]["exclusive"]["cpuLists"].values()
+    assert shown["tasks"] == [pid]
+    assert f"processes {pid} still run" in host.run("uninstall").stderr
+
+
+def test_an_owner_whose_first_thread_has_ended_keeps_its_core(host: Host) -> None:
+    command = host.command("isolate", "--pool=exclusive", sys.executable, "--", "-c", FIRST_THREAD_ENDS)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=host.environment(), stdin=pipe, stdout=pipe, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "started\n"
+        until(lambda: Path(f"/proc/{owner.pid}/stat").read_text().rsplit(") ", 1)[1][0] == "Z")
+        assert host.run("isolate", "--pool=exclusive", "true").returncode == 75
+        assert owner.stdin is not None
+        owner.stdin.close()
+    assert host.run("isolate", "--pool=exclusive", "true").returncode == 0
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeHost:
+    """Two shells, 100 and 102, that began before all else."""
+    made = FakeHost(tmp_path, frozenset({0, 1}))
+    for _ in range(2):
+        made.start(1)
+    made.ticks += 1
+    return made
+
+
+def find(fake: FakeHost, first: dict[str, int], parent: int, *, surely: bool = False) -> list[int]:
+    found: list[int] = []
+
+    def look() -> None:
+        (relatives,) = family.find(str(fake.proc), True, [(frozenset({0}), first, parent)], {}, surely=surely)
+        found.extend(relative.process["pid"] for relative in relatives)
+
+    fake.run(100, look)
+    return found
+
+
+def test_the_family_is_whom_the_owner_has_started_and_nobody_of_another_session(fake: FakeHost) -> None:
+    owner = fake.start(100, frozenset({0}))
+    first = {"pid": owner.pid, "start": owner.start}
+    child = fake.start(owner.pid)
+    grandchild = fake.start(child.pid)
+    fake.start(child.pid, frozenset({0, 1}))  # it has left
+    fake.start(102, frozenset({0}))  # of the other shell
+    fake.end(child.pid)
+    fake.end(owner.pid)
+    assert find(fake, first, 100) == [grandchild.pid]
+
+
+def test_when_the_owners_parent_has_ended_it_may_be_anybody_younger(fake: FakeHost) -> None:
+    owner = fake.start(100, frozenset({0}))
+    orphan = fake.start(owner.pid)
+    fake.end(owner.pid)
+    stranger = fake.start(102, frozenset({0}))
+    fake.end(100)
+    fake.start(1)
+    first = {"pid": owner.pid, "start": owner.start}
+    fake.processes[100] = fake.processes[102]
+    assert find(fake, first, 98) == [orphan.pid, stranger.pid]
+    assert find(fake, first, 98, surely=True) == [orphan.pid]
+
+
+def test_threads_of_the_kernel_are_nobodys(tmp_path: Path) -> None:
+    fake = FakeHost(tmp_path, frozenset({0, 1}))
+    thread = fake.start(1, frozenset({0}))
+    path = fake.proc / f"{thread.pid}/stat"
+    fields = path.read_text().split()
+    fields[3 + 6] = str(0x00200000)
+    path.write_text(" ".join(fields))
+    assert find(fake, {"pid": 50, "start": 1}, 1) == []
+
+
+def test_tasks_of_another_pid_namespace_are_refused(host: Host, fake: FakeHost) -> None:
+    """Their numbers mean nothing here: each would look as if it had ended."""
+    with host.isolated("--pool=exclusive"):
+        pid = fake.start(100).pid
+        rewrite(host, {"boot": "boot", "pidns": "pid:[8]"})
+
+        def isolate() -> None:
+            local.isolate(str(host.directory), "infra", 1, -1, pin=False, seconds=0, procfs=str(fake.proc))
+
+        with pytest.raises(Failure, match=r"another pid namespace, pid:\[8\] \(here is pid:\[7\]\).*--pid=host") as raised:
+            fake.run(pid, isolate)
+        assert raised.value.code == 78
+        rewrite(host, {"boot": "another"})
+        assert fake.run(pid, isolate)
+
+
+def test_an_owner_that_procfs_does_not_show_runs(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With hidepid, procfs shows an unprivileged user neither the first process nor those of others."""
+    pid = fake.start(100).pid
+    alive: list[bool] = []
+    (fake.proc / "1").rename(fake.proc / "hidden")
+    for error in (PermissionError(), None, ProcessLookupError()):
+
+        def kill(_pid: int, _number: int, error: Exception | None = error) -> None:
+            if error:
+                raise error
+
+        monkeypatch.setattr(family.posix, "kill", kill)
+        fake.run(pid, lambda: alive.append(local.Host(str(fake.proc)).is_running({"pid": 4711, "start": 1})))
+    assert alive == [True, True, False]
