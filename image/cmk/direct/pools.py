@@ -62,7 +62,7 @@ class LayoutFile(msgspec.Struct, frozen=True):
 
 
 class ConfDir:
-    """The directory that ``--conf-dir`` names. Methods raise StateError; callers that change anything hold ``cmk.isolate.local.Lock``."""
+    """The directory that ``--conf-dir`` names. Methods raise StateError; callers that change anything hold ``cmk.isolate.lock.Lock``."""
 
     def __init__(self, path: Path, procfs: Procfs) -> None:
         self.path = path
@@ -196,8 +196,8 @@ class ConfDir:
             self.path.rmdir()
 
     @cached_property
-    def _host(self) -> local.Host:
-        return local.Host(str(self._procfs.root))
+    def _host(self) -> local.ProcessTable:
+        return local.ProcessTable(str(self._procfs.root))
 
     def _change(self) -> JournaledChange:
         return JournaledChange(self.path / JOURNAL, self._save_change, self._procfs, self._family)

@@ -1,6 +1,6 @@
 """``cmk isolate`` on one host without an agent: it allocates in the file ``pools.json``, under a lock, by the rules of ``model.choice``.
 
-Imports extension modules and cmk.model.choice only, for it runs before every workload: ``_json`` is the C half of json, whose other half
+Imports extension modules and little of cmk only, for it runs before every workload: ``_json`` is the C half of json, whose other half
 imports re and would take half of the time of a start. ``cmk.direct.pools`` creates and changes
 the same file. What only a start on the core of an owner that has ended needs is in ``cmk.isolate.family``. Fields of the file:
 
@@ -19,23 +19,23 @@ A start replaces the file without fsync, which would take longer than all else. 
 and the layout is in ``layout.json``, which is always synced. The file ``boot`` names the boot in which ``pools.json`` was last written.
 """
 
-import fcntl
 import posix
 from time import clock_gettime, monotonic, sleep
 
 from cmk.isolate.ask import STATE, serves
+from cmk.isolate.lock import LOCK, Lock
 from cmk.isolate.say import LATER, NEVER, Failure, program
 from cmk.model import choice
 from cmk.model.choice import comma_list
 
-__all__ = ["BOOT", "LAYOUT", "LOCK", "STATE", "Host", "Lock", "choose", "comma_list", "environment", "isolate", "serves"]
+__all__ = ["BOOT", "LAYOUT", "LOCK", "STATE", "Lock", "ProcessTable", "choose", "comma_list", "environment", "isolate", "serves"]
 
 try:
     import _json
 except ImportError:
     _json = None  # type: ignore[assignment]
 
-LOCK, LAYOUT, BOOT = "lock", "layout.json", "boot"
+LAYOUT, BOOT = "layout.json", "boot"
 # json's extension module is CPython's own affair: another Python may have none, or one that is called otherwise.
 _OTHER_PYTHON = (AttributeError, TypeError)
 # What a pools.json of another shape ends in: the file is read without a schema.
@@ -58,63 +58,6 @@ class _Decoding:
     object_hook = object_pairs_hook = None
     parse_int = int
     parse_float = parse_constant = float
-
-
-class Lock:
-    """The lock on ``DIR/lock``, held for a block; the file has the holder's pid. Raises Failure at the deadline (of ``monotonic``).
-
-    The file is its owner's alone, for whoever may read it can hold the lock.
-    """
-
-    def __init__(self, directory: str, deadline: float) -> None:
-        self._path = f"{directory}/{LOCK}"
-        self._deadline = deadline
-        self._fd = -1
-
-    def __enter__(self) -> "Lock":
-        while not self._acquire():
-            posix.close(self._fd)
-        try:
-            posix.ftruncate(self._fd, 0)
-            posix.pwrite(self._fd, f"{posix.getpid()}\n".encode(), 0)
-        except OSError:
-            pass  # a full disk: the lock is held all the same, but the file does not name its holder
-        return self
-
-    def _acquire(self) -> bool:
-        """Wait for the lock; False if the locked file is not that of the directory any more."""
-        try:
-            flags = posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC | posix.O_NOFOLLOW
-            self._fd = posix.open(self._path, flags, 0o600)
-            # A file of an older version, which all could read. Who has it open may hold the lock again and again: it is replaced below.
-            if shared := posix.fstat(self._fd).st_mode & 0o077:
-                posix.fchmod(self._fd, 0o600)
-        except OSError as error:
-            raise Failure(NEVER, f"cannot open {self._path}: {error.strerror}") from None
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if monotonic() >= self._deadline:
-                    holder = posix.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
-                    posix.close(self._fd)
-                    owner = f"process {holder}" if holder.isdigit() else "another process"
-                    raise Failure(LATER, f"{self._path} is held by {owner}; gave up after CMK_LOCK_TIMEOUT") from None
-            except OSError as error:
-                posix.close(self._fd)
-                raise Failure(NEVER, f"cannot lock {self._path}: {error.strerror}") from None
-            sleep(max(min(pause, self._deadline - monotonic()), 0))
-            pause = min(pause * 2, _LAST_PAUSE)
-        if posix.fstat(self._fd).st_nlink == 0:  # cmk uninstall has removed it
-            return False
-        if shared:
-            posix.unlink(self._path)
-        return not shared
-
-    def __exit__(self, *_: object) -> None:
-        posix.close(self._fd)
 
 
 def isolate(
@@ -155,7 +98,7 @@ def _allocate(
     procfs: str,
     on_move: dict,  # type: ignore[type-arg]
 ) -> dict[str, str]:
-    host = Host(procfs)
+    host = ProcessTable(procfs)
     state = read_state(directory, host.boot)
     if state["boot"] != host.boot:
         state = begin_boot(directory, state, host.boot)
@@ -185,7 +128,7 @@ class Books:
     passes. To look for one takes longer than all else, so that it is done when the lists would be handed out, and only then.
     """
 
-    def __init__(self, directory: str, state: dict, host: "Host") -> None:  # type: ignore[type-arg]
+    def __init__(self, directory: str, state: dict, host: "ProcessTable") -> None:  # type: ignore[type-arg]
         self.pools = state["saved"]["layout"]["pools"]
         self._directory, self._state, self._host = directory, state, host
         self._moving = dict(state["moving"].items())  # a list is damage
@@ -313,7 +256,7 @@ def _pin(cpus: set[int]) -> None:
         raise Failure(NEVER, text)
 
 
-class Host:
+class ProcessTable:
     """This process, and what procfs says of others. Its numbers may be those of an outer pid namespace, whose procfs a container mounts.
 
     ``namespace`` is that of the numbers, as in ``/proc/PID/ns/pid``. Raises Failure.

@@ -153,5 +153,5 @@ def test_an_owner_that_procfs_does_not_show_runs(fake: FakeHost, monkeypatch: py
                 raise error
 
         monkeypatch.setattr(family.posix, "kill", kill)
-        fake.run(pid, lambda: alive.append(local.Host(str(fake.proc)).is_running({"pid": 4711, "start": 1})))
+        fake.run(pid, lambda: alive.append(local.ProcessTable(str(fake.proc)).is_running({"pid": 4711, "start": 1})))
     assert alive == [True, True, False]
