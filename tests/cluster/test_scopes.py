@@ -122,8 +122,8 @@ def test_pools_and_tasks_of_a_configmap_are_taken_over(cluster: Cluster) -> None
             lambda: cluster.find("cmk-nodereport", "node2") and condition(cluster, "node2", "Ready").get("status") == "True",
         )
         assert status(cluster, "node2")["scope"] == "adopted from ConfigMap default/cmk-config-node2 of CMK 1.5"
-        refused = condition(cluster, "node2", "ConfigRefused")
-        assert f"pool exclusive is removed, but process {pid} runs on its CPUs 1" in refused["message"]
+        text = f"pool exclusive is removed, but process {pid} runs on its CPUs 1"
+        wait_for("the refusal is reported", lambda: text in condition(cluster, "node2", "ConfigRefused").get("message", ""))
         assert cluster.tasks("exclusive", 2) == [pid]
         assert cluster.capacity("node2") == ("1", "1")
         cluster.on_node(2, f"kill {pid}")
