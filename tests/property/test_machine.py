@@ -57,7 +57,7 @@ class Node(RuleBasedStateMachine):
     def bind(self, pool: str, cores: int) -> None:
         """A pod is bound, as many as the resource lets in."""
         have = len(self.ledger.layout.pools[pool].lists) if pool in self.ledger.layout.pools else 0
-        bound = demand(pool, self.ledger.tasks.values(), self.pods.values())
+        bound = demand(pool, self.ledger.tasks.values(), self.pods.values(), have)
         if sum(bound.values()) + cores <= have:
             uid = f"u{self.next}"
             self.next += 1
