@@ -293,6 +293,7 @@ class Agent:
             log.info("dropped: %s", reason)
         # Tasks first: if this agent is killed before it has written the layout, the next one adopts again.
         self._files.write_tasks(tasks, pods=())
+        self._recovery.read()
         self._layout.keep(saved)
         log.info("took over the pools of %s", before.source)
         before.set_aside()

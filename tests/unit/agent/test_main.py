@@ -492,7 +492,17 @@ def test_the_pools_of_an_older_cmk_are_taken_over(world: World) -> None:
     infra = directory / "pools/infra" / ",".join(str(cpu) for cpu in CPUS)
     infra.mkdir(parents=True)
     (infra.parent / "exclusive").write_text("0")
-    (infra / "tasks").write_text("")
+    with subprocess.Popen(["sleep", "60"]) as running:
+        try:
+            _take_over(world, infra, running.pid)
+        finally:
+            running.kill()
+    assert (infra.exists(), (directory / "pools.old").is_dir()) == (False, True)
+
+
+def _take_over(world: World, infra: Path, running: int) -> None:
+    (infra / "tasks").write_text(str(running))
+    directory = world.options.host_dirs[0]
 
     async def scenario(world: World) -> None:
         world.cluster.configure(msgspec.structs.replace(ONE, paused=True))
@@ -501,9 +511,9 @@ def test_the_pools_of_an_older_cmk_are_taken_over(world: World) -> None:
         saved = StateFiles(world.options, Procfs()).read_layout()
         assert saved
         assert saved.layout.cpus_of("infra") == set(CPUS)
+        assert running in [task.process.pid for task in StateFiles(world.options, Procfs()).read_tasks().tasks]
 
     world.run(scenario)
-    assert (infra.exists(), (directory / "pools.old").is_dir()) == (False, True)
 
 
 @pytest.mark.parametrize(("needed", "kept"), [((), False), ((BOUND,), True)], ids=["free", "needed by a pod"])
