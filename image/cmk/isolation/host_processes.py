@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
+from cmk.host.affinity import mask_of
 from cmk.host.procfs import Procfs
 from cmk.isolation.originals import Originals, Saved
 from cmk.model.cgroup_path import MixedCgroupsError
@@ -84,10 +85,12 @@ class ProcessLayer:
         """Pid, tid and mask of every thread."""
         for pid in self._procfs.pids():
             try:
-                for tid in self._procfs.threads(pid):
-                    yield pid, tid, frozenset(os.sched_getaffinity(tid))
+                threads = self._procfs.threads(pid)
             except ProcessLookupError:
                 continue
+            for tid in threads:
+                if mask := mask_of(tid):
+                    yield pid, tid, mask
 
     def _is_same(self, thread: Thread) -> bool:
         """Whether the tid still belongs to the thread that was saved."""

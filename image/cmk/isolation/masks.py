@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from cmk.host.affinity import mask_of
 from cmk.host.procfs import Procfs
 from cmk.model.cpuset import CpuSet
 from cmk.model.isolation_config import Thread
@@ -58,10 +59,12 @@ def restore(procfs: Procfs, threads: Iterable[Thread], available: CpuSet) -> lis
 def _masks(procfs: Procfs) -> Iterator[tuple[int, CpuSet]]:
     for pid in procfs.pids():
         try:
-            for tid in procfs.threads(pid):
-                yield tid, frozenset(os.sched_getaffinity(tid))
+            threads = procfs.threads(pid)
         except ProcessLookupError:
             continue
+        for tid in threads:
+            if mask := mask_of(tid):
+                yield tid, mask
 
 
 def _set(tid: int, cpus: CpuSet) -> None:

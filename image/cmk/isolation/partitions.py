@@ -6,9 +6,9 @@ finds those of an earlier one that was killed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 
+from cmk.host.affinity import mask_of
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.isolation import desired, masks
@@ -138,9 +138,8 @@ class Partitions:
         """The first process that may run on other CPUs than ``cpus``, as a reason; empty when there is none."""
         for pid in pids:
             try:
-                for tid in self._procfs.threads(pid):
-                    if not os.sched_getaffinity(tid) <= cpus:
-                        return f"process {pid} ({self._procfs.name(pid)}) may run on other CPUs too"
+                if any(mask and not mask <= cpus for mask in map(mask_of, self._procfs.threads(pid))):
+                    return f"process {pid} ({self._procfs.name(pid)}) may run on other CPUs too"
             except ProcessLookupError:
                 continue
         return ""

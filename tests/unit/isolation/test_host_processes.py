@@ -54,6 +54,17 @@ def test_a_process_leaves_and_comes_back(child: subprocess.Popen[bytes], origina
     assert originals.saved.threads == []
 
 
+def test_a_thread_that_ends_leaves_the_others_of_its_process_isolated(
+    child: subprocess.Popen[bytes], originals: Originals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everywhere = os.sched_getaffinity(child.pid)
+    closed = frozenset({min(everywhere)})
+    layer = ProcessLayer(Few(child.pid), originals)
+    monkeypatch.setattr(Procfs, "threads", lambda *_: [2**22 + 1, child.pid])
+    layer.isolate(closed)
+    assert os.sched_getaffinity(child.pid) == everywhere - closed
+
+
 def test_a_mask_is_saved_before_it_is_changed(child: subprocess.Popen[bytes], tmp_path: Path) -> None:
     everywhere = os.sched_getaffinity(child.pid)
 

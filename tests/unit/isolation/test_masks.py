@@ -17,6 +17,7 @@ from cmk.model.isolation_config import Thread
 CPUS = sorted(os.sched_getaffinity(0))
 ONE, OTHER = frozenset(CPUS[:1]), frozenset(CPUS[1:2])
 NONE: frozenset[int] = frozenset()
+ENDED = 2**22 + 1  # beyond the largest thread id
 
 
 @pytest.fixture
@@ -89,4 +90,13 @@ def test_a_change_that_fails_preserves_masks_too(child: int, procfs: Procfs) -> 
 
     with pytest.raises(RuntimeError):
         change()
+    assert os.sched_getaffinity(child) == ONE
+
+
+def test_a_thread_that_ends_leaves_the_others_of_its_process_preserved(
+    child: int, procfs: Procfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(procfs, "threads", lambda _: [ENDED, child])
+    with preserved(procfs, NONE):
+        os.sched_setaffinity(child, ONE | OTHER)
     assert os.sched_getaffinity(child) == ONE

@@ -98,8 +98,9 @@ def test_the_container_of_a_later_task_becomes_one_after_the_task_was_pinned(hos
     asyncio.run(run())
 
 
-def test_a_container_with_a_process_that_runs_elsewhere_is_none_and_reported(host: Host) -> None:
+def test_a_container_with_a_process_that_runs_elsewhere_is_none_and_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def scenario() -> None:
+        monkeypatch.setattr(host.procfs, "threads", lambda pid: [2**22 + 1, pid])  # the first one has ended since
         set_text(host.cgroups / "kubepods" / OWNER, "cgroup.procs", str(os.getpid()))
         agent = host.layers()
         agent.apply(ASKED, "")
