@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import struct
 from collections import deque
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from math import inf
 
 from cmk.agent.limits import Limits
+from cmk.host.peer import peer_of
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError
 from cmk.model.printable import printable
@@ -117,7 +119,10 @@ class Callers:
         self._remembered_until = 0.0
 
     def of(self, connection: socket.socket) -> tuple[int, Caller]:
-        """Pid and caller of a connection; raises ProcessLookupError when the process has ended or cannot be seen from here."""
+        """Pid and caller of a connection; raises ProcessLookupError when the process has ended or cannot be seen from here.
+
+        Raises OSError when no descriptor is free.
+        """
         pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if not pid:
             raise ProcessLookupError("the peer is in a pid namespace outside the one of this process")
@@ -127,7 +132,7 @@ class Callers:
             self._remembered_until = now + SECONDS_REMEMBERED
         caller = self._by_pid.get(pid)
         if caller is None:
-            caller = self._by_pid[pid] = self._named(self._pod_of(pid), uid, now)
+            caller = self._by_pid[pid] = self._named(self._pod_of(connection), uid, now)
         return pid, caller
 
     def stop(self) -> None:
@@ -135,11 +140,14 @@ class Callers:
         for caller in self._callers.values():
             caller.stop()
 
-    def _pod_of(self, pid: int) -> str:
+    def _pod_of(self, connection: socket.socket) -> str:
+        peer = peer_of(connection, self._procfs)
         try:
-            return self._procfs.pod_container(pid).pod
+            return peer.read(self._procfs.pod_container).pod
         except MixedCgroupsError:
             return ""  # the allocator refuses it
+        finally:
+            os.close(peer.pidfd)
 
     def _named(self, pod: str, uid: int, now: float) -> Caller:
         name = f"pod {pod}" if pod else f"user {uid}"

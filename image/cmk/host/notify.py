@@ -18,6 +18,7 @@ import msgspec
 
 from cmk.host import foreign, state
 from cmk.host.foreign import ForeignDirectory, Troubles
+from cmk.host.peer import open_process
 from cmk.host.procfs import Procfs
 from cmk.model.choice import comma_list
 from cmk.model.ledger import Ledger
@@ -73,16 +74,15 @@ class Notifier:
         if not task.on_move.signal:
             return
         try:
-            pidfd = os.pidfd_open(task.process.pid)
+            peer = open_process(self._procfs, task.process)
+            try:
+                signal.pidfd_send_signal(peer.pidfd, task.on_move.signal)
+            finally:
+                os.close(peer.pidfd)
         except ProcessLookupError:
             return
-        try:
-            if self._procfs.is_alive(task.process):
-                signal.pidfd_send_signal(pidfd, task.on_move.signal)
         except OSError as error:
             log.error("cannot signal process %d that its CPUs have changed: %s", task.process.pid, error.strerror)
-        finally:
-            os.close(pidfd)
 
     def remove_notice(self, process: Process) -> None:
         """Remove a task's file, if there is one."""

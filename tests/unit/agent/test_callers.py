@@ -12,6 +12,7 @@ import pytest
 from cmk.agent import callers
 from cmk.agent.callers import Callers
 from cmk.agent.limits import Limits
+from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 
@@ -69,6 +70,26 @@ def test_a_process_that_has_ended_counts_for_nobody(connection: socket.socket, p
     place.append(ProcessLookupError("gone"))
     with pytest.raises(ProcessLookupError):
         Callers(Procfs(), Limits(), Clock()).of(connection)
+
+
+def test_a_pid_that_was_used_again_while_its_pod_was_read_counts_for_nobody(
+    connection: socket.socket, place: list[PodContainer | Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.append(PodContainer("u2"))
+    opened: list[int] = []
+
+    def ended(connection: socket.socket, procfs: Procfs) -> Peer:
+        """The peer has ended as soon as it is known."""
+        opened.append(os.eventfd(1))
+        return Peer(os.getpid(), opened[0])
+
+    monkeypatch.setattr(callers, "peer_of", ended)
+    table = Callers(Procfs(), Limits(), Clock())
+    with pytest.raises(ProcessLookupError):
+        table.of(connection)
+    assert not table._callers
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
 
 
 def test_a_pid_is_looked_up_once_in_a_while(connection: socket.socket, place: list[PodContainer | Exception]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -123,6 +124,33 @@ def test_a_process_that_has_ended_gets_no_signal(tmp_path: Path) -> None:
     process = Process(child.pid, 1)
     child.wait()
     notifier(tmp_path).signal_task(msgspec.structs.replace(NOTIFIED, process=process, on_move=OnMove(How.NOTIFY, signal.SIGHUP)))
+
+
+def test_a_thread_that_has_the_pid_of_a_process_that_has_ended_gets_no_signal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = "import threading,sys; t=threading.Thread(target=sys.stdin.read); t.start(); print(t.native_id,flush=True)"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        thread = Procfs().process(int(child.stdout.readline()))
+        wish = OnMove(How.NOTIFY, signal.SIGKILL)
+        notifier(tmp_path).signal_task(msgspec.structs.replace(NOTIFIED, process=thread, on_move=wish))
+        assert child.stdin is not None
+        child.stdin.close()
+        assert child.wait(timeout=20) == 0
+    assert not caplog.records
+
+
+def test_a_signal_that_cannot_be_sent_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", fail)
+    wish = OnMove(How.NOTIFY, signal.SIGHUP)
+    notifier(tmp_path).signal_task(msgspec.structs.replace(NOTIFIED, process=Procfs().process(os.getpid()), on_move=wish))
+    assert f"cannot signal process {os.getpid()} that its CPUs have changed: Too many open files" in caplog.text
 
 
 def test_a_directory_that_a_pod_replaced_by_a_symlink_is_not_followed(tmp_path: Path) -> None:
