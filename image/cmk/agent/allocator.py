@@ -13,6 +13,7 @@ from functools import partial
 
 import msgspec
 
+from cmk.agent.faults import ending_agent
 from cmk.agent.files import StateFiles
 from cmk.agent.lifetimes import TaskLifetimes
 from cmk.agent.pod_cache import PodCache
@@ -95,10 +96,14 @@ class Allocator:
         """Take over one task; False if it has ended."""
         if not self.ledger.restore(task):
             log.error("task of process %d does not fit the layout: pool %s lists %s", task.process.pid, task.pool, task.lists)
-        elif not self._lifetimes.adopt(task):
-            self.ledger.release(task.process)
-            return False
-        return True
+            return True
+        is_watched = False
+        try:
+            is_watched = self._lifetimes.adopt(task)
+        finally:
+            if not is_watched:
+                self.ledger.release(task.process)
+        return is_watched
 
     def join(self, pool: str) -> None:
         """Make this very process a task of a pool and pin it, as the agent does with infra."""
@@ -128,7 +133,8 @@ class Allocator:
         except Refused as refusal:
             if refusal.final:
                 raise
-            self._lifetimes.sweep()
+            with ending_agent("cannot release the lists of a task"):
+                self._lifetimes.sweep()
             return Waiting(str(refusal), released.wait)
 
     async def isolate_later(
@@ -195,18 +201,19 @@ class Allocator:
                 self.ledger.keep_open(task.process, frozenset())
                 self._try_to_save()
                 self._enforce()
+            environment = self.ledger.environment(task)
             self._lifetimes.watch(task, peer.pidfd)
         except BaseException:
-            if rest:
-                self._lifetimes.forget(rest.process)
-                self.ledger.release(rest.process)
-            if not self._undo(task, before, pinning):
-                self._lifetimes.watch(task, os.dup(peer.pidfd))
+            with ending_agent("cannot undo an allocation"):
+                if rest:
+                    self._lifetimes.forget(rest.process)
+                    self.ledger.release(rest.process)
+                if not self._undo(task, before, pinning):
+                    self._lifetimes.watch(task, os.dup(peer.pidfd))
             raise
         if before and before != task:
             self._wake()
         self._wakeups.wake_both()
-        environment = self.ledger.environment(task)
         # Launchers older than --on-move cannot locate the file, so it is not announced to them.
         if command.on_move is not None and task.on_move.how is How.NOTIFY:
             environment["CMK_STATE"] = f"{DIRECTORY}/{name_of(task.process)}"

@@ -1,10 +1,13 @@
-"""Exceptions that nobody expected, each kept to the one connection in which it was raised: counted by kind, logged once with traceback."""
+"""Exceptions that nobody expected: each is kept to the one connection in which it was raised, or ends the agent if that is in doubt."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,19 @@ class Faults:
             log.error("%s: %s (%s); only this connection is lost", what, error, kind, exc_info=error)
         elif count & (count - 1) == 0:
             log.error("%s: %s (%s), %d times by now", what, error, kind, count)
+
+
+@contextmanager
+def ending_agent(what: str) -> Iterator[None]:
+    """End the agent if the block raises, even where a connection's exceptions are kept to it; ``what`` could not be done.
+
+    After that nobody knows what the ledger says of whom: the next agent reads the state afresh.
+    """
+    try:
+        yield
+    except Exception as error:
+        asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
+        raise
 
 
 def _kind(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -20,18 +20,21 @@ from cmk.model.tasks import Process, Task
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SEARCHES = 1.0
+# How many of the processes that a task has left are watched at a time: each takes a descriptor. When they have ended, a search finds more.
+MOST_WATCHED = 64
 
 
 class _WatchedTask(msgspec.Struct):
     """A task and open pidfds of its processes. ``is_alone``: when its first process ends, the kernel has ended all others.
 
-    ``search`` is the next search for its processes, while it is uncertain whether it has any.
+    ``search`` is the next search for its processes, while it is uncertain whether it has any; ``fault`` says why the last one failed.
     """
 
     task: Task
     is_alone: bool
     pidfds: dict[Process, int]
     search: asyncio.TimerHandle | None = None
+    fault: str = ""
 
 
 class TaskLifetimes:
@@ -52,29 +55,37 @@ class TaskLifetimes:
         self._watched: dict[Process, _WatchedTask] = {}
 
     def watch(self, task: Task, pidfd: int) -> None:
-        """Watch a task until it ends. Takes over the pidfd of its first process; a process that is watched already has this task now."""
+        """Watch a task until it ends. Takes over the pidfd of its first process; a process that is watched already has this task now.
+
+        Raises OSError, with nothing taken over, when the kernel cannot watch one more.
+        """
         if task.process in self._watched:
             os.close(pidfd)
             self.update(task)
             return
         try:
-            is_alone = self._procfs.is_namespace_init(task.process.pid)
+            is_alone = self._procfs.is_namespace_init(task.process.pid) and not has_ended(pidfd)
         except ProcessLookupError:
             is_alone = False
-        watched = self._watched[task.process] = _WatchedTask(task, is_alone, {})
+        watched = _WatchedTask(task, is_alone, {})
         self._add(watched, task.process, pidfd)
+        self._watched[task.process] = watched
         for other in self._watched.values():
             if other is not watched and task.process in other.pidfds:
                 # It has lists of its own now: whether it still runs on those of the other task, a search tells.
                 asyncio.get_running_loop().call_soon(self._on_process_end, other, task.process)
 
     def adopt(self, task: Task) -> bool:
-        """Watch a task of an earlier agent; False when none of its processes runs any more."""
-        process = task.process
+        """Watch a task whose process may have ended; False when none of its processes runs any more. Raises OSError as ``watch`` does."""
         try:
-            self.watch(task, open_process(self._procfs, process).pidfd)
+            pidfd = open_process(self._procfs, task.process).pidfd
         except ProcessLookupError:
             return self._adopt_members(task)
+        try:
+            self.watch(task, pidfd)
+        except OSError:
+            os.close(pidfd)
+            raise
         return True
 
     def _adopt_members(self, task: Task) -> bool:
@@ -117,8 +128,8 @@ class TaskLifetimes:
             self._remove(watched, process)
 
     def _add(self, watched: _WatchedTask, process: Process, pidfd: int) -> None:
-        watched.pidfds[process] = pidfd
         asyncio.get_running_loop().add_reader(pidfd, self._on_process_end, watched, process)
+        watched.pidfds[process] = pidfd
 
     def _remove(self, watched: _WatchedTask, process: Process) -> None:
         pidfd = watched.pidfds.pop(process)
@@ -139,17 +150,19 @@ class TaskLifetimes:
     def _add_members(self, watched: _WatchedTask) -> bool:
         """Watch the processes that still run on the task's lists; one forked during the search is found when its parent ends.
 
-        False when it is certain that there is none.
+        False when it is certain that there is none. While that cannot be told, as when no descriptor is free, the task keeps its lists.
         """
-        task = watched.task
-        found = self._members_of(task)
-        for member in found.members:
-            try:
-                pidfd = open_process(self._procfs, member).pidfd
-            except ProcessLookupError:
-                continue
-            log.info("process %d of pod %s still runs on the lists of process %d", member.pid, task.pod, task.process.pid)
-            self._add(watched, member, pidfd)
+        try:
+            found = self._members_of(watched.task)
+            self._watch_members(watched, found.members)
+            fault = ""
+        except OSError as error:
+            found, fault = Search([], is_certain=False), str(error)
+        if fault and fault != watched.fault:
+            log.error(
+                "cannot look for what process %d has left on its lists, which stay its own: %s", watched.task.process.pid, fault
+            )
+        watched.fault = fault
         if watched.pidfds:
             return True
         if found.is_certain and not found.members:
@@ -158,6 +171,22 @@ class TaskLifetimes:
         pause = 0.0 if found.members else SECONDS_BETWEEN_SEARCHES
         watched.search = asyncio.get_running_loop().call_later(pause, self._search_again, watched)
         return True
+
+    def _watch_members(self, watched: _WatchedTask, members: Iterable[Process]) -> None:
+        task = watched.task
+        for member in members:
+            if len(watched.pidfds) >= MOST_WATCHED:
+                return
+            try:
+                pidfd = open_process(self._procfs, member).pidfd
+            except ProcessLookupError:
+                continue
+            try:
+                self._add(watched, member, pidfd)
+            except OSError:
+                os.close(pidfd)
+                raise
+            log.info("process %d of pod %s still runs on the lists of process %d", member.pid, task.pod, task.process.pid)
 
     def _search_again(self, watched: _WatchedTask) -> None:
         watched.search = None

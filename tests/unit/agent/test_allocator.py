@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
@@ -16,14 +17,16 @@ from cmk.agent.allocator import Allocator, Waiting
 from cmk.agent.files import StateFiles
 from cmk.agent.pod_cache import PodCache
 from cmk.agent.wakeups import Wakeups
+from cmk.host.affinity import AffinityError, Pinning
 from cmk.host.notify import Notifier
 from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.choice import Refused
 from cmk.model.ledger import Ledger
+from cmk.model.tasks import Task
 from cmk.model.wire import Isolate
-from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, POD, SHARED, Node, on_node, options_in, text_of
+from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, PLACE, POD, SHARED, Node, on_node, options_in, text_of
 
 pytestmark = pytest.mark.usefixtures("clients_in_pod", "own_affinity")
 
@@ -64,6 +67,19 @@ def on_allocator(root: Path, scenario: Callable[[Allocator, Workload, Workload],
             await second.end()
 
     asyncio.run(run())
+
+
+async def later(allocator: Allocator, workload: Workload) -> dict[str, str]:
+    """Ask for an exclusive list and wait until there is one."""
+    outcome = allocator.isolate(LIST, workload.peer)
+    if isinstance(outcome, Waiting):
+        outcome = await asyncio.wait_for(allocator.isolate_later(LIST, workload.peer, outcome, partial(asyncio.sleep, 0)), 20)
+    return outcome
+
+
+def saved(root: Path) -> list[tuple[int, str]]:
+    """Pid and pool of the tasks that the next agent would find."""
+    return [(task.process.pid, task.pool) for task in StateFiles(options_in(root), Procfs()).read_tasks().tasks]
 
 
 async def list_pods() -> list[dict[str, object]]:
@@ -128,6 +144,168 @@ def test_an_error_that_nobody_expects_undoes_the_allocation(tmp_path: Path, monk
             with pytest.raises(RuntimeError):
                 allocator.isolate(LIST, first.peer)
         assert isinstance(allocator.isolate(LIST, second.peer), dict)
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_an_allocation_that_cannot_be_undone_ends_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async def scenario(allocator: Allocator, first: Workload, _: Workload) -> None:
+        errors: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context["exception"])))
+        with monkeypatch.context() as patch:
+            patch.setattr(Notifier, "write_notice", fail)
+            with pytest.raises(RuntimeError):
+                allocator.isolate(LIST, first.peer)
+            assert errors == []
+            patch.setattr(Notifier, "remove_notice", fail)
+            with pytest.raises(RuntimeError):
+                allocator.isolate(LIST, first.peer)
+            assert errors == ["a bug"]
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_an_end_that_cannot_be_booked_ends_the_agent_also_when_a_request_comes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        errors: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context["exception"])))
+        allocator.isolate(LIST, first.peer)
+        os.kill(first.peer.pid, signal.SIGKILL)
+        select.select([first.peer.pidfd], [], [])
+        monkeypatch.setattr(Notifier, "remove_notice", fail)
+        with pytest.raises(RuntimeError):
+            allocator.isolate(LIST, second.peer)
+        assert errors == ["a bug"]
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_a_process_that_the_kernel_cannot_watch_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        before = os.sched_getaffinity(first.peer.pid)
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.get_running_loop(), "add_reader", fail)
+            with pytest.raises(OSError, match="No space left"):
+                allocator.isolate(Isolate("exclusive"), first.peer)
+        assert os.sched_getaffinity(first.peer.pid) == before
+        assert isinstance(allocator.isolate(LIST, second.peer), dict)
+        os.close(first.peer.pidfd)
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_a_task_that_the_kernel_cannot_watch_is_not_booked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def scenario(allocator: Allocator, first: Workload, _: Workload) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.get_running_loop(), "add_reader", fail)
+            with pytest.raises(OSError, match="No space left"):
+                allocator.adopt(handed_over(allocator, first)[:1])
+        assert not allocator.ledger.tasks
+        os.close(first.peer.pidfd)
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_a_process_whose_pin_cannot_be_undone_holds_its_lists_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Pinning) -> None:
+        raise AffinityError("it keeps starting threads")
+
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Pinning, "pin", fail)
+            patch.setattr(Pinning, "undo", lambda _: False)
+            with pytest.raises(AffinityError):
+                allocator.isolate(Isolate("exclusive"), first.peer)
+        os.close(first.peer.pidfd)  # as the server does after a refusal
+        assert isinstance(allocator.isolate(LIST, second.peer), Waiting)
+        assert saved(tmp_path) == [(first.peer.pid, "exclusive")]
+        await first.end()
+        assert "CMK_CPUS_ASSIGNED" in await later(allocator, second)
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_a_move_to_a_shared_pool_whose_pin_cannot_be_undone_leaves_the_core_with_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Pinning) -> None:
+        raise AffinityError("it keeps starting threads")
+
+    async def scenario(allocator: Allocator, first: Workload, _: Workload) -> None:
+        assert isinstance(allocator.isolate(Isolate("exclusive"), first.peer), dict)
+        with monkeypatch.context() as patch:
+            patch.setattr(Pinning, "pin", fail)
+            patch.setattr(Pinning, "undo", lambda _: False)
+            with pytest.raises(AffinityError):
+                allocator.isolate(Isolate("shared"), Peer(first.peer.pid, os.dup(first.peer.pidfd)))
+        assert saved(tmp_path) == [(first.peer.pid, "exclusive")]
+
+    on_allocator(tmp_path, scenario)
+
+
+def handed_over(allocator: Allocator, workload: Workload) -> list[Task]:
+    """What the tasks file says of a process that was about to move to the shared pool when the agent was killed."""
+    process = Procfs().process(workload.peer.pid)
+    core, shared = (LAYOUT.pools[name].lists[0].name for name in ("exclusive", "shared"))
+    return [Task(process, "exclusive", (core,), PLACE.pod, PLACE.container), Task(process, "shared", (shared,), PLACE.pod)]
+
+
+def test_a_process_with_two_tasks_is_moved_to_the_second(tmp_path: Path) -> None:
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        os.sched_setaffinity(first.peer.pid, EXCLUSIVE)
+        assert allocator.adopt(handed_over(allocator, first)) == []
+        assert os.sched_getaffinity(first.peer.pid) == SHARED
+        assert saved(tmp_path) == [(first.peer.pid, "shared")]
+        assert isinstance(allocator.isolate(LIST, second.peer), dict)
+        await first.end()
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_a_process_with_two_tasks_that_cannot_be_moved_keeps_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Pinning) -> None:
+        raise AffinityError("it keeps starting threads")
+
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        os.sched_setaffinity(first.peer.pid, EXCLUSIVE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Pinning, "pin", fail)
+            assert allocator.adopt(handed_over(allocator, first)) == []
+        assert f"process {first.peer.pid} keeps the lists that it was about to give up" in caplog.text
+        assert os.sched_getaffinity(first.peer.pid) == EXCLUSIVE
+        assert saved(tmp_path) == [(first.peer.pid, "exclusive")]
+        assert isinstance(allocator.isolate(LIST, second.peer), Waiting)
+        await first.end()
+        assert "CMK_CPUS_ASSIGNED" in await later(allocator, second)
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_of_a_process_with_two_tasks_that_has_ended_nothing_is_left(tmp_path: Path) -> None:
+    async def scenario(allocator: Allocator, first: Workload, _: Workload) -> None:
+        tasks = handed_over(allocator, first)
+        await first.end()
+        assert allocator.adopt(tasks) == tasks[1:]
+        assert not allocator.ledger.tasks
+        assert saved(tmp_path) == []
 
     on_allocator(tmp_path, scenario)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
@@ -29,6 +30,7 @@ class Watch:
         self.news = asyncio.Event()
         self.searched: list[Task] = []
         self.is_certain = True
+        self.fault: OSError | None = None
         self.lifetimes = TaskLifetimes(Procfs(), self._on_end, self._members_of)
 
     def _on_end(self, process: Process) -> None:
@@ -39,6 +41,8 @@ class Watch:
         self.searched.append(task)
         members, self.members = self.members, []
         self.news.set()
+        if self.fault:
+            raise self.fault
         return Search(members, self.is_certain)
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -80,6 +84,10 @@ def with_two(scenario: Callable[[Watch, Sleeper, Sleeper], Awaitable[None]]) -> 
             await second.end()
 
     asyncio.run(run())
+
+
+def fail(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def is_open(descriptor: int) -> bool:
@@ -201,6 +209,91 @@ def test_a_process_with_lists_of_its_own_does_not_hold_those_of_the_task_that_it
         await watch.until(lambda: watch.searched == [first.task])
         watch.lifetimes.watch(left.task, left.pidfd())
         await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(scenario)
+
+
+def test_a_task_goes_on_while_no_descriptor_is_free_to_look_for_its_processes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
+        monkeypatch.setattr(lifetimes, "SECONDS_BETWEEN_SEARCHES", 0)
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.fault = OSError(errno.EMFILE, "Too many open files")
+        await first.end()
+        await watch.until(lambda: len(watch.searched) > 3)
+        assert watch.ended == []
+        assert len(caplog.records) == 1
+        watch.fault = None
+        await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(scenario)
+
+
+@pytest.mark.parametrize("call", ["pidfd_open", "add_reader"])
+def test_a_task_goes_on_while_a_process_that_it_has_left_cannot_be_watched(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
+        monkeypatch.setattr(lifetimes, "SECONDS_BETWEEN_SEARCHES", 0)
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.members = [left.process]
+        with monkeypatch.context() as patch:
+            patch.setattr(os if call == "pidfd_open" else asyncio.get_running_loop(), call, fail)
+            os.kill(first.process.pid, signal.SIGKILL)
+            watch.lifetimes.sweep()
+            while not watch.searched:
+                watch.lifetimes.sweep()
+        assert watch.ended == []
+        watch.members = [left.process]
+        await watch.until(lambda: len(watch.searched) > 1)
+        assert watch.ended == []
+        await left.end()
+        await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(scenario)
+
+
+def test_a_task_that_the_kernel_cannot_watch_is_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
+        pidfd = first.pidfd()
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.get_running_loop(), "add_reader", fail)
+            with pytest.raises(OSError, match="No space left"):
+                watch.lifetimes.watch(first.task, pidfd)
+            before = list(Path("/proc/self/fd").iterdir())
+            with pytest.raises(OSError, match="No space left"):
+                watch.lifetimes.adopt(first.task)
+        assert list(Path("/proc/self/fd").iterdir()) == before
+        watch.lifetimes.close()
+        assert is_open(pidfd)
+        os.close(pidfd)
+
+    with_two(scenario)
+
+
+def test_only_so_many_processes_that_a_task_has_left_are_watched_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, second: Sleeper) -> None:
+        monkeypatch.setattr(lifetimes, "MOST_WATCHED", 1)
+        own = Procfs().process(os.getpid())
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.members = [second.process, own]
+        await first.end()
+        await watch.until(lambda: watch.searched == [first.task])
+        await second.end()
+        await watch.until(lambda: watch.ended == [first.process])
+        assert watch.searched == [first.task, first.task]
+
+    with_two(scenario)
+
+
+def test_another_process_with_the_pid_does_not_tell_what_ends_with_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
+        pidfd = first.pidfd()
+        await first.end()
+        monkeypatch.setattr(Procfs, "is_namespace_init", lambda *_: True)  # of the one that has the pid now
+        watch.members = [left.process]
+        watch.lifetimes.watch(first.task, pidfd)
+        await watch.until(lambda: watch.searched == [first.task])
+        assert watch.ended == []
 
     with_two(scenario)
 
