@@ -6,6 +6,7 @@ While the agent serves, only a change of pools (``service.py``, which then calls
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
@@ -223,19 +224,51 @@ class Allocator:
         """Undo an allocation. False when it stands: the process may still have threads on its CPUs, which nobody else may get then."""
         is_undone = pinning.undo()
         self.ledger.keep_open(task.process, frozenset())
-        if not is_undone and not (before and self._is_exclusive(before)):
+        # Outside pods no search finds what is left there.
+        if not is_undone and not task.pod and not (before and self._is_exclusive(before)):
             log.warning(
                 "process %d is refused, but holds lists %s of pool %s until it ends", task.process.pid, task.lists, task.pool
             )
+            self._try_to_save()
             return False
         self.ledger.release(task.process)
         self._notifier.remove_notice(task.process)
         if before:
             self.ledger.restore(before)
+        if pinning.has_set:
+            self._hold_after_undo(task, before)
+        if before:
             self._notifier.write_all(self.ledger)
         self._try_to_save()
         self._enforce()
         return True
+
+    def _hold_after_undo(self, task: Task, before: Task | None) -> None:
+        """Let what runs on the CPUs of an undone allocation hold its lists: a child that was started meanwhile, or threads that were."""
+        if before is None or before.pool != task.pool or not set(before.lists) & set(task.lists):
+            self._hold_for_left(task)
+            return
+        more = tuple(name for name in task.lists if name not in before.lists)
+        found = self._members_of(task, self.ledger.cpus_of(before)) if more else None
+        if found and (found.members or not found.is_certain):
+            both = msgspec.structs.replace(before, lists=before.lists + more)
+            self.ledger.restore(both)
+            self._lifetimes.update(both)
+
+    def _hold_for_left(self, task: Task) -> Task | None:
+        """Let the processes on a task's lists hold them as a task whose first process has ended; returns it, None if there are none."""
+        pid = task.process.pid
+        # No process has such a start: so soon after the boot there was no container.
+        process = next(dead for dead in map(partial(Process, pid), itertools.count()) if dead not in self.ledger.tasks)
+        left = _left(task, process)
+        self._adopt_one(left)
+        if process not in self.ledger.tasks:
+            return None
+        log.info(
+            "what still runs on lists %s of pool %s, which process %d has not, holds them",
+            *(left.lists, left.pool, pid),
+        )
+        return left
 
     def _give_up(self, before: Task, task: Task) -> Task | None:
         """Let go of the lists that a process had before those of ``task``. Raises Refused when something runs there that cannot hold them.
@@ -252,14 +285,12 @@ class Allocator:
             if kept or not found.is_certain:
                 names = ", ".join(map(str, sorted(kept))) or "that start others all the time"
                 raise Refused(f"{where}: processes {names} still run there; end them first", final=True)
-        return self._book_members(before, remaining)
+        return self._book_members(before, remaining) if found.is_certain else self._hold_for_left(before)
 
     def _book_members(self, task: Task, members: Iterable[Process]) -> Task | None:
         """Make the processes that are left on the lists of a task a task of their own; returns it."""
         for process in members:
-            # It has not asked for notices or signals.
-            on_move = task.on_move if task.on_move.how is How.PINNED else OnMove()
-            rest = msgspec.structs.replace(task, process=process, on_move=on_move)
+            rest = _left(task, process)
             if self._adopt_one(rest) and process in self.ledger.tasks:
                 log.info("process %d still runs on the lists that process %d has given up", process.pid, task.process.pid)
                 return rest
@@ -270,8 +301,7 @@ class Allocator:
         try:
             peer = open_process(self._procfs, task.process)
         except ProcessLookupError:
-            found = self._members_of(task)
-            self._book_members(task, [member for member in found.members if member not in self.ledger.tasks])
+            self._hold_for_left(task)
             return
         if self.ledger.restore(task):
             pinning = Pinning(self._procfs, peer.pid, self.ledger.cpus_of(task), peer.has_ended)
@@ -324,6 +354,12 @@ class Allocator:
 def _is_within(before: Task, task: Task) -> bool:
     """Whether a task has all lists of the one before."""
     return before.pool == task.pool and set(before.lists) <= set(task.lists)
+
+
+def _left(task: Task, process: Process) -> Task:
+    """A task for processes that are left on the lists of another: they have not asked for notices or signals."""
+    on_move = task.on_move if task.on_move.how is How.PINNED else OnMove()
+    return msgspec.structs.replace(task, process=process, on_move=on_move)
 
 
 def _request(command: Isolate, process: Process, container: PodContainer, pod: Pod | None) -> Request:

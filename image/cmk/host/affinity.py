@@ -76,6 +76,11 @@ class Pinning:
         # By thread id: the masks before and after.
         self._masks: dict[int, tuple[CpuSet, CpuSet]] = {}
 
+    @property
+    def has_set(self) -> bool:
+        """Whether a mask was changed, and so others may have inherited it, even if it is restored by now."""
+        return any(before != after for before, after in self._masks.values())
+
     def pin(self) -> None:
         """Set the affinity of every thread and read it back. If this raises, some masks may have been set: then call ``undo``.
 

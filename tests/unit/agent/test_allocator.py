@@ -259,6 +259,30 @@ def test_a_move_to_a_shared_pool_whose_pin_cannot_be_undone_leaves_the_core_with
     on_allocator(tmp_path, scenario)
 
 
+def test_a_child_that_is_started_during_a_pin_that_fails_holds_the_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(node: Node) -> None:
+        async with await node.ask("shared", affinity=0) as client:
+            await client.answer()
+            child = await client.orphan()
+
+            def pin(pinning: Pinning) -> None:
+                real(pinning)
+                os.sched_setaffinity(child, EXCLUSIVE)  # what a child inherits that is started now
+                raise AffinityError("it keeps starting threads")
+
+            real = Pinning.pin
+            with monkeypatch.context() as patch:
+                patch.setattr(Pinning, "pin", pin)
+                assert "it keeps starting threads" in (await client.again(text_of("exclusive")))[0]
+            assert node.tasks("shared") == node.tasks("exclusive") == [client.pid]
+            assert {"exclusive", "shared"} <= {pool for _, pool in saved(tmp_path)}
+            os.kill(child, signal.SIGKILL)
+            await node.until(lambda: not node.tasks("exclusive"))
+            assert node.tasks("shared") == [client.pid]
+
+    on_node(tmp_path, scenario)
+
+
 def handed_over(allocator: Allocator, workload: Workload) -> list[Task]:
     """What the tasks file says of a process that was about to move to the shared pool when the agent was killed."""
     process = Procfs().process(workload.peer.pid)
