@@ -1,4 +1,7 @@
-"""The HTTP server of liveness and readiness probes. The event loop itself answers, so an answer proves that it runs."""
+"""The HTTP server of liveness and readiness probes. The event loop itself answers, so an answer proves that it runs.
+
+Every pod can connect to it: who connects without end takes neither the agent's files nor the place of a probe.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 SECONDS_TO_SEND = 5.0
+# Connections that are open, beside the few that were accepted in the last turns of the event loop: together fewer than the files that
+# the agent keeps for itself (limits.py). asyncio calls the exception handler, which ends the agent, when it can accept none.
+MOST_OPEN = 32
+ACCEPTED_AT_ONCE = 4
+BACKLOG = 128
 _MAX_HEAD = 8192
 _LONGEST_TEXT = 4000
 
@@ -20,8 +28,14 @@ class Readiness(NamedTuple):
 
 async def serve(port: int, ready: Callable[[], Readiness]) -> asyncio.Server:
     """Answer ``/livez`` and ``/readyz`` on every address."""
+    connections: dict[asyncio.StreamWriter, None] = {}  # the oldest first
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections[writer] = None
+        if len(connections) > MOST_OPEN:  # a probe has sent all by the time it is accepted: those that wait are none
+            oldest = next(iter(connections))
+            del connections[oldest]
+            oldest.transport.abort()
         try:
             async with asyncio.timeout(SECONDS_TO_SEND):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -31,9 +45,14 @@ async def serve(port: int, ready: Callable[[], Readiness]) -> asyncio.Server:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client is not a probe, or has gone away
         finally:
+            connections.pop(writer, None)
             writer.close()
 
-    return await asyncio.start_server(answer, port=port, limit=_MAX_HEAD)
+    server = await asyncio.start_server(answer, port=port, limit=_MAX_HEAD, backlog=ACCEPTED_AT_ONCE)
+    for one in server.sockets:
+        with one.dup() as listener:
+            listener.listen(BACKLOG)  # of which asyncio knows nothing: it would accept as many at once
+    return server
 
 
 def _response(path: bytes, readiness: Readiness) -> bytes:
