@@ -159,14 +159,15 @@ class Publisher:
 
     async def _send_events(self) -> None:
         while self._events:
-            reason, message, warning, pod = self._events[0]
+            reason, message, warning, pod = event = self._events[0]
             try:
                 await asyncio.to_thread(events.send, self._api, self._node, reason, message, warning=warning, pod=pod)
             except ApiError as error:
                 if error.status not in _PERMANENT:
                     raise
                 log.warning("event %s: %s", reason, error)  # its namespace is being deleted
-            self._events.popleft()
+            if self._events[0] is event:  # else newer ones have taken its place meanwhile
+                self._events.popleft()
 
     def _checked(self, node: Json) -> Json:
         return shapes.check(node, shapes.NodeShape, f"the answer about node {self._node}")

@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from cmk.agent.observed import Observed
 from cmk.agent.options import Options
-from cmk.agent.publisher import FIRST_RETRY, LAST_RETRY, Publisher, Retries
+from cmk.agent.publisher import FIRST_RETRY, LAST_RETRY, MOST_EVENTS, Publisher, Retries
 from cmk.agent.wakeups import Wakeups
 from cmk.agent.watches import Watches
 from cmk.kube import reports
@@ -168,6 +169,26 @@ def on_reporting(
             work.cancel()
 
     asyncio.run(run())
+
+
+def test_no_event_is_lost_for_one_that_is_dropped_while_it_is_sent(tmp_path: Path) -> None:
+    publisher = Reporting(tmp_path).publisher
+    sent: list[str] = []
+
+    async def run() -> None:
+        def send(*_: object, **__: object) -> None:
+            if not sent:
+                loop.call_soon_threadsafe(publisher.queue_event, "Reason", "newest")
+            sent.append(str(_[3]))
+
+        loop = asyncio.get_running_loop()
+        for number in range(MOST_EVENTS):
+            publisher.queue_event("Reason", str(number))
+        with mock.patch("cmk.kube.events.send", send):
+            await publisher._send_events()
+
+    asyncio.run(run())
+    assert sent == [*map(str, range(MOST_EVENTS)), "newest"]
 
 
 def test_a_report_is_written_again_when_it_changes_or_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
