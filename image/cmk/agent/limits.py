@@ -12,7 +12,8 @@ log = logging.getLogger(__name__)
 # Descriptors that no client gets: for state files, procfs, watches of the API server, probes.
 _RESERVED_FILES = 128
 _FILES_PER_CONNECTION = 2  # the socket and the pidfd of its client
-_PODS_AT_LEAST = 4  # no pod gets more than this part of all descriptors
+# The connections of a pod take no more than this part of all descriptors of clients, and its tasks no more than another.
+_PARTS = 4
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -28,7 +29,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     def fitting(self, files: int) -> Limits:
         """These limits, lowered where one pod would otherwise get a large part of the ``files`` that the agent may open."""
-        share = files_of_clients(files) // _PODS_AT_LEAST
+        share = files_of_clients(files) // _PARTS
         connections = min(self.connections, max(share // _FILES_PER_CONNECTION, 1))
         tasks = min(self.tasks, max(share, 1))
         if (connections, tasks) != (self.connections, self.tasks):
