@@ -70,6 +70,7 @@ class Allocator:
         self._enforce = enforce
         self._notifier = notifier
         self._released = asyncio.Event()
+        self._saving: asyncio.Handle | None = None
         self._lifetimes = TaskLifetimes(procfs, self._on_end, self._members_of)
 
     def adopt(self, tasks: Iterable[Task]) -> list[Task]:
@@ -166,8 +167,10 @@ class Allocator:
         self._save()
 
     def close(self) -> None:
-        """Stop watching the tasks; they run on."""
+        """Stop watching the tasks; they run on. Nothing is written any more: the files belong to the next agent."""
         self._lifetimes.close()
+        if self._saving is not None:
+            self._saving.cancel()
 
     def _container_of(self, peer: Peer) -> PodContainer:
         try:
@@ -318,11 +321,12 @@ class Allocator:
 
     def _members_of(self, task: Task, *others: CpuSet) -> Search:
         """Search for the processes on a task's lists; those on the CPUs of other tasks in its container, or on ``others``, do not count."""
-        of_tasks = [
-            self.ledger.cpus_of(other)
+        beside = {
+            (other.pool, other.lists): other
             for other in self.ledger.tasks.values()
             if other.process != task.process and (other.pod, other.container) == (task.pod, task.container)
-        ]
+        }
+        of_tasks = map(self.ledger.cpus_of, beside.values())
         container = PodContainer(task.pod, task.container)
         return search_members(self._procfs, container, self.ledger.cpus_of(task), [*of_tasks, *others])
 
@@ -331,8 +335,14 @@ class Allocator:
         self._notifier.remove_notice(process)
         self._enforce()
         self._wake()
-        self._try_to_save()
+        if self._saving is None:
+            self._saving = asyncio.get_running_loop().call_soon(self._save_ends)
         self._wakeups.wake_both()
+
+    def _save_ends(self) -> None:
+        """Save once for all ends that the event loop has found at once: there are hundreds when a container is killed."""
+        self._saving = None
+        self._try_to_save()
 
     def _wake(self) -> None:
         self._released.set()

@@ -1,6 +1,7 @@
 """The lifetimes of tasks: a task ends with its first process, or with the last of those that its first process leaves on its CPU lists.
 
-Ends are seen through pidfds: the event loop, or ``sweep`` before it, finds one readable when its process has ended.
+Ends are seen through pidfds: the event loop, or ``sweep`` before it, finds one readable when its process has ended. Of the processes that
+are left, one is watched, however many a workload forks: when it ends, the others are searched for again.
 """
 
 from __future__ import annotations
@@ -19,21 +20,24 @@ from cmk.model.tasks import Process, Task
 
 log = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_SEARCHES = 1.0
-# How many of the processes that a task has left are watched at a time: each takes a descriptor. When they have ended, a search finds more.
-MOST_WATCHED = 64
+# The pause between two searches for processes of the same task: twice as long after each, for a workload decides how soon those end.
+FIRST_PAUSE = 0.01
+LAST_PAUSE = 1.0
 
 
 class _WatchedTask(msgspec.Struct):
     """A task and open pidfds of its processes. ``is_alone``: when its first process ends, the kernel has ended all others.
 
-    ``search`` is the next search for its processes, while it is uncertain whether it has any; ``fault`` says why the last one failed.
+    ``search`` is the next search for its processes, while it is uncertain whether it has any; none comes before ``next_search``. ``fault``
+    says why the last one failed.
     """
 
     task: Task
     is_alone: bool
     pidfds: dict[Process, int]
     search: asyncio.TimerHandle | None = None
+    next_search: float = 0.0
+    pause: float = 0.0
     fault: str = ""
 
 
@@ -89,11 +93,11 @@ class TaskLifetimes:
         return True
 
     def _adopt_members(self, task: Task) -> bool:
-        watched = self._watched[task.process] = _WatchedTask(task, False, {})
-        if self._add_members(watched):
-            return True
-        del self._watched[task.process]
-        return False
+        watched = _WatchedTask(task, False, {})
+        if not self._add_member(watched):
+            return False
+        self._watched[task.process] = watched
+        return True
 
     def update(self, task: Task) -> None:
         """Take note that a watched process has this task now: it may be on other lists."""
@@ -140,43 +144,48 @@ class TaskLifetimes:
         if process not in watched.pidfds:
             return  # swept before the event loop came to it
         self._remove(watched, process)
-        if not watched.pidfds and (watched.is_alone or not self._add_members(watched)):
-            self._end(watched)
+        if not watched.pidfds:
+            self._search(watched)
 
-    def _end(self, watched: _WatchedTask) -> None:
-        del self._watched[watched.task.process]
-        self._on_end(watched.task.process)
+    def _search(self, watched: _WatchedTask) -> None:
+        """Search for processes of a task whose watched ones have ended, now or after a pause; without any, the task has ended."""
+        watched.search = None
+        wait = watched.next_search - asyncio.get_running_loop().time()
+        if wait > 0:
+            self._search_in(watched, wait)
+        elif watched.is_alone or not self._add_member(watched):
+            del self._watched[watched.task.process]
+            self._on_end(watched.task.process)
 
-    def _add_members(self, watched: _WatchedTask) -> bool:
-        """Watch the processes that still run on the task's lists; one forked during the search is found when its parent ends.
+    def _search_in(self, watched: _WatchedTask, seconds: float) -> None:
+        watched.search = asyncio.get_running_loop().call_later(seconds, self._search, watched)
 
-        False when it is certain that there is none. While that cannot be told, as when no descriptor is free, the task keeps its lists.
+    def _add_member(self, watched: _WatchedTask) -> bool:
+        """Watch a process that still runs on the task's lists, or search again later; False when it is certain that there is none.
+
+        While that cannot be told, as when no descriptor is free, the task keeps its lists.
         """
+        fault = ""
         try:
             found = self._members_of(watched.task)
-            self._watch_members(watched, found.members)
-            fault = ""
+            if found.is_certain and not found.members:
+                return False
+            self._watch_first(watched, found.members)
         except OSError as error:
-            found, fault = Search([], is_certain=False), str(error)
+            fault = str(error)
         if fault and fault != watched.fault:
-            log.error(
-                "cannot look for what process %d has left on its lists, which stay its own: %s", watched.task.process.pid, fault
-            )
+            pid = watched.task.process.pid
+            log.error("cannot look for what process %d has left on its lists, which stay its own: %s", pid, fault)
         watched.fault = fault
-        if watched.pidfds:
-            return True
-        if found.is_certain and not found.members:
-            return False
-        # Members that have ended since may have left others.
-        pause = 0.0 if found.members else SECONDS_BETWEEN_SEARCHES
-        watched.search = asyncio.get_running_loop().call_later(pause, self._search_again, watched)
+        watched.pause = min(max(2 * watched.pause, FIRST_PAUSE), LAST_PAUSE)
+        watched.next_search = asyncio.get_running_loop().time() + watched.pause
+        if not watched.pidfds:
+            self._search_in(watched, watched.pause)  # those that have ended may have left others
         return True
 
-    def _watch_members(self, watched: _WatchedTask, members: Iterable[Process]) -> None:
-        task = watched.task
+    def _watch_first(self, watched: _WatchedTask, members: Iterable[Process]) -> None:
+        """Watch the first of these processes that runs. Raises OSError."""
         for member in members:
-            if len(watched.pidfds) >= MOST_WATCHED:
-                return
             try:
                 pidfd = open_process(self._procfs, member).pidfd
             except ProcessLookupError:
@@ -186,9 +195,6 @@ class TaskLifetimes:
             except OSError:
                 os.close(pidfd)
                 raise
+            task = watched.task
             log.info("process %d of pod %s still runs on the lists of process %d", member.pid, task.pod, task.process.pid)
-
-    def _search_again(self, watched: _WatchedTask) -> None:
-        watched.search = None
-        if not self._add_members(watched):
-            self._end(watched)
+            return

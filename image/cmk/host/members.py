@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class Search(NamedTuple):
     is_certain: bool
 
 
-def find_members(procfs: Procfs, container: PodContainer, cpus: CpuSet, others: Iterable[CpuSet]) -> list[Process]:
+def find_members(procfs: Procfs, container: PodContainer, cpus: CpuSet, others: Sequence[CpuSet]) -> list[Process]:
     """Live processes in ``container`` with a thread whose affinity lies within ``cpus`` and within none of ``others``.
 
     Outside pods, no container separates a task's processes from the host's: the result is empty.
@@ -36,13 +36,13 @@ def search_members(
     procfs: Procfs,
     container: PodContainer,
     cpus: CpuSet,
-    others: Iterable[CpuSet],
+    others: Sequence[CpuSet],
     clock: Callable[[], float] = monotonic,
 ) -> Search:
     """``find_members``, and whether it can be relied on that there are none."""
-    if not container.pod:
-        return Search([], is_certain=True)
-    scan = _Scan(procfs, container, cpus, list(others))
+    if not container.pod or any(cpus <= other for other in others):
+        return Search([], is_certain=True)  # without a look at every process: hundreds of tasks of a shared list may end at once
+    scan = _Scan(procfs, container, cpus, others)
     for _ in passes(SECONDS, clock):
         # A process that ended during the scan may have left a child that was not listed yet: look again, at those that are new.
         if scan.look_at_new():
@@ -85,7 +85,7 @@ def processes_beside(procfs: Procfs, pids: Iterable[int], owner: int, cpus: CpuS
 class _Scan:
     """Passes over all processes, each of which is looked at once."""
 
-    def __init__(self, procfs: Procfs, container: PodContainer, cpus: CpuSet, others: list[CpuSet]) -> None:
+    def __init__(self, procfs: Procfs, container: PodContainer, cpus: CpuSet, others: Sequence[CpuSet]) -> None:
         self._procfs = procfs
         self._container = container
         self._cpus = cpus

@@ -542,3 +542,37 @@ def test_a_full_disk_refuses_and_takes_nothing(tmp_path: Path) -> None:
             assert node.tasks("exclusive") == []
 
     on_node(tmp_path, scenario)
+
+
+async def end_both(allocator: Allocator, *workloads: Workload) -> list[int]:
+    """Give two processes tasks and end them; returns the list to which each write of the files adds the number of its tasks."""
+    writes: list[int] = []
+    for workload in workloads:
+        allocator.isolate(Isolate("shared", affinity=False), workload.peer)
+    for workload in workloads:
+        os.kill(workload.peer.pid, signal.SIGKILL)
+        select.select([workload.peer.pidfd], [], [])
+    allocator._files.write_tasks = lambda tasks, _: writes.append(len(list(tasks)))  # type: ignore[method-assign]
+    allocator._lifetimes.sweep()
+    assert not allocator.ledger.tasks
+    assert writes == []
+    return writes
+
+
+def test_tasks_that_end_at_once_are_written_once(tmp_path: Path) -> None:
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        writes = await end_both(allocator, first, second)
+        await asyncio.sleep(0)
+        assert writes == [0]
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_an_allocator_that_is_closed_leaves_the_files_to_the_next_agent(tmp_path: Path) -> None:
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        writes = await end_both(allocator, first, second)
+        allocator.close()
+        await asyncio.sleep(0)
+        assert writes == []
+
+    on_allocator(tmp_path, scenario)

@@ -15,7 +15,9 @@ import pytest
 
 from cmk.agent import lifetimes
 from cmk.agent.lifetimes import TaskLifetimes
+from cmk.host import peer
 from cmk.host.members import Search
+from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
 from cmk.model.tasks import Process, Task
 from tests.unit.agent.harness import POD, Node, on_node
@@ -189,7 +191,7 @@ def test_a_task_is_adopted_while_a_process_that_it_has_left_runs(monkeypatch: py
 
 def test_a_task_goes_on_while_it_is_uncertain_whether_it_has_left_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
-        monkeypatch.setattr(lifetimes, "SECONDS_BETWEEN_SEARCHES", 0)
+        monkeypatch.setattr(lifetimes, "LAST_PAUSE", 0)
         watch.lifetimes.watch(first.task, first.pidfd())
         watch.is_certain = False
         await first.end()
@@ -197,6 +199,70 @@ def test_a_task_goes_on_while_it_is_uncertain_whether_it_has_left_processes(monk
         assert watch.ended == []
         watch.is_certain = True
         await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(scenario)
+
+
+def test_of_many_processes_that_a_task_has_left_one_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Process] = []
+
+    def open_process(procfs: Procfs, process: Process) -> Peer:
+        opened.append(process)
+        return peer.open_process(procfs, process)
+
+    async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
+        other = Sleeper(await asyncio.create_subprocess_exec("sleep", "60"))
+        try:
+            watch.lifetimes.watch(first.task, first.pidfd())
+            monkeypatch.setattr(lifetimes, "open_process", open_process)
+            watch.members = [left.process, other.process]
+            await first.end()
+            await watch.until(lambda: watch.searched == [first.task])
+            assert opened == [left.process]
+            watch.members = [other.process]
+            await left.end()
+            await watch.until(lambda: len(watch.searched) == 2)
+            assert opened == [left.process, other.process]
+            assert watch.ended == []
+            await other.end()
+            await watch.until(lambda: watch.ended == [first.process])
+        finally:
+            await other.end()
+
+    with_two(scenario)
+
+
+def test_processes_that_end_at_once_are_searched_for_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
+        monkeypatch.setattr(lifetimes, "FIRST_PAUSE", 3600)
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.members = [left.process]
+        await first.end()
+        await watch.until(lambda: watch.searched == [first.task])
+        pidfd = left.pidfd()
+        await left.end()
+        select.select([pidfd], [], [])
+        os.close(pidfd)
+        watch.lifetimes.sweep()
+        assert watch.searched == [first.task]
+        assert watch.ended == []
+
+    with_two(scenario)
+
+
+def test_a_pidfd_that_cannot_be_watched_is_left_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "no more files can be watched")
+
+        pidfd = first.pidfd()
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.get_running_loop(), "add_reader", refuse)
+            with pytest.raises(OSError, match="no more files"):
+                watch.lifetimes.watch(first.task, pidfd)
+        watch.lifetimes.close()
+        assert is_open(pidfd)
+        os.close(pidfd)
 
     with_two(scenario)
 

@@ -61,6 +61,10 @@ def test_a_process_confined_to_another_task_s_cpus_is_no_member(procfs: Procfs) 
         assert find_members(procfs, PLACE, ONE, [ONE]) == []
 
 
+def test_no_process_is_looked_at_when_those_of_another_task_cannot_be_told_apart() -> None:
+    assert search_members(Procfs(Path("/nowhere")), PLACE, ONE, [frozenset(), ALL]) == ([], True)
+
+
 def test_outside_pods_there_are_no_members() -> None:
     assert find_members(Procfs(), PodContainer(), ALL, []) == []
 
