@@ -250,23 +250,6 @@ def test_processes_that_end_at_once_are_searched_for_after_a_pause(monkeypatch: 
     with_two(scenario)
 
 
-def test_a_pidfd_that_cannot_be_watched_is_left_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
-        def refuse(*_: object) -> None:
-            raise OSError(errno.ENOSPC, "no more files can be watched")
-
-        pidfd = first.pidfd()
-        with monkeypatch.context() as patch:
-            patch.setattr(asyncio.get_running_loop(), "add_reader", refuse)
-            with pytest.raises(OSError, match="no more files"):
-                watch.lifetimes.watch(first.task, pidfd)
-        watch.lifetimes.close()
-        assert is_open(pidfd)
-        os.close(pidfd)
-
-    with_two(scenario)
-
-
 def test_a_process_with_lists_of_its_own_does_not_hold_those_of_the_task_that_it_was_left_by() -> None:
     async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
         watch.lifetimes.watch(first.task, first.pidfd())
@@ -283,7 +266,7 @@ def test_a_task_goes_on_while_no_descriptor_is_free_to_look_for_its_processes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
-        monkeypatch.setattr(lifetimes, "SECONDS_BETWEEN_SEARCHES", 0)
+        monkeypatch.setattr(lifetimes, "LAST_PAUSE", 0)
         watch.lifetimes.watch(first.task, first.pidfd())
         watch.fault = OSError(errno.EMFILE, "Too many open files")
         await first.end()
@@ -299,7 +282,7 @@ def test_a_task_goes_on_while_no_descriptor_is_free_to_look_for_its_processes(
 @pytest.mark.parametrize("call", ["pidfd_open", "add_reader"])
 def test_a_task_goes_on_while_a_process_that_it_has_left_cannot_be_watched(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
-        monkeypatch.setattr(lifetimes, "SECONDS_BETWEEN_SEARCHES", 0)
+        monkeypatch.setattr(lifetimes, "LAST_PAUSE", 0)
         watch.lifetimes.watch(first.task, first.pidfd())
         watch.members = [left.process]
         with monkeypatch.context() as patch:
@@ -332,21 +315,6 @@ def test_a_task_that_the_kernel_cannot_watch_is_not_taken_over(monkeypatch: pyte
         watch.lifetimes.close()
         assert is_open(pidfd)
         os.close(pidfd)
-
-    with_two(scenario)
-
-
-def test_only_so_many_processes_that_a_task_has_left_are_watched_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(watch: Watch, first: Sleeper, second: Sleeper) -> None:
-        monkeypatch.setattr(lifetimes, "MOST_WATCHED", 1)
-        own = Procfs().process(os.getpid())
-        watch.lifetimes.watch(first.task, first.pidfd())
-        watch.members = [second.process, own]
-        await first.end()
-        await watch.until(lambda: watch.searched == [first.task])
-        await second.end()
-        await watch.until(lambda: watch.ended == [first.process])
-        assert watch.searched == [first.task, first.task]
 
     with_two(scenario)
 
