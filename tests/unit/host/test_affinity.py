@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cmk.host import affinity
+from cmk.host import affinity, passes
 from cmk.host.affinity import AffinityError, Pinning, pin
 from cmk.host.procfs import Procfs
 
@@ -154,8 +154,8 @@ def test_a_thread_of_another_process_that_gets_the_id_of_one_that_has_ended_gets
     assert host.masks == {7: CPUS, 8: OTHERS}
 
 
-def test_a_process_that_keeps_starting_threads_is_refused_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(monkeypatch, {7: [7, 8]})
+def replacing(host: Host) -> None:
+    """Make the second thread of process 7 end each time that it is looked at, after it has started another."""
 
     def replace(tid: int) -> None:
         if tid > 7 and tid in host.masks:
@@ -163,19 +163,34 @@ def test_a_process_that_keeps_starting_threads_is_refused_and_restored(monkeypat
             host.end(7, tid)
 
     host.before_get = replace
+
+
+def test_a_process_that_keeps_starting_threads_is_refused_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, {7: [7, 8]})
+    replacing(host)
     with pytest.raises(AffinityError, match="process 7 keeps starting threads"):
         pin(host, 7, CPUS, host.has_ended)
     assert set(host.masks.values()) == {OTHERS}
 
 
 def test_a_pin_is_given_up_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(monkeypatch, {7: [7]})
+    host = Host(monkeypatch, {7: [7, 8]})
+    replacing(host)
     clock = itertools.count()
     pinning = Pinning(host, 7, CPUS, host.has_ended, lambda: next(clock))
     with pytest.raises(AffinityError, match="keeps starting threads"):
         pinning.pin()
+    assert max(host.masks) == 7 + 1 + passes.LEAST
+    host.before_get = lambda _: None
     assert pinning.undo()
-    assert host.masks == {7: OTHERS}
+    assert set(host.masks.values()) == {OTHERS}
+
+
+def test_a_process_that_starts_no_threads_is_pinned_on_a_node_however_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, {7: [7, 8]})
+    clock = itertools.count(step=1000)
+    Pinning(host, 7, CPUS, host.has_ended, lambda: next(clock)).pin()
+    assert host.masks == {7: CPUS, 8: CPUS}
 
 
 def test_threads_that_were_started_on_the_cpus_are_restored_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from cmk.host.affinity import AffinityError
 from cmk.host.mover import move, undo
+from cmk.host.passes import LEAST
 from cmk.host.procfs import Procfs
 from cmk.model.cpuset import CpuSet
 from cmk.model.remap import CpuMap
@@ -116,7 +117,19 @@ def test_processes_that_have_ended_are_skipped(spawner: Callable[[int], int]) ->
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_move_is_given_up_when_its_time_is_over(spawner: Callable[[int], int], keep: bool) -> None:
-    pid, clock = spawner(0), itertools.count(step=10)
-    with pytest.raises(AffinityError, match=f"process {pid}, or one that it belongs with, keeps starting"):
-        move(PROCFS, {}, lambda: [pid], through(CpuMap([ONE], [OTHER])), keep=keep, clock=lambda: next(clock))
-    assert masks(pid) == ({OTHER} if keep else {ONE})
+    clock, pids = itertools.count(step=10), []
+
+    def one_more() -> list[int]:
+        pids.append(spawner(0))
+        return pids
+
+    with pytest.raises(AffinityError, match=r"process \d+, or one that it belongs with, keeps starting"):
+        move(PROCFS, {}, one_more, through(CpuMap([ONE], [OTHER])), keep=keep, clock=lambda: next(clock))
+    assert len(pids) == LEAST
+    assert {masks_of for pid in pids for masks_of in masks(pid)} == ({OTHER} if keep else {ONE})
+
+
+def test_a_process_that_starts_nothing_is_moved_on_a_node_however_busy(spawner: Callable[[int], int]) -> None:
+    pid, clock = spawner(0), itertools.count(step=1000)
+    move(PROCFS, {}, lambda: [pid], through(CpuMap([ONE], [OTHER])), clock=lambda: next(clock))
+    assert masks(pid) == {OTHER}
