@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 # Malformed pods that are remembered, so that each is logged once.
 MOST_REMEMBERED = 1000
+# Lists from the quorum are expensive, and a process whose pod is gone from the API may ask again and again.
+SECONDS_BETWEEN_LISTINGS = 1.0
 
 
 class PodCache:
@@ -32,6 +34,8 @@ class PodCache:
         self._pods: Mapping[str, Pod] = {}
         self._news = asyncio.Event()
         self._listing: asyncio.Task[None] | None = None
+        self._is_wanted = False
+        self._next_listing = 0.0
         self._logged: set[str] = set()
         self.malformed = 0
 
@@ -83,9 +87,10 @@ class PodCache:
         return pod
 
     async def find(self, name: str) -> Pod:
-        """Pod by the name of its cgroup. An unknown one is listed at once and then waited for: the caller sets the deadline."""
-        while (pod := self.get(name)) is None:
+        """Pod by the name of its cgroup. An unknown one is listed once, and then waited for: the caller sets the deadline."""
+        if self.get(name) is None:
             self._start_listing()
+        while (pod := self.get(name)) is None:
             news = self._news
             await news.wait()
         return pod
@@ -98,14 +103,19 @@ class PodCache:
             self._on_listed()
 
     def _start_listing(self) -> None:
+        self._is_wanted = True  # one that has been sent already may be answered without the pod
         if self._listing is None or self._listing.done():
             self._listing = asyncio.get_running_loop().create_task(self._list())
 
     async def _list(self) -> None:
-        try:
-            await self.refresh()
-        except ApiError as error:
-            log.warning("cannot list pods: %s", error)
+        loop = asyncio.get_running_loop()
+        while self._is_wanted:
+            await asyncio.sleep(self._next_listing - loop.time())
+            self._is_wanted, self._next_listing = False, loop.time() + SECONDS_BETWEEN_LISTINGS
+            try:
+                await self.refresh()
+            except ApiError as error:
+                log.warning("cannot list pods: %s", error)
 
     def _skip(self, uid: str, error: Exception) -> None:
         self.malformed += 1

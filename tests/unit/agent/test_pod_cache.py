@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cmk.agent import pod_cache
 from cmk.agent.pod_cache import MOST_REMEMBERED, PodCache
 from cmk.kube.client import ApiError
 from cmk.model.pods import Pod
@@ -113,6 +114,42 @@ def test_a_pod_that_is_not_listed_is_waited_for_until_the_watch_tells(error: str
             await asyncio.sleep(0)
         listing.cache.updated(item("a"))
         assert (await finding).uid == "a"
+
+    run(scenario)
+
+
+def test_an_unknown_pod_is_listed_once_however_long_it_is_waited_for() -> None:
+    async def scenario(listing: Listing) -> None:
+        finding = asyncio.ensure_future(listing.cache.find("a"))
+        while not listing.asked:
+            await asyncio.sleep(0)
+        for number in range(10):
+            listing.cache.updated(item(f"other{number}"))
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert listing.asked == 1
+        listing.cache.updated(item("a"))
+        assert (await finding).uid == "a"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("pause", "asked"), [(0.0, 2), (3600.0, 1)])
+def test_a_pod_that_a_list_may_have_missed_is_listed_again_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch, pause: float, asked: int
+) -> None:
+    monkeypatch.setattr(pod_cache, "SECONDS_BETWEEN_LISTINGS", pause)
+
+    async def scenario(listing: Listing) -> None:
+        first = asyncio.ensure_future(listing.cache.find("a"))
+        while not listing.asked:
+            await asyncio.sleep(0)
+        second = asyncio.ensure_future(listing.cache.find("b"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert listing.asked == asked
+        listing.cache.listed([item("a"), item("b")])
+        await asyncio.gather(first, second)
 
     run(scenario)
 
