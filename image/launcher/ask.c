@@ -143,13 +143,14 @@ static int is_strange(int candidate, uid_t uid)
  * connect(2). While the queue of connections to the agent is full, it waits for a moment in the kernel, which lets in one by one who waits there:
  * who comes again now and then hardly ever finds room while others connect all the time.
  */
-static int connect_in_turn(int fd, const struct sockaddr_un *address)
+static int connect_in_turn(int fd, const struct sockaddr_un *address, long deadline)
 {
 	const struct sockaddr *generic = (const struct sockaddr *)address;
 	if (connect(fd, generic, sizeof *address) == 0)
 		return 0;
-	struct timeval longest = {.tv_usec = QUEUE_MS * 1000};
-	if (errno != EAGAIN || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest) != 0)
+	long left = deadline - now_ms(); /* 0 would be without end */
+	struct timeval longest = {.tv_usec = (left < QUEUE_MS ? left : QUEUE_MS) * 1000};
+	if (errno != EAGAIN || left <= 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest) != 0)
 		return -1;
 	int flags = fcntl(fd, F_GETFL);
 	if (fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0 || connect(fd, generic, sizeof *address) != 0)
@@ -158,7 +159,7 @@ static int connect_in_turn(int fd, const struct sockaddr_un *address)
 }
 
 /* A connected socket, or -1 when none of the candidates answers. */
-static int connect_agent(void)
+static int connect_agent(long deadline)
 {
 	for (int i = 0; i < candidate_count; i++) {
 		struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -171,7 +172,7 @@ static int connect_agent(void)
 		}
 		if (fd < 0)
 			fail(EXIT_LATER, "cannot make a socket: %s", strerror(errno));
-		if (connect_in_turn(fd, &address) == 0) {
+		if (connect_in_turn(fd, &address, deadline) == 0) {
 			struct ucred peer;
 			socklen_t size = sizeof peer;
 			if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && !is_strange(i, peer.uid)) {
@@ -236,7 +237,7 @@ static int ask(const char *request, long deadline, long whole)
 	static char packet[4096];
 	long pause = FIRST_PAUSE_MS;
 	for (;;) {
-		int fd = connect_agent();
+		int fd = connect_agent(deadline);
 		if (fd >= 0) {
 			long left = deadline - now_ms();
 			int length = snprintf(packet, sizeof packet, "%s\ntimeout=%ld", request, left > 0 ? left : 0);

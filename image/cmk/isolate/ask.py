@@ -18,7 +18,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5
 _LONGEST_PACKET, _LONGEST_ANSWER = 65536, 64 << 20
 _OVERFLOW_UID = 65534
 _STDERR = 2
-_QUEUE_MICROSECONDS = 500_000
+_LONGEST_IN_QUEUE = 0.5
 
 
 def is_direct(directory: str) -> bool:
@@ -36,13 +36,11 @@ def serves(directory: str) -> bool:
 
 
 def agent_at(directory: str) -> str:
-    """Path of the first socket at which an agent takes connections, or "" when there is none; raises Failure."""
-    for path in _candidates(directory):
-        connection, _, _ = _connect([path])
-        if connection is not None:
-            connection.close()
-            return path
-    return ""
+    """Path of the first socket at which an agent takes connections, and be it in a queue; "" when there is none. Raises Failure."""
+    connection, path, _ = _connect(_candidates(directory), 0)
+    if connection is not None:
+        connection.close()
+    return path
 
 
 def isolate(options: dict[str, str], cores: int) -> dict[str, str]:
@@ -93,7 +91,7 @@ def _ask(request: str, directory: str, deadline: float) -> "tuple[str, bytes, _s
         raise Failure(NEVER, f"--conf-dir={cut(directory)} is longer than the directory of a socket can be: {most} bytes")
     pause, strange = _FIRST_PAUSE, ""
     while True:
-        connection, path, found = _connect(paths)
+        connection, path, found = _connect(paths, deadline)
         strange = found or strange
         if connection is not None:
             try:
@@ -140,31 +138,37 @@ def _fits(path: str) -> bool:
     return len(path.encode("utf-8", "surrogateescape")) <= _LONGEST
 
 
-def _connect(paths: list[str]) -> "tuple[_socket.socket | None, str, str]":
-    """A connection and its path, or None; and what to say of a socket that was not root's. Raises Failure."""
-    strange = ""
+def _connect(paths: list[str], deadline: float) -> "tuple[_socket.socket | None, str, str]":
+    """A connection and its path, or None and the path of an agent whose queue is full; and what to say of a socket that was not root's.
+
+    Raises Failure.
+    """
+    strange = full = ""
     for path in paths:
         connection = _new_socket()
         try:
-            _connect_in_turn(connection, path)
+            _connect_in_turn(connection, path, deadline)
             uid = int.from_bytes(connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[4:8], byteorder)
         except OSError as error:
             connection.close()
-            if not isinstance(error, PermissionError):
+            if not isinstance(error, PermissionError | BlockingIOError):
                 continue
             uid = _owner(path)
             if _may_be_root(uid):
-                raise Failure(NEVER, f"may not connect to {path}: {error.strerror}") from None
+                if isinstance(error, PermissionError):
+                    raise Failure(NEVER, f"may not connect to {path}: {error.strerror}") from None
+                full = full or path
+                continue
         else:
             if _may_be_root(uid):
                 return connection, path, strange
             connection.close()
         # Anybody may have put a socket of his own into a directory that he may write: only root's can be the agent.
         strange = f"; the socket at {path} belongs to user {uid} instead of root"
-    return None, "", strange
+    return None, full, strange
 
 
-def _connect_in_turn(connection: "_socket.socket", path: str) -> None:
+def _connect_in_turn(connection: "_socket.socket", path: str, deadline: float) -> None:
     """Connect. While the queue of connections to the agent is full, it waits for a moment in the kernel, which lets in one by one.
 
     Who comes again now and then hardly ever finds room while others connect all the time. Raises OSError.
@@ -172,8 +176,11 @@ def _connect_in_turn(connection: "_socket.socket", path: str) -> None:
     try:
         connection.connect(path)
     except BlockingIOError:
+        microseconds = int(min(deadline - monotonic(), _LONGEST_IN_QUEUE) * 1_000_000)
+        if microseconds <= 0:  # 0 would be without end
+            raise
         # struct timeval: two longs
-        longest = bytes(8) + _QUEUE_MICROSECONDS.to_bytes(8, byteorder)
+        longest = bytes(8) + microseconds.to_bytes(8, byteorder)
         connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, longest)
         connection.setblocking(True)
         connection.connect(path)

@@ -282,6 +282,20 @@ def test_nothing_is_done_beside_an_agent(host: Host, command: str) -> None:
     assert done.stderr.startswith(f"cmk: an agent serves this host at {host.directory}/agent.sock: ")
 
 
+def test_an_agent_whose_queue_is_full_is_one(host: Host) -> None:
+    path = str(host.directory / "agent.sock")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other,
+    ):
+        agent.bind(path)
+        agent.listen(0)
+        other.connect(path)
+        assert "an agent serves this host" in host.run("init").stderr
+        done = host.run("isolate", "--pool=infra", "true", CMK_LOCK_TIMEOUT="0.1")
+    assert (done.returncode, "no cmk agent answered" in done.stderr) == (75, True)
+
+
 def test_without_pools_or_agent_describe_says_how_to_begin(tmp_path: Path) -> None:
     done = Host(tmp_path / "none").run("describe")
     assert done.returncode == 75

@@ -7,8 +7,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,16 +63,29 @@ def test_an_agent_that_says_nothing_is_no_agent(launcher: Launcher) -> None:
     assert "within 0.3 s" in done.stderr
 
 
+@contextmanager
+def full_queue(path: Path) -> Iterator[socket.socket]:
+    """A listener for whose first client others wait."""
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other,
+    ):
+        listener.bind(str(path))
+        listener.listen(0)
+        other.connect(str(path))
+        yield listener
+
+
+def is_in_queue(process: subprocess.Popen[str]) -> bool:
+    place = Path(f"/proc/{process.pid}/wchan").read_text()
+    return "unix_stream_connect" in place or "unix_wait_for_peer" in place
+
+
 def test_a_full_queue_is_waited_in(launcher: Launcher) -> None:
     with ExitStack() as stack:
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        listener.bind(str(launcher.socket))
-        listener.listen(0)
-        other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        other.connect(str(launcher.socket))
+        listener = stack.enter_context(full_queue(launcher.socket))
         process = stack.enter_context(launcher.start(*ISOLATE, CMK_LOCK_TIMEOUT="5"))
-        wchan = Path(f"/proc/{process.pid}/wchan")
-        while "unix_stream_connect" not in wchan.read_text() and "unix_wait_for_peer" not in wchan.read_text():
+        while not is_in_queue(process):
             assert process.poll() is None, "it has not waited in the queue"
             time.sleep(0.001)
         listener.accept()[0].close()
@@ -80,6 +93,16 @@ def test_a_full_queue_is_waited_in(launcher: Launcher) -> None:
             client.recv(65536)
             client.send(OK)
         assert process.communicate()[0] == "ran\n"
+
+
+def test_nobody_waits_in_a_queue_beyond_the_deadline(launcher: Launcher) -> None:
+    with full_queue(launcher.socket), launcher.start(*ISOLATE, CMK_LOCK_TIMEOUT="0.001") as process:
+        seen = 0
+        while process.poll() is None:
+            seen += is_in_queue(process)
+            time.sleep(0.001)
+    # The kernel ends the wait, however busy the machine is: a millisecond and a clock tick, instead of half a second.
+    assert (process.returncode, seen < 50) == (75, True)
 
 
 @pytest.mark.parametrize("code", [75, 78])
