@@ -28,7 +28,8 @@ from cmk.model.tasks import Process, Task
 log = logging.getLogger(__name__)
 
 DIRECTORY = "state"
-_NAME = re.compile(r"[0-9]+-[0-9]+\.json")
+# The second is what an earlier version, or `cmk isolate` in direct mode, has left half done when it was killed.
+_NAME = re.compile(r"[0-9]+-[0-9]+\.json|\.[0-9]+-[0-9]+\.json\.new")
 
 
 class Notice(msgspec.Struct, frozen=True):

@@ -54,6 +54,14 @@ def test_write_all_writes_every_file_and_removes_all_others(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_write_has_left_is_removed(tmp_path: Path) -> None:
+    """Of earlier versions, and of direct mode: their new files begin beside the old ones."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/.9-9.json.new").write_text("{")
+    notifier(tmp_path).remove_all()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_place_of_the_directory_is_an_error_and_stays(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
     with pytest.raises(StateError, match=r"cannot write .*/state/7-3.json: Not a directory"):
