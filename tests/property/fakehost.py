@@ -41,6 +41,7 @@ class FakeHost:
         self.left = -1  # calls until the current process is killed; negative: never
         (self.proc / "sys/kernel/random").mkdir(parents=True)
         (self.proc / "sys/kernel/random/boot_id").write_text("boot\n")
+        (self.proc / "sys/kernel/pid_max").write_text("32768\n")
         self.processes[1] = FakeProcess(1, 0, 0, cpus)
         self._show(self.processes[1])
 

@@ -43,12 +43,14 @@ def find(procfs: str, own_numbers: bool, wanted: list, others: dict, *, surely: 
     ``own_numbers``: pids in procfs are those of this process's pid namespace. If the first process's parent has ended, its ancestors are
     not known, and whoever may be of the family for all one knows is among them, or, with ``surely``, is not.
     """
+    found: list[dict[int, Relative]] = [{} for _ in wanted]
+    seen: set[str] = set()
     for _ in range(_SCANS):
-        families, vanished = _scan(procfs, own_numbers, wanted, others, surely)
+        vanished = _scan(procfs, own_numbers, wanted, others, surely, found, seen)
         # A process that ended during the scan may have started another one that the list of processes lacked.
-        if not vanished or all(families):
+        if not vanished or all(found):
             break
-    return families
+    return [sorted(each.values(), key=_age) for each in found]
 
 
 def with_leftovers(failure: Failure, left: list) -> Failure:  # type: ignore[type-arg]
@@ -115,25 +117,35 @@ def _is_empty(procfs: str, namespace: str) -> bool:
     return True
 
 
-def _scan(procfs: str, own_numbers: bool, wanted: list, others: dict, surely: bool) -> tuple[list[list[Relative]], bool]:  # type: ignore[type-arg]
-    found: list[dict[int, Relative]] = [{} for _ in wanted]
+def _scan(
+    procfs: str,
+    own_numbers: bool,
+    wanted: list,  # type: ignore[type-arg]
+    others: dict,  # type: ignore[type-arg]
+    surely: bool,
+    found: list[dict[int, Relative]],
+    seen: set[str],
+) -> bool:
+    """Add relatives to ``found``, and whom this has looked at to ``seen``; returns whether a process ended meanwhile."""
+    # Anew for each scan: when a process ends, others get another parent.
     kin = [_Kin(procfs, first, parent, others, surely) for _, first, parent in wanted]
     vanished = False
     for name in posix.listdir(procfs):
-        if not name.isdigit() or int(name) in others:
+        if name in seen or not name.isdigit() or int(name) in others:
             continue
         try:
             for tid in _threads(procfs, name):
-                mask = set(posix.sched_getaffinity(int(tid))) if own_numbers else _mask(procfs, name, tid)
+                mask = posix.sched_getaffinity(int(tid)) if own_numbers else _mask(procfs, name, tid)
                 for index, (cpus, _, _) in enumerate(wanted):
                     if mask <= cpus and _is_program(procfs, tid) and kin[index].includes(int(name), mask):
                         process = {"pid": int(name), "start": kin[index].start(int(name))}
                         found[index].setdefault(int(name), Relative(process, set())).cpus.update(mask)
+            seen.add(name)
         except _ENDED:
             vanished = True
         except OSError as error:
             raise Failure(LATER, f"cannot read {procfs}/{name}: {error.strerror}") from None
-    return [sorted(each.values(), key=_age) for each in found], vanished
+    return vanished
 
 
 def _age(relative: Relative) -> tuple[int, int]:

@@ -45,9 +45,9 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.1
 _FIELDS = {"saved", "boot", "tasks", "moving", "pidns", "check"}
 _CHECK = b',"check":"'
 _PRIME = (1 << 30) - 35
-# Among the next numbers after an owner's all its children are found, unless the numbers have gone round since: no kernel starts 2000
-# threads in a clock tick of 10 ms, and numbers go up to 32768 at least.
-_NEAR, _SOON = 64, 15
+# Among the next numbers after an owner's all its children are found, unless the numbers have gone round since: no kernel starts so many
+# threads in a clock tick of 10 ms. To look at that many numbers takes less than to look at all processes.
+_NEAR, _MOST_IN_A_TICK = 512, 2000
 _BOOTTIME, _TICKS = 7, 100  # CLOCK_BOOTTIME, and clock ticks in a second
 
 
@@ -306,7 +306,10 @@ class ProcessTable:
 
     def may_have_family(self, process: dict[str, int], cpus: frozenset) -> bool:  # type: ignore[type-arg]
         """False if for sure no process runs on ``cpus`` alone that an ended process has started; True if one has to look."""
-        if not self.has_own_numbers or clock_gettime(_BOOTTIME) * _TICKS - process["start"] > _SOON:
+        if not self.has_own_numbers:
+            return True
+        ticks = clock_gettime(_BOOTTIME) * _TICKS - process["start"] + 1
+        if ticks * _MOST_IN_A_TICK > int(_read_text(f"{self.procfs}/sys/kernel/pid_max")):
             return True
         first = process["pid"] + 1
         last = int(_read_text(f"{self.procfs}/loadavg").split()[4]) + 1  # the number that was handed out last

@@ -115,6 +115,44 @@ def test_when_the_owners_parent_has_ended_it_may_be_anybody_younger(fake: FakeHo
     assert find(fake, first, 98, surely=True) == [orphan.pid]
 
 
+def test_who_ends_while_it_is_looked_at_may_have_started_another_and_the_rest_is_looked_at_once(
+    fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = fake.start(100, frozenset({0}))
+    child = fake.start(owner.pid)
+    fake.end(owner.pid)
+    looked: list[str] = []
+    grandchildren: list[int] = []
+
+    def threads(_procfs: str, name: str) -> list[str]:
+        looked.append(name)
+        if name == str(child.pid):
+            grandchildren.append(fake.start(child.pid).pid)
+            fake.end(child.pid)
+            raise ProcessLookupError
+        return [name]
+
+    monkeypatch.setattr(family, "_threads", threads)
+    assert find(fake, {"pid": owner.pid, "start": owner.start}, 100) == grandchildren
+    assert {name: looked.count(name) for name in ("100", "102")} == {"100": 1, "102": 1}
+
+
+@pytest.mark.parametrize(("most", "later", "is_looked_for"), [(32768, 10, False), (32768, 1000, True), (4194304, 1000, False)])
+def test_nobody_is_looked_for_when_no_number_since_is_on_the_core(
+    fake: FakeHost, most: int, later: int, is_looked_for: bool
+) -> None:
+    """Unless the numbers may have gone round meanwhile."""
+    owner = fake.start(100, frozenset({0}))
+    fake.start(102)
+    fake.end(owner.pid)
+    fake.ticks += later
+    (fake.proc / "sys/kernel/pid_max").write_text(f"{most}\n")
+    found: list[bool] = []
+    first = {"pid": owner.pid, "start": owner.start}
+    fake.run(100, lambda: found.append(local.ProcessTable(str(fake.proc)).may_have_family(first, frozenset({0}))))
+    assert found == [is_looked_for]
+
+
 def test_threads_of_the_kernel_are_nobodys(tmp_path: Path) -> None:
     fake = FakeHost(tmp_path, frozenset({0, 1}))
     thread = fake.start(1, frozenset({0}))
