@@ -129,12 +129,13 @@ def _scan(
     """Add relatives to ``found``, and whom this has looked at to ``seen``; returns whether a process ended meanwhile."""
     # Anew for each scan: when a process ends, others get another parent.
     kin = [_Kin(procfs, first, parent, others, surely) for _, first, parent in wanted]
+    since = min((first["start"] for _, first, _ in wanted), default=0)
     vanished = False
     for name in posix.listdir(procfs):
         if name in seen or not name.isdigit() or int(name) in others:
             continue
         try:
-            for tid in _threads(procfs, name):
+            for tid in _threads(procfs, name, since):
                 mask = posix.sched_getaffinity(int(tid)) if own_numbers else _mask(procfs, name, tid)
                 for index, (cpus, _, _) in enumerate(wanted):
                     if mask <= cpus and _is_program(procfs, tid) and kin[index].includes(int(name), mask):
@@ -152,9 +153,12 @@ def _age(relative: Relative) -> tuple[int, int]:
     return relative.process["start"], relative.process["pid"]
 
 
-def _threads(procfs: str, name: str) -> list[str]:
+def _threads(procfs: str, name: str, since: int) -> list[str]:
+    """Threads of a process, none of one with many that was started before ``since``: daemons have most threads of a host."""
     # Each directory in task is a link to it: two are its own.
-    return [name] if posix.stat(f"{procfs}/{name}/task").st_nlink <= 3 else posix.listdir(f"{procfs}/{name}/task")
+    if posix.stat(f"{procfs}/{name}/task").st_nlink <= 3:
+        return [name]
+    return [] if int(_stat(procfs, int(name))[19]) < since else posix.listdir(f"{procfs}/{name}/task")
 
 
 def _mask(procfs: str, name: str, tid: str) -> set[int]:

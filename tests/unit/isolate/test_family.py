@@ -124,7 +124,7 @@ def test_who_ends_while_it_is_looked_at_may_have_started_another_and_the_rest_is
     looked: list[str] = []
     grandchildren: list[int] = []
 
-    def threads(_procfs: str, name: str) -> list[str]:
+    def threads(_procfs: str, name: str, _since: int) -> list[str]:
         looked.append(name)
         if name == str(child.pid):
             grandchildren.append(fake.start(child.pid).pid)
@@ -135,6 +135,26 @@ def test_who_ends_while_it_is_looked_at_may_have_started_another_and_the_rest_is
     monkeypatch.setattr(family, "_threads", threads)
     assert find(fake, {"pid": owner.pid, "start": owner.start}, 100) == grandchildren
     assert {name: looked.count(name) for name in ("100", "102")} == {"100": 1, "102": 1}
+
+
+def test_threads_of_a_process_that_is_older_than_the_owner_are_not_looked_at(
+    fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.end_first_thread(100)  # it has a second one
+    owner = fake.start(102, frozenset({0}))
+    child = fake.start(owner.pid)
+    fake.end_first_thread(child.pid)
+    fake.end(owner.pid)
+    listed: list[str] = []
+    listdir = os.listdir
+
+    def record(path: str) -> list[str]:
+        listed.append(str(path).removeprefix(f"{fake.proc}"))
+        return listdir(path)
+
+    monkeypatch.setattr("posix.listdir", record)
+    assert find(fake, {"pid": owner.pid, "start": owner.start}, 102) == [child.pid]
+    assert listed == ["", f"/{child.pid}/task"]
 
 
 @pytest.mark.parametrize(("most", "later", "is_looked_for"), [(32768, 10, False), (32768, 1000, True), (4194304, 1000, False)])
