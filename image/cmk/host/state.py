@@ -80,10 +80,10 @@ class StateFile(Generic[_T]):
         self._is_damaged = False
 
     def delete(self) -> None:
-        """Remove both generations, the previous one first: alone it would stand for a file that was lost."""
-        for path in (self.previous, self.path):
+        """Remove both generations, the previous one first: alone it would stand for a file that was lost; and what a kill has left."""
+        for path in (self.previous, _new(self.previous), self.path, _new(self.path)):
             try:
-                path.unlink(missing_ok=True)
+                Path(path).unlink(missing_ok=True)
             except OSError as error:
                 raise StateError(f"cannot remove {path}: {error.strerror}") from error
 
@@ -108,8 +108,7 @@ def write(path: Path, value: Any, *, durable: bool, mode: int = 0o600) -> None: 
 
 def replace(path: Path, data: bytes, *, durable: bool, mode: int = 0o600, previous: Path | None = None) -> None:
     """Replace ``path``; what it has becomes ``previous``. ``durable`` adds fsync of file and directory. Raises StateError."""
-    directory, name = os.path.split(path)
-    temporary = f"{directory}/.{name}.new"
+    temporary = _new(path)
     try:
         try:
             _create(temporary, data, durable=durable, mode=mode)
@@ -215,6 +214,12 @@ def _content(path: Path) -> bytes:
         os.close(fd)
 
 
+def _new(path: Path) -> str:
+    """Where new content of a file is made."""
+    directory, name = os.path.split(path)
+    return f"{directory}/.{name}.new"
+
+
 def _create(path: str, data: bytes, *, durable: bool, mode: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
@@ -233,7 +238,7 @@ def _create(path: str, data: bytes, *, durable: bool, mode: int) -> None:
 
 def _keep(path: Path, previous: Path) -> None:
     """Make ``path`` known as ``previous`` too. It stays what it is, so that at every instant one of them is whole."""
-    temporary = f"{previous.parent}/.{previous.name}.new"
+    temporary = _new(previous)
     try:
         os.link(path, temporary)
     except FileNotFoundError:

@@ -177,6 +177,15 @@ def test_a_deleted_file_leaves_no_generation(path: Path) -> None:
     assert (file.read(), list(path.parent.iterdir())) == (None, [])
 
 
+def test_a_deleted_file_leaves_nothing_that_killed_writers_have_left(path: Path) -> None:
+    file = state_file(path)
+    file.write(TASK)
+    for name in (".x.json.new", ".x.json.old.new"):
+        (path.parent / name).write_text("half")
+    file.delete()
+    assert list(path.parent.iterdir()) == []
+
+
 class Killed(BaseException):
     """What stands for a kill in the middle of a write."""
 
