@@ -91,10 +91,12 @@ class _Scan:
         self._cpus = cpus
         self._others = others
         self._seen: set[int] = set()
+        # Processes that have ended and are waited for: what they had started before is listed once they have been seen so.
+        self._remains: set[int] = set()
         self.members: list[Process] = []
 
     def look_at_new(self) -> bool:
-        """Look at processes that were not looked at before; returns whether none ended meanwhile."""
+        """Look at processes that were not looked at before; returns whether none ended that may have left others."""
         is_quiet = True
         for pid in self._procfs.pids():
             if pid in self._seen:
@@ -111,18 +113,24 @@ class _Scan:
         return is_quiet
 
     def _is_settled(self, pid: int) -> bool:
-        """Add a process to the members if it is one; False when threads of it ended first, which may have started others."""
+        """Add a process to the members if it is one; False when it or threads of it ended first, which may have started others."""
         # Any thread counts, not only the first one of the process: the main lcore of DPDK runs on another core.
-        has_ended = False
+        has_ended = is_new = False
         for tid in self._procfs.threads(pid):
             mask = mask_of(tid)
             if mask is None:
                 has_ended = True
             elif mask <= self._cpus and not any(mask <= other for other in self._others):
-                if self._procfs.pod_container(pid) != self._container:
+                container = self._procfs.pod_container(pid)
+                is_own = container == self._container
+                # Of a process that has ended there is its first thread, until its parent waits for it; cgroup v1 says that it is in no pod.
+                if tid == pid and (is_own or not container.pod) and not self._procfs.first_thread_runs(pid):
+                    is_new = pid not in self._remains
+                    self._remains.add(pid)
+                else:
+                    if is_own:
+                        self.members.append(self._procfs.process(pid))
                     return True
-                # Of a process that has ended there is its first thread, until its parent waits for it.
-                if tid != pid or self._procfs.first_thread_runs(pid):
-                    self.members.append(self._procfs.process(pid))
-                    return True
+        if is_new:
+            return False
         return not has_ended or self._procfs.pod_container(pid) != self._container

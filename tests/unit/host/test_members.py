@@ -171,3 +171,24 @@ def test_a_child_of_a_process_that_ends_during_the_search_is_found(procfs: Procf
         listings = iter([[2**22 + 1], [pid]])
         monkeypatch.setattr(procfs, "pids", lambda: next(listings))
         assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [pid]
+
+
+def test_a_child_of_a_process_of_which_its_remains_are_left_is_found(procfs: Procfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with process(ONE) as ended, process(ONE) as child:
+        os.kill(ended, 9)
+        while Procfs().first_thread_runs(ended):
+            os.sched_yield()
+        enter(procfs, ended, PodContainer("", ""))  # as cgroup v1 has it
+        enter(procfs, child)
+        listings = iter([[ended], [ended, child]])
+        monkeypatch.setattr(procfs, "pids", lambda: next(listings))
+        assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [child]
+
+
+def test_remains_that_nobody_waits_for_leave_no_doubt(procfs: Procfs) -> None:
+    with process(ONE) as ended:
+        os.kill(ended, 9)
+        while Procfs().first_thread_runs(ended):
+            os.sched_yield()
+        enter(procfs, ended)
+        assert search_members(procfs, PLACE, ONE, []) == ([], True)
