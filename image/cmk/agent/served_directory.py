@@ -123,8 +123,12 @@ class ServedDirectory:
         self._timer = None
         if self._watch:
             self._watch.drain()
-        before = self.troubles.texts
-        made = self._put_right()
+        before, made, unreadable = self.troubles.texts, list[str](), ""
+        try:
+            made = self._put_right()
+        except OSError as error:  # of the source, which was there at the start: the host has no memory or files for it now
+            unreadable = f"cannot read {self._launcher}: {error.strerror}"
+        self.troubles.note(self._launcher, unreadable)
         if made and self._pause < MOST_SECONDS_BEFORE_REPAIR:
             log.warning("restored %s in %s", ", ".join(made), self._path)
         self._back_off(is_damaged=bool(made) or self.troubles.texts != before)

@@ -90,6 +90,22 @@ def test_what_cannot_be_replaced_stops_nothing_else(
     assert sum(str(full.parent) in record.message for record in caplog.records if record.levelname == "ERROR") == 1
 
 
+def test_a_launcher_that_cannot_be_read_for_a_while_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_directory, "SECONDS_BEFORE_REPAIR", 0.001)
+    monkeypatch.setattr(served_directory, "MOST_SECONDS_BEFORE_REPAIR", 0.1)
+
+    async def scenario(node: Node) -> None:
+        source = node.options.launcher
+        source.rename(tmp_path / "away")
+        (tmp_path / "old/cmk").unlink()
+        await until(lambda: any("cannot read" in text for text in node.service.troubles))
+        assert await is_served(tmp_path / "old")
+        (tmp_path / "away").rename(source)
+        await until(lambda: is_launcher(tmp_path / "old/cmk") and not node.service.troubles)
+
+    on_node(tmp_path, scenario)
+
+
 def test_an_agent_serves_without_one_of_its_directories(tmp_path: Path) -> None:
     async def run() -> None:
         node = Node(tmp_path)
