@@ -62,7 +62,7 @@ requireRequest: enforce
 mountPath: /opt/bin
 unsupportedRuntimeClasses: []
 cpuRequests: "off"
-limits: {connections: 256, waiting: 64, tasks: 1000, requestsPerSecond: 100}
+limits: {connections: 256, waiting: 200, tasks: 1000, requestsPerSecond: 100}
 {{- end -}}
 
 {{- define "cmk.hooks.defaults" -}}

@@ -23,7 +23,7 @@ class Limits(msgspec.Struct, frozen=True):
     """
 
     connections: int = 256
-    waiting: int = 64
+    waiting: int = 200
     tasks: int = 1000
     requests_per_second: int = 100
 

@@ -52,7 +52,7 @@ def run(
         RequireRequest, typer.Option(help="Exclusive pools without a resource request: refuse, or only warn.")
     ] = RequireRequest.ENFORCE,
     connections_per_pod: Annotated[int, typer.Option(min=1, help="Open connections that one pod may have.")] = 256,
-    waiting_per_pod: Annotated[int, typer.Option(min=1, help="Requests of one pod that may wait.")] = 64,
+    waiting_per_pod: Annotated[int, typer.Option(min=1, help="Requests of one pod that may wait.")] = 200,
     tasks_per_pod: Annotated[int, typer.Option(min=1, help="Tasks that one pod may have.")] = 1000,
     requests_per_second: Annotated[int, typer.Option(min=1, help="Requests of one pod that are served in a second.")] = 100,
     health_port: Annotated[int, typer.Option(help="Port of /livez and /readyz.")] = 8086,
