@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from cmk.isolate import local, say
+from cmk.isolate import on_move, say
 from cmk.model.onmove import How, OnMove, OnMoveError, parse
 
 GOOD = [
@@ -40,7 +40,7 @@ def test_refused(text: str, message: str) -> None:
 
 @pytest.mark.parametrize("text", [text for text, _ in GOOD])
 def test_direct_mode_reads_it_the_same(text: str) -> None:
-    found = local._parse_on_move(text)
+    found = on_move.parse(text)
     assert OnMove(How(found["how"]), found["signal"]) == parse(text)
 
 
@@ -49,5 +49,5 @@ def test_direct_mode_refuses_it_in_the_same_words(text: str, message: str) -> No
     with pytest.raises(OnMoveError, match=message) as refused:
         parse(text)
     with pytest.raises(say.Failure) as failure:
-        local._parse_on_move(text)
+        on_move.parse(text)
     assert str(failure.value) == str(refused.value)
