@@ -71,7 +71,7 @@ class Allocator:
         self._notifier = notifier
         self._released = asyncio.Event()
         self._saving: asyncio.Handle | None = None
-        self._lifetimes = TaskLifetimes(procfs, self._on_end, self._members_of)
+        self._lifetimes = TaskLifetimes(procfs, self._on_end, self._left_of)
 
     def adopt(self, tasks: Iterable[Task]) -> list[Task]:
         """Take over the tasks of an earlier agent; returns those that have ended since.
@@ -85,7 +85,8 @@ class Allocator:
             if task.process in latest:
                 given_up[task.process] = latest[task.process]
             latest[task.process] = task
-        for process, task in latest.items():
+        # What was left on lists comes last: it starts soonest after the boot, and outside pods it lives as long as another task's process.
+        for process, task in sorted(latest.items(), key=lambda item: item[0].start, reverse=True):
             if not self._adopt_one(given_up.get(process, task)):
                 ended.append(task)
         for process, before in given_up.items():
@@ -96,8 +97,7 @@ class Allocator:
 
     def _adopt_one(self, task: Task) -> bool:
         """Take over one task; False if it has ended."""
-        if not self.ledger.restore(task):
-            log.error("task of process %d does not fit the layout: pool %s lists %s", task.process.pid, task.pool, task.lists)
+        if not self._restore(task):
             return True
         is_watched = False
         try:
@@ -106,6 +106,12 @@ class Allocator:
             if not is_watched:
                 self.ledger.release(task.process)
         return is_watched
+
+    def _restore(self, task: Task) -> bool:
+        is_restored = self.ledger.restore(task)
+        if not is_restored:
+            log.error("task of process %d does not fit the layout: pool %s lists %s", task.process.pid, task.pool, task.lists)
+        return is_restored
 
     def join(self, pool: str) -> None:
         """Make this very process a task of a pool and pin it, as the agent does with infra."""
@@ -212,8 +218,7 @@ class Allocator:
                 if rest:
                     self._lifetimes.forget(rest.process)
                     self.ledger.release(rest.process)
-                if not self._undo(task, before, pinning):
-                    self._lifetimes.watch(task, os.dup(peer.pidfd))
+                self._undo(task, before, pinning)
             raise
         if before and before != task:
             self._wake()
@@ -223,40 +228,44 @@ class Allocator:
             environment["CMK_STATE"] = f"{DIRECTORY}/{name_of(task.process)}"
         return environment
 
-    def _undo(self, task: Task, before: Task | None, pinning: Pinning) -> bool:
-        """Undo an allocation. False when it stands: the process may still have threads on its CPUs, which nobody else may get then."""
+    def _undo(self, task: Task, before: Task | None, pinning: Pinning) -> None:
+        """Undo an allocation. The process holds its lists until it ends if it may still have threads on them."""
         is_undone = pinning.undo()
         self.ledger.keep_open(task.process, frozenset())
         # Outside pods no search finds what is left there.
-        if not is_undone and not task.pod and not (before and self._is_exclusive(before)):
-            log.warning(
-                "process %d is refused, but holds lists %s of pool %s until it ends", task.process.pid, task.lists, task.pool
-            )
+        if not is_undone and not task.pod and before is None and self._lifetimes.hold(task):
+            self._log_held(task)
             self._try_to_save()
-            return False
+            return
         self.ledger.release(task.process)
         self._notifier.remove_notice(task.process)
         if before:
             self.ledger.restore(before)
-        if pinning.has_set:
-            self._hold_after_undo(task, before)
+        if (task.pod and pinning.has_set) or (not is_undone and self._is_exclusive(task)):
+            self._hold_after_undo(task, before, is_undone=is_undone)
         if before:
             self._notifier.write_all(self.ledger)
         self._try_to_save()
         self._enforce()
-        return True
 
-    def _hold_after_undo(self, task: Task, before: Task | None) -> None:
+    def _hold_after_undo(self, task: Task, before: Task | None, *, is_undone: bool) -> None:
         """Let what runs on the CPUs of an undone allocation hold its lists: a child that was started meanwhile, or threads that were."""
         if before is None or before.pool != task.pool or not set(before.lists) & set(task.lists):
             self._hold_for_left(task)
             return
         more = tuple(name for name in task.lists if name not in before.lists)
-        found = self._members_of(task, self.ledger.cpus_of(before)) if more else None
-        if found and (found.members or not found.is_certain):
+        if more and (not is_undone or self._may_have_left(task, before)):
             both = msgspec.structs.replace(before, lists=before.lists + more)
             self.ledger.restore(both)
             self._lifetimes.update(both)
+            self._log_held(both)
+
+    def _may_have_left(self, task: Task, before: Task) -> bool:
+        found = self._members_of(task, self.ledger.cpus_of(before))
+        return bool(found.members) or not found.is_certain
+
+    def _log_held(self, task: Task) -> None:
+        log.warning("process %d is refused, but holds lists %s of pool %s until it ends", task.process.pid, task.lists, task.pool)
 
     def _hold_for_left(self, task: Task) -> Task | None:
         """Let the processes on a task's lists hold them as a task whose first process has ended; returns it, None if there are none."""
@@ -299,25 +308,38 @@ class Allocator:
                 return rest
         return None
 
-    def _finish_handover(self, before: Task, task: Task) -> None:
-        """Let a process have the lists of ``task`` instead of those of ``before``; it keeps these where that fails."""
+    def _finish_handover(self, given_up: Task, task: Task) -> None:
+        """Let a process have the lists of ``task`` instead of those that it was giving up; it keeps these where that fails."""
         try:
             peer = open_process(self._procfs, task.process)
         except ProcessLookupError:
             self._hold_for_left(task)
             return
-        if self.ledger.restore(task):
+        before = self.ledger.tasks.get(task.process)  # None if the layout lacks the lists of ``given_up``
+        if self._restore(task):
             pinning = Pinning(self._procfs, peer.pid, self.ledger.cpus_of(task), peer.has_ended)
             try:
                 pinning.pin()
-                self._give_up(before, task)
+                if before:
+                    self._give_up(given_up, task)
             except (AffinityError, Refused, ProcessLookupError) as error:
                 log.warning("process %d keeps the lists that it was about to give up: %s", peer.pid, error)
                 self._undo(task, before, pinning)
-        self._lifetimes.watch(self.ledger.tasks[task.process], peer.pidfd)
+        if now := self.ledger.tasks.get(task.process):
+            self._lifetimes.watch(now, peer.pidfd)
+        else:
+            os.close(peer.pidfd)
 
     def _is_exclusive(self, task: Task) -> bool:
         return self.ledger.layout.pools[task.pool].exclusive
+
+    def _left_of(self, task: Task) -> Search:
+        """Search for what keeps a task alive whose first process has ended, or never held its lists alone."""
+        if task.pod:
+            return self._members_of(task)
+        # Outside pods no search finds members: what a process that was refused may have left on the lists ends with it.
+        same_pid = [process for process in self.ledger.tasks if process.pid == task.process.pid]
+        return Search([process for process in same_pid if self._procfs.is_alive(process)], is_certain=True)
 
     def _members_of(self, task: Task, *others: CpuSet) -> Search:
         """Search for the processes on a task's lists; those on the CPUs of other tasks in its container, or on ``others``, do not count."""

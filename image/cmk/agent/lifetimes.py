@@ -84,7 +84,7 @@ class TaskLifetimes:
         try:
             pidfd = open_process(self._procfs, task.process).pidfd
         except ProcessLookupError:
-            return self._adopt_members(task)
+            return self.hold(task)
         try:
             self.watch(task, pidfd)
         except OSError:
@@ -92,7 +92,8 @@ class TaskLifetimes:
             raise
         return True
 
-    def _adopt_members(self, task: Task) -> bool:
+    def hold(self, task: Task) -> bool:
+        """Watch a task by what a search finds, also later if no descriptor is free; False when none of its processes runs any more."""
         watched = _WatchedTask(task, False, {})
         if not self._add_member(watched):
             return False

@@ -10,13 +10,15 @@ import threading
 from collections.abc import Callable, Set
 from time import monotonic
 
-from cmk.host.passes import MOST, passes
+from cmk.host.passes import passes
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.errors import CmkError
 
 SECONDS = 1.0
+# More than for a pin: after an undo that was not completed, the process holds CPUs until it ends.
+UNDO_SECONDS = 2.0
 
 
 class AffinityError(CmkError):
@@ -97,12 +99,14 @@ class Pinning:
     def undo(self) -> bool:
         """Give all threads the masks back that they had, and to those that were started meanwhile the process's.
 
-        A thread whose mask is not the one that was set keeps it. False when threads are started too fast; it is not given up for lack
-        of time, as a core that is left in two hands is worse.
+        A thread whose mask is not the one that was set keeps it. False when threads are started too fast: some may then still be on the
+        CPUs of the pin, which nobody else may get until the process has ended.
         """
         usual = self._usual_mask()
+        if usual is None:
+            return True
         seen: set[int] = set()
-        for _ in range(MOST):
+        for _ in passes(UNDO_SECONDS, self._clock):
             is_last = True
             for tid in self._threads():
                 if tid not in seen:
@@ -163,7 +167,7 @@ class Pinning:
             return None
         return self._masks.get(self._pid, (changed[0],))[0]
 
-    def _give_back(self, tid: int, seen: set[int], usual: CpuSet | None) -> bool:
+    def _give_back(self, tid: int, seen: set[int], usual: CpuSet) -> bool:
         """Restore a thread's mask; False if it was set, or the thread has ended and may have started another with the new mask."""
         now = mask_of(tid)
         if now is None:
@@ -171,7 +175,7 @@ class Pinning:
         seen.add(tid)
         if tid in self._masks:
             return not self._restore(tid)
-        if usual is None or not now <= self._cpus or self._has_ended():
+        if not now <= self._cpus or self._has_ended():
             return True
         return not try_to_set(tid, usual)
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cmk.agent.allocator import Allocator, Waiting
@@ -23,6 +24,7 @@ from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.choice import Refused
+from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.ledger import Ledger
 from cmk.model.tasks import Task
 from cmk.model.wire import Isolate
@@ -50,14 +52,13 @@ class Workload:
             await self._process.wait()
 
 
-def on_allocator(root: Path, scenario: Callable[[Allocator, Workload, Workload], Awaitable[None]]) -> None:
+def on_allocator(
+    root: Path, scenario: Callable[[Allocator, Workload, Workload], Awaitable[None]], layout: Layout = LAYOUT
+) -> None:
     """Run a scenario with two processes, on pools without grants."""
 
     async def run() -> None:
-        procfs, ledger = Procfs(), Ledger(LAYOUT, require_grant=False)
-        notifier = Notifier([root], procfs)
-        files = StateFiles(options_in(root), procfs)
-        allocator = Allocator(ledger, PodCache(list_pods, lambda: None), procfs, files, Wakeups(), lambda: None, notifier)
+        allocator = allocator_in(root, layout)
         first, second = await Workload.start(), await Workload.start()
         try:
             await scenario(allocator, first, second)
@@ -67,6 +68,13 @@ def on_allocator(root: Path, scenario: Callable[[Allocator, Workload, Workload],
             await second.end()
 
     asyncio.run(run())
+
+
+def allocator_in(root: Path, layout: Layout = LAYOUT) -> Allocator:
+    """The allocator of an agent that starts with the files in a directory; it has adopted nothing yet."""
+    procfs, ledger = Procfs(), Ledger(layout, require_grant=False)
+    notifier, files = Notifier([root], procfs), StateFiles(options_in(root), procfs)
+    return Allocator(ledger, PodCache(list_pods, lambda: None), procfs, files, Wakeups(), lambda: None, notifier)
 
 
 async def later(allocator: Allocator, workload: Workload) -> dict[str, str]:
@@ -241,6 +249,66 @@ def test_a_process_whose_pin_cannot_be_undone_holds_its_lists_until_it_ends(
     on_allocator(tmp_path, scenario)
 
 
+def test_a_process_whose_pin_cannot_be_undone_holds_its_lists_also_while_no_descriptor_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        errors: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
+        with monkeypatch.context() as patch:
+            patch.setattr(Pinning, "pin", fail)
+            patch.setattr(Pinning, "undo", lambda _: False)
+            patch.setattr(os, "dup", fail)
+            patch.setattr(os, "pidfd_open", fail)
+            with pytest.raises(OSError, match="Too many"):
+                allocator.isolate(Isolate("exclusive"), first.peer)
+        assert isinstance(allocator.isolate(LIST, second.peer), Waiting)
+        await first.end()
+        assert "CMK_CPUS_ASSIGNED" in await later(allocator, second)
+        assert errors == []
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_a_process_that_may_be_on_two_cores_holds_both_until_it_ends_also_with_the_next_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Pinning) -> None:
+        raise AffinityError("it keeps starting threads")
+
+    other = Pool("exclusive-non-isolcpus", True, (CpuList(SHARED, 0),))
+    layout = Layout(LAYOUT.pools | {other.name: other})
+    wanted = Isolate(other.name, affinity=False)
+
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        assert isinstance(allocator.isolate(LIST, first.peer), dict)
+        with monkeypatch.context() as patch:
+            patch.setattr(Pinning, "pin", fail)
+            patch.setattr(Pinning, "undo", lambda _: False)
+            with pytest.raises(AffinityError):
+                allocator.isolate(Isolate(other.name), first.peer)
+        tasks = StateFiles(options_in(tmp_path), Procfs()).read_tasks().tasks
+        following = allocator_in(tmp_path, layout)
+        try:
+            for agent in allocator, following:
+                if agent is following:
+                    assert following.adopt(reversed(tasks)) == []
+                for command in LIST, wanted:
+                    assert isinstance(agent.isolate(command, second.peer), Waiting)
+                assert [task.process.pid for task in agent.ledger.tasks.values()] == 2 * [first.peer.pid]
+            await first.end()
+            async with asyncio.timeout(20):
+                while allocator.ledger.tasks or following.ledger.tasks:
+                    await asyncio.sleep(0.01)
+        finally:
+            following.close()
+
+    on_allocator(tmp_path, scenario, layout)
+
+
 def test_a_move_to_a_shared_pool_whose_pin_cannot_be_undone_leaves_the_core_with_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +387,33 @@ def test_a_process_with_two_tasks_that_cannot_be_moved_keeps_the_first(
         assert isinstance(allocator.isolate(LIST, second.peer), Waiting)
         await first.end()
         assert "CMK_CPUS_ASSIGNED" in await later(allocator, second)
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_a_process_with_two_tasks_of_which_the_layout_lacks_the_first_has_the_second(tmp_path: Path) -> None:
+    async def scenario(allocator: Allocator, first: Workload, _: Workload) -> None:
+        before, task = handed_over(allocator, first)
+        os.sched_setaffinity(first.peer.pid, EXCLUSIVE)
+        assert allocator.adopt([msgspec.structs.replace(before, pool="gone"), task]) == []
+        assert os.sched_getaffinity(first.peer.pid) == SHARED
+        assert saved(tmp_path) == [(first.peer.pid, "shared")]
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_a_process_with_two_tasks_of_which_the_layout_lacks_both_has_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        tasks = [msgspec.structs.replace(task, pool=f"no {task.pool}") for task in handed_over(allocator, first)]
+        assert allocator.adopt(tasks) == []
+        assert saved(tmp_path) == []
+        assert [record.message.split(": ")[1].split(" lists")[0] for record in caplog.records] == [
+            "pool no exclusive",
+            "pool no shared",
+        ]
+        assert isinstance(allocator.isolate(LIST, second.peer), dict)
 
     on_allocator(tmp_path, scenario)
 

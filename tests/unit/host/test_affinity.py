@@ -186,6 +186,18 @@ def test_a_pin_is_given_up_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch
     assert set(host.masks.values()) == {OTHERS}
 
 
+def test_an_undo_is_given_up_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, {7: [7, 8]})
+    replacing(host)
+    clock = itertools.count(step=1000)
+    pinning = Pinning(host, 7, CPUS, host.has_ended, lambda: next(clock))
+    with pytest.raises(AffinityError, match="keeps starting threads"):
+        pinning.pin()
+    pinned = max(host.masks)
+    assert not pinning.undo()
+    assert max(host.masks) == pinned + passes.LEAST
+
+
 def test_a_process_that_starts_no_threads_is_pinned_on_a_node_however_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch, {7: [7, 8]})
     clock = itertools.count(step=1000)
