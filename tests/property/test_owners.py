@@ -12,8 +12,10 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from unittest import mock
 
@@ -27,7 +29,7 @@ from cmk.agent.options import Options
 from cmk.agent.pod_cache import PodCache
 from cmk.agent.service import Service
 from cmk.agent.wakeups import Wakeups
-from cmk.host import state
+from cmk.host import affinity, members, mover, state
 from cmk.host.affinity import AffinityError
 from cmk.host.journal import ChangeError
 from cmk.host.peer import Peer
@@ -40,7 +42,7 @@ from cmk.model.ledger import Ledger
 from cmk.model.order import NoRoomError
 from cmk.model.plan import plan
 from cmk.model.pods import Pod, resource_of
-from cmk.model.tasks import Task
+from cmk.model.tasks import Process, Task
 from cmk.model.topology import Core, Topology
 from cmk.model.wire import Isolate
 from tests.property.kernel import HOST, Kernel, Killed, Living
@@ -67,7 +69,12 @@ LAYOUTS = [saved((0, 1, 2), (3,), (4,)), saved((1, 2, 4), (0,), (3,)), saved((0,
 
 
 class Node(RuleBasedStateMachine):
-    """``asked`` are the families of processes that have asked for CPUs; no other may ever be pinned."""
+    """``asked`` are the families of processes that have asked for CPUs; no other may ever be pinned.
+
+    ``seconds`` is the time that the agent has for passes over threads and processes: none, as when the machine stands still at the wrong
+    moment, or enough, whatever happens on the machine of the test. ``refused`` are processes of which a request was refused; ``strangers``
+    are those that have got the pid of a client.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,11 +85,15 @@ class Node(RuleBasedStateMachine):
         self.kernel = Kernel(CPUS)
         self.loop = asyncio.new_event_loop()
         self.asked: set[int] = set()
+        self.refused: set[Process] = set()
+        self.strangers: list[Living] = []
+        self.seconds = inf
         self.open: list[tuple[Living, Isolate, Peer]] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
-    @initialize(layout=st.sampled_from(LAYOUTS))
-    def begin(self, layout: SavedLayout) -> None:
+    @initialize(layout=st.sampled_from(LAYOUTS), seconds=st.sampled_from([0, inf]))
+    def begin(self, layout: SavedLayout, seconds: float) -> None:
+        self.seconds = seconds
         state.write(self.options.layout_file, layout, durable=False)
         self._start()
 
@@ -183,7 +194,7 @@ class Node(RuleBasedStateMachine):
             cpus = self.ledger.cpus_of(task)
             living = self.kernel.processes.get(task.process.pid)
             if living and living.process == task.process:
-                assert all(mask <= cpus for mask in living.running.values()), (task, living.threads)
+                assert all(mask <= cpus | self._left_by(task.process) for mask in living.running.values()), (task, living.threads)
             else:
                 assert self._has_left_some(task, cpus), f"{task} holds lists after its end"
 
@@ -243,9 +254,12 @@ class Node(RuleBasedStateMachine):
         # What the loop had still to do does nothing any more.
         self.kernel.is_killed = True
         self.loop.set_exception_handler(lambda *_: None)
-        with self.kernel.running():
+        with self._running():
             self.loop.run_until_complete(work())
         self.tasks.clear()
+        # Nobody can tell the mask of a process that has got the pid in the middle of a pin, if the agent was killed just then.
+        for stranger in self.strangers:
+            stranger.threads = dict.fromkeys(stranger.threads, CPUS)
         self.kernel.is_killed, self.kernel.die_at = False, -1
 
     def _run(self, work: Callable[[], None]) -> None:
@@ -254,6 +268,18 @@ class Node(RuleBasedStateMachine):
         if self.kernel.is_killed:
             self._stop()
             self._start()
+        self.strangers.clear()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with (
+            self.kernel.running(),
+            mock.patch.object(affinity, "SECONDS", self.seconds),
+            mock.patch.object(affinity, "UNDO_SECONDS", self.seconds),
+            mock.patch.object(members, "SECONDS", self.seconds),
+            mock.patch.object(mover, "SECONDS", inf),
+        ):
+            yield
 
     def _work(self, work: Callable[[], None]) -> None:
         async def run() -> None:
@@ -266,7 +292,7 @@ class Node(RuleBasedStateMachine):
 
         self.loop.set_exception_handler(lambda _, context: errors.append(context["exception"]))
         errors: list[BaseException] = []
-        with self.kernel.running():
+        with self._running():
             try:
                 self.loop.run_until_complete(run())
             except Killed:
@@ -282,7 +308,7 @@ class Node(RuleBasedStateMachine):
         try:
             outcome = self.allocator.isolate(command, peer)
         except (Refused, AffinityError, ProcessLookupError):
-            self._leave(*request)
+            self._refuse(*request)
             return
         except Killed:
             self.asked.add(living.family)
@@ -300,7 +326,7 @@ class Node(RuleBasedStateMachine):
         try:
             await self.allocator.isolate_later(command, peer, waiting, partial(asyncio.sleep, 0))
         except (Refused, AffinityError, ProcessLookupError):
-            self._leave(living, command, peer)
+            self._refuse(living, command, peer)
         except Killed:
             self.asked.add(living.family)
             raise
@@ -310,6 +336,12 @@ class Node(RuleBasedStateMachine):
     def _served(self, *request: *tuple[Living, Isolate, Peer]) -> None:
         self.open.remove(request)
         self.asked.add(request[0].family)
+
+    def _refuse(self, living: Living, command: Isolate, peer: Peer) -> None:
+        self.refused.add(living.process)
+        if any(process.pid == living.pid for process in self.ledger.tasks):
+            self.asked.add(living.family)  # its children, or threads that could not be set back, hold the lists
+        self._leave(living, command, peer)
 
     def _leave(self, *request: *tuple[Living, Isolate, Peer]) -> None:
         self.open.remove(request)
@@ -336,7 +368,14 @@ class Node(RuleBasedStateMachine):
         else:
             self.kernel.end(living)
             if kind != "end":
-                self.kernel.start(HOST, pid=living.pid)
+                self.strangers.append(self.kernel.start(HOST, pid=living.pid))
+
+    def _left_by(self, process: Process) -> CpuSet:
+        """CPUs on which threads of a process may be that was refused: those that are booked for what it has left, and those of no owner."""
+        if process not in self.refused:
+            return frozenset()
+        left = [task for task in self.ledger.tasks.values() if task.process.pid == process.pid]
+        return frozenset().union(CPUS - self.ledger.exclusive, *map(self.ledger.cpus_of, left))
 
     def _has_left_some(self, task: Task, cpus: CpuSet) -> bool:
         place = PodContainer(task.pod, task.container)
