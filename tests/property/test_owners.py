@@ -72,8 +72,7 @@ class Node(RuleBasedStateMachine):
     """``asked`` are the families of processes that have asked for CPUs; no other may ever be pinned.
 
     ``seconds`` is the time that the agent has for passes over threads and processes: none, as when the machine stands still at the wrong
-    moment, or enough, whatever happens on the machine of the test. ``refused`` are processes of which a request was refused; ``strangers``
-    are those that have got the pid of a client.
+    moment, or enough, whatever happens on the machine of the test. ``refused`` are processes of which a request was refused.
     """
 
     def __init__(self) -> None:
@@ -86,7 +85,6 @@ class Node(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.asked: set[int] = set()
         self.refused: set[Process] = set()
-        self.strangers: list[Living] = []
         self.seconds = inf
         self.open: list[tuple[Living, Isolate, Peer]] = []
         self.tasks: set[asyncio.Task[None]] = set()
@@ -257,9 +255,6 @@ class Node(RuleBasedStateMachine):
         with self._running():
             self.loop.run_until_complete(work())
         self.tasks.clear()
-        # Nobody can tell the mask of a process that has got the pid in the middle of a pin, if the agent was killed just then.
-        for stranger in self.strangers:
-            stranger.threads = dict.fromkeys(stranger.threads, CPUS)
         self.kernel.is_killed, self.kernel.die_at = False, -1
 
     def _run(self, work: Callable[[], None]) -> None:
@@ -268,7 +263,6 @@ class Node(RuleBasedStateMachine):
         if self.kernel.is_killed:
             self._stop()
             self._start()
-        self.strangers.clear()
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -368,7 +362,7 @@ class Node(RuleBasedStateMachine):
         else:
             self.kernel.end(living)
             if kind != "end":
-                self.strangers.append(self.kernel.start(HOST, pid=living.pid))
+                self.kernel.start(HOST, pid=living.pid)
 
     def _left_by(self, process: Process) -> CpuSet:
         """CPUs on which threads of a process may be that was refused: those that are booked for what it has left, and those of no owner."""

@@ -135,6 +135,7 @@ class Pinning:
     def _set(self, tid: int, seen: set[int], *, is_first: bool) -> bool:
         """Set a thread's mask unless it has it; False if it was set, or has ended and may have started another with its old mask."""
         before = mask_of(tid)
+        self._check_alive()
         if before is None:
             return False
         seen.add(tid)
@@ -153,7 +154,10 @@ class Pinning:
             raise AffinityError(
                 f"CPUs {cpuset.kernel_list(self._cpus)} refused by the kernel ({error.strerror}): outside the container's cpuset?"
             ) from error
-        self._masks[tid] = before, got
+        if (
+            got <= self._cpus
+        ):  # if not, it is no answer to what was set: another thread has the id by now, or this one has set itself
+            self._masks[tid] = before, got
         if got != self._cpus:
             raise AffinityError(
                 f"CPUs {cpuset.kernel_list(self._cpus)} asked, the container's cpuset allows only {cpuset.kernel_list(got)} of them"

@@ -145,6 +145,27 @@ def test_a_process_that_gets_the_pid_during_the_pin_gets_its_masks_back(monkeypa
     assert host.masks == {7: frozenset({1}), 8: frozenset({0, 1, 2})}
 
 
+def test_a_process_that_gets_the_pid_when_its_mask_is_read_back_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, {7: [7]})
+
+    def end_and_use_again(_: int) -> None:
+        if host.masks[7] == CPUS:
+            host.ended, host.masks[7] = True, frozenset({0, 1, 2})
+
+    host.before_get = end_and_use_again
+    with pytest.raises(AffinityError):
+        pin(host, 7, CPUS, host.has_ended)
+    assert host.masks == {7: frozenset({0, 1, 2})}
+
+
+def test_no_process_is_set_that_gets_the_pid_just_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, {7: [7]})
+    host.before_get = lambda _: setattr(host, "ended", True)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: pytest.fail("set"))
+    with pytest.raises(ProcessLookupError):
+        pin(host, 7, CPUS, host.has_ended)
+
+
 def test_a_thread_of_another_process_that_gets_the_id_of_one_that_has_ended_gets_its_mask_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
