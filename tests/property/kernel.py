@@ -118,6 +118,7 @@ class Kernel(Procfs):
 
     def change(self) -> None:
         """The agent is about to change something, or has just done it."""
+        self.calls += 1
         if self.is_killed or self.calls >= self.die_at > 0:
             self.is_killed = True
             raise Killed

@@ -55,6 +55,8 @@ PODS = [Pod(uid, "ns", uid, {resource_of("exclusive"): 2, resource_of("exclusive
 EVENTS = ["end", "end and use the pid again", "end a thread", "end the first thread", "fork", "start a thread"]
 INDEX = st.integers(0, 1000)
 SOON = st.integers(1, 60)
+# In the middle of a request.
+VERY_SOON = st.integers(1, 20)
 
 
 def saved(exclusive: Iterable[int], other: Iterable[int], shared: Iterable[int]) -> SavedLayout:
@@ -104,6 +106,16 @@ class Node(RuleBasedStateMachine):
     def isolate(self, which: int, pool: str, cores: int, stays: bool) -> None:
         if living := self._client(which):
             self._run(lambda: self._ask(living, Isolate(pool, cores), stays=stays))
+
+    @rule(which=INDEX, pool=st.sampled_from(POOLS), kind=st.sampled_from(EVENTS), soon=VERY_SOON)
+    def isolate_while_something_happens(self, which: int, pool: str, kind: str, soon: int) -> None:
+        self.happen_while_the_agent_works(which, kind, soon)
+        self.isolate(which, pool, cores=1, stays=False)
+
+    @rule(which=INDEX, pool=st.sampled_from(POOLS), soon=VERY_SOON)
+    def isolate_and_kill(self, which: int, pool: str, soon: int) -> None:
+        self.kill_while_it_works(soon)
+        self.isolate(which, pool, cores=1, stays=False)
 
     @precondition(lambda self: not self.kernel.is_crowded)
     @rule(place=st.sampled_from(PLACES), pool=st.sampled_from(POOLS), threads=st.integers(0, 2), stays=st.booleans())
@@ -236,6 +248,10 @@ class Node(RuleBasedStateMachine):
             self._stop()
             self._start()
             return
+        # This agent knows who has which core before anybody asks again; it pins those that are asking again only then.
+        self.nobody_is_pinned_who_did_not_ask()
+        self.every_core_is_in_one_hand()
+        self.the_next_agent_would_know_the_same()
         asking, self.open = self.open, []
         for living, command, peer in asking:
             os.close(peer.pidfd)
