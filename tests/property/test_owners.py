@@ -52,7 +52,8 @@ TOPOLOGY = Topology(tuple(Core(cpu, 0, frozenset({cpu})) for cpu in sorted(CPUS)
 POOLS = ["exclusive", "exclusive-non-isolcpus", "shared"]
 PLACES = [PodContainer("a", "a1"), PodContainer("a", "a2"), PodContainer("b", "b1")]
 PODS = [Pod(uid, "ns", uid, {resource_of("exclusive"): 2, resource_of("exclusive-non-isolcpus"): 1}) for uid in ("a", "b")]
-EVENTS = ["end", "end and use the pid again", "end a thread", "end the first thread", "fork", "start a thread"]
+STARTS = ["fork", "start a thread", "fork and end", "start a thread and end"]
+EVENTS = ["end", "end and use the pid again", "end a thread", "end the first thread", *STARTS]
 INDEX = st.integers(0, 1000)
 SOON = st.integers(1, 60)
 # In the middle of a request.
@@ -74,7 +75,8 @@ class Node(RuleBasedStateMachine):
     """``asked`` are the families of processes that have asked for CPUs; no other may ever be pinned.
 
     ``seconds`` is the time that the agent has for passes over threads and processes: none, as when the machine stands still at the wrong
-    moment, or enough, whatever happens on the machine of the test. ``refused`` are processes of which a request was refused.
+    moment, or enough, whatever happens on the machine of the test. ``refused`` are processes of which a request was refused;
+    ``cut_off`` those of which the agent was killed while it served a request, and that have not been served since: they were told nothing.
     """
 
     def __init__(self) -> None:
@@ -87,6 +89,7 @@ class Node(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.asked: set[int] = set()
         self.refused: set[Process] = set()
+        self.cut_off: set[Process] = set()
         self.seconds = inf
         self.open: list[tuple[Living, Isolate, Peer]] = []
         self.tasks: set[asyncio.Task[None]] = set()
@@ -107,10 +110,19 @@ class Node(RuleBasedStateMachine):
         if living := self._client(which):
             self._run(lambda: self._ask(living, Isolate(pool, cores), stays=stays))
 
-    @rule(which=INDEX, pool=st.sampled_from(POOLS), kind=st.sampled_from(EVENTS), soon=VERY_SOON)
-    def isolate_while_something_happens(self, which: int, pool: str, kind: str, soon: int) -> None:
-        self.happen_while_the_agent_works(which, kind, soon)
+    @rule(
+        which=INDEX, pool=st.sampled_from(POOLS), kind=st.sampled_from(EVENTS), soon=VERY_SOON, times=st.sampled_from([1, 2, 30])
+    )
+    def isolate_while_something_happens(self, which: int, pool: str, kind: str, soon: int, times: int) -> None:
+        for more in range(times):
+            self.happen_while_the_agent_works(which, kind, soon + more)
         self.isolate(which, pool, cores=1, stays=False)
+
+    @precondition(lambda self: not self.kernel.is_crowded)
+    @rule(place=st.sampled_from(PLACES), pool=st.sampled_from(POOLS), kind=st.sampled_from(STARTS), soon=VERY_SOON)
+    def start_and_isolate_while_it_starts_others(self, place: PodContainer, pool: str, kind: str, soon: int) -> None:
+        self.kernel.start(place)
+        self.isolate_while_something_happens(-1, pool, kind, soon, times=1 if kind == "fork and end" else 30)
 
     @rule(which=INDEX, pool=st.sampled_from(POOLS), soon=VERY_SOON)
     def isolate_and_kill(self, which: int, pool: str, soon: int) -> None:
@@ -203,6 +215,8 @@ class Node(RuleBasedStateMachine):
         for task in self.ledger.tasks.values():
             cpus = self.ledger.cpus_of(task)
             living = self.kernel.processes.get(task.process.pid)
+            if living and task.process in self.cut_off:
+                continue  # the lists are its own, but perhaps not all of its threads are pinned
             if living and living.process == task.process:
                 assert all(mask <= cpus | self._left_by(task.process) for mask in living.running.values()), (task, living.threads)
             else:
@@ -248,7 +262,7 @@ class Node(RuleBasedStateMachine):
             self._stop()
             self._start()
             return
-        # This agent knows who has which core before anybody asks again; it pins those that are asking again only then.
+        # The agent knows all this by itself, before anybody asks again.
         self.nobody_is_pinned_who_did_not_ask()
         self.every_core_is_in_one_hand()
         self.the_next_agent_would_know_the_same()
@@ -322,6 +336,7 @@ class Node(RuleBasedStateMachine):
             return
         except Killed:
             self.asked.add(living.family)
+            self.cut_off.add(living.process)
             raise
         if not isinstance(outcome, Waiting):
             self._served(*request)
@@ -339,6 +354,7 @@ class Node(RuleBasedStateMachine):
             self._refuse(living, command, peer)
         except Killed:
             self.asked.add(living.family)
+            self.cut_off.add(living.process)
             raise
         else:
             self._served(living, command, peer)
@@ -346,11 +362,14 @@ class Node(RuleBasedStateMachine):
     def _served(self, *request: *tuple[Living, Isolate, Peer]) -> None:
         self.open.remove(request)
         self.asked.add(request[0].family)
+        self.cut_off.discard(request[0].process)
 
     def _refuse(self, living: Living, command: Isolate, peer: Peer) -> None:
         self.refused.add(living.process)
-        if any(process.pid == living.pid for process in self.ledger.tasks):
-            self.asked.add(living.family)  # its children, or threads that could not be set back, hold the lists
+        # Its children, or threads that could not be set back, hold the lists; on shared lists, others of their container may do so too.
+        has_children = any(other.family == living.family and other is not living for other in self.kernel.processes.values())
+        if has_children or any(process.pid == living.pid for process in self.ledger.tasks):
+            self.asked.add(living.family)
         self._leave(living, command, peer)
 
     def _leave(self, *request: *tuple[Living, Isolate, Peer]) -> None:
@@ -363,7 +382,7 @@ class Node(RuleBasedStateMachine):
 
     def _event(self, kind: str, which: int) -> None:
         living = self._client(which)
-        if living is None or (kind in ("fork", "start a thread") and self.kernel.is_crowded):
+        if living is None or (kind.startswith(("fork", "start")) and self.kernel.is_crowded):
             return
         masks = list(living.running.items())
         tid, mask = masks[which % len(masks)]
@@ -371,10 +390,14 @@ class Node(RuleBasedStateMachine):
             self.kernel.end_thread(living, tid)
         elif kind == "end the first thread":
             self.kernel.end_thread(living, living.pid)
-        elif kind == "fork":
+        elif kind.startswith("fork"):
             self.kernel.start(living.container, living, mask)
-        elif kind == "start a thread":
+            if kind == "fork and end":
+                self.kernel.end(living)
+        elif kind.startswith("start a thread"):
             self.kernel.add_thread(living, mask)
+            if kind == "start a thread and end":
+                self.kernel.end_thread(living, tid)
         else:
             self.kernel.end(living)
             if kind != "end":
