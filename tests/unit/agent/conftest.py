@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from tests.unit.agent.harness import PLACE, is_client
+from tests.unit.agent.world import World
 
 
 @pytest.fixture
@@ -28,3 +30,13 @@ def own_affinity() -> Iterator[None]:
     before = os.sched_getaffinity(0)
     yield
     os.sched_setaffinity(0, before)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients_in_pod: None, own_affinity: None) -> World:
+    """A world whose agents pause no longer than they must."""
+    monkeypatch.setattr("cmk.agent.publisher.SECONDS_BETWEEN_REPORTS", 0)
+    monkeypatch.setattr("cmk.kube.watch.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("cmk.kube.watch.LAST_PAUSE", 0.05)
+    monkeypatch.setattr("cmk.legacy.predecessor.SECONDS_BETWEEN_LOOKS", 0.01)
+    return World(tmp_path)

@@ -4,148 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import os
-import signal
 import subprocess
-import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from cmk.agent.files import StateFiles
-from cmk.agent.main import Agent
 from cmk.agent.publisher import Publisher
-from cmk.host import state
 from cmk.host.procfs import Procfs
 from cmk.isolation.layers import Layers
 from cmk.kube import reports
 from cmk.kube.node import LABEL
-from cmk.model.config import PoolConfig, Section, Selection
-from cmk.model.pods import resource_of
-from tests.fabricate import fabricate
 from tests.unit.agent.cluster import NODES, PODS, Cluster, unavailable
-from tests.unit.agent.harness import CLIENT, CPUS, EXCLUSIVE, POD, Client, options_in, text_of
-
-RESOURCE = resource_of("exclusive")
-ONE = Section({"exclusive": PoolConfig(cpus=str(CPUS[-1]), exclusive=True), "infra": PoolConfig("rest")}, "one")
-TOO_MANY = Section({"exclusive": PoolConfig(99, exclusive=True), "infra": PoolConfig("rest")}, "many")
-BY_LABEL = Selection({"cmk-node": "enabled"})
-OLD_WEBHOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/cmk-webhook-config"
-BOUND = {
-    "metadata": {"uid": POD.uid, "name": POD.name, "namespace": POD.namespace},
-    "spec": {"containers": [{"name": "c", "resources": {"requests": {RESOURCE: "1"}}}]},
-}
-
-
-class World:
-    """A node and its cluster, on which agents run one after the other."""
-
-    def __init__(self, root: Path) -> None:
-        sys_root, _ = fabricate(root / "machine", {str(cpu): 0 for cpu in CPUS})
-        self.options = msgspec.structs.replace(options_in(root), health_port=0, sys_root=sys_root)
-        self.cluster = Cluster(self.options, **{"cmk-node": "enabled"})
-        self.root = root
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for something that the agent is about to do."""
-        async with asyncio.timeout(20):
-            while not condition():
-                await asyncio.sleep(0.01)
-
-    async def serving(self) -> None:
-        """Until workloads are served and the cluster knows."""
-        await self.until(lambda: self.cluster.condition("Ready") == ("True", "Serving") and self.capacity == "1")
-
-    async def refused(self, reason: str) -> None:
-        """Until the report says why nobody is served."""
-        await self.until(lambda: self.cluster.condition("Ready") == ("False", reason))
-
-    async def ready(self, text: str) -> None:
-        """Until the probe says that the agent is ready, in these words."""
-        await self.until(lambda: self.agent._readiness() == (True, text))
-
-    async def not_ready(self, text: str) -> None:
-        """Until the probe says that the agent is not ready, in words that begin so."""
-        await self.until(lambda: not (now := self.agent._readiness()).is_ready and now.text.startswith(text))
-
-    @property
-    def capacity(self) -> str:
-        return str((self.cluster.node["status"].get("capacity") or {}).get(RESOURCE, ""))
-
-    @property
-    def socket(self) -> Path:
-        return self.options.install_dir / "agent.sock"
-
-    def run(self, scenario: Callable[[World], Awaitable[None]]) -> None:
-        """Run an agent until the scenario has ended, then tell it to stop. Raises what the agent raises."""
-
-        async def run() -> None:
-            self.agent = Agent(self.options, self.cluster)
-            agent = asyncio.create_task(self.agent.run())
-            story = asyncio.ensure_future(scenario(self))
-            await asyncio.wait({agent, story}, return_when=asyncio.FIRST_COMPLETED)
-            if agent.done():
-                story.cancel()
-            else:
-                os.kill(os.getpid(), signal.SIGTERM)
-            async with asyncio.timeout(20):
-                await agent
-            await story
-
-        asyncio.run(run())
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients_in_pod: None, own_affinity: None) -> World:
-    monkeypatch.setattr("cmk.agent.publisher.SECONDS_BETWEEN_REPORTS", 0)
-    monkeypatch.setattr("cmk.kube.watch.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("cmk.kube.watch.LAST_PAUSE", 0.05)
-    monkeypatch.setattr("cmk.legacy.predecessor.SECONDS_BETWEEN_LOOKS", 0.01)
-    return World(tmp_path)
-
-
-def message(world: World) -> str:
-    return next(item["message"] for item in world.cluster.report["status"]["conditions"] if item["type"] == "Ready")
-
-
-class LongLived:
-    """A client that outlives agents."""
-
-    def __init__(self, world: World) -> None:
-        self._socket = world.socket
-
-    def __enter__(self) -> LongLived:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def ask(self, pool: str) -> None:
-        """Ask for a core; returns with the answer."""
-        line = [sys.executable, "-c", CLIENT, self._socket, text_of(pool)]
-        self._process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        assert b"cmk/1 ok" in self._process.stdout.readline()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-@contextmanager
-def another_agent(world: World) -> Iterator[None]:
-    """An agent that holds the lock."""
-    with world.options.lock_file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+from tests.unit.agent.harness import CPUS, EXCLUSIVE, Client, text_of
+from tests.unit.agent.world import BOUND, BY_LABEL, OLD_WEBHOOK, ONE, TOO_MANY, World, another_agent
 
 
 def test_an_agent_serves_what_the_configuration_asks_for(world: World) -> None:
@@ -315,137 +188,6 @@ def test_an_event_that_fails_ends_the_agent(world: World, monkeypatch: pytest.Mo
     world.cluster.configure(ONE)
     with pytest.raises(ValueError, match="a mistake"):
         world.run(_forever)
-
-
-def damage(world: World, *names: str) -> None:
-    for name in names:
-        directory = world.options.run_dir if name.startswith("tasks") else world.options.state_dir
-        (directory / name).write_text("{")
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["tasks.json"],
-        ["tasks.json", "tasks.json.old"],
-        ["layout.json", "layout.json.old"],
-        ["tasks.json", "tasks.json.old", "layout.json", "layout.json.old"],
-    ],
-    ids=" ".join,
-)
-def test_damaged_files_take_no_core_from_its_owner(world: World, names: list[str]) -> None:
-    async def first(world: World) -> None:
-        world.cluster.configure(ONE)
-        world.cluster.bind(BOUND)
-        await world.serving()
-        await asyncio.to_thread(owner.ask, "exclusive")
-
-    async def second(world: World) -> None:
-        await world.until(lambda: bool(world.cluster.events))
-        assert (world.cluster.events[0]["reason"], names[0] in world.cluster.events[0]["message"]) == ("StateRecovered", True)
-        await world.until(lambda: world.cluster.report["status"]["pools"]["exclusive"]["free"] == 0)
-        async with await Client.start(world.socket, text_of("exclusive", timeout=1)) as client:
-            assert (await client.answer())[0].startswith("cmk/1 error")
-        owner.end()
-        await world.until(lambda: world.cluster.report["status"]["pools"]["exclusive"]["free"] == 1)
-
-    with LongLived(world) as owner:
-        world.run(first)
-        damage(world, *names)
-        world.run(second)
-
-
-def test_a_damaged_journal_serves_nobody_while_a_task_may_be_between_two_layouts(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cmk.agent.main.SECONDS_BETWEEN_ATTEMPTS", 0.05)
-
-    async def first(world: World) -> None:
-        world.cluster.configure(ONE)
-        await world.serving()
-        await asyncio.to_thread(client.ask, "infra")
-
-    async def second(world: World) -> None:
-        await world.refused("StateUnusable")
-        assert "journal.json.old: Input data was truncated; move it away to start afresh; it was of a change" in message(world)
-        assert f"either layout: {client.pid}; end them" in message(world)
-        client.end()
-        await world.serving()
-        await world.until(lambda: len(world.cluster.events) == 2)
-
-    with LongLived(world) as client:
-        world.run(first)
-        files = StateFiles(world.options, Procfs())
-        files.write_tasks(
-            [task for task in files.read_tasks().tasks if task.process.pid != os.getpid()], []
-        )  # that agent has ended
-        damage(world, "journal.json", "journal.json.old")
-        world.run(second)
-    assert [event["reason"] for event in world.cluster.events] == ["StateUnusable", "StateRecovered"]
-
-
-@pytest.fixture
-def full(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Directories on disks that are full."""
-    directories: list[Path] = []
-    replace = state.replace
-
-    def write(path: Path, data: bytes, **more: Any) -> None:  # noqa: ANN401
-        if path.parent in directories:
-            raise state.StateError(f"cannot write {path}: No space left on device")
-        replace(path, data, **more)
-
-    monkeypatch.setattr(state, "replace", write)
-    return directories
-
-
-def test_an_agent_starts_and_allocates_on_a_full_disk(world: World, full: list[Path]) -> None:
-    async def first(world: World) -> None:
-        world.cluster.configure(ONE)
-        world.cluster.bind(BOUND)
-        await world.serving()
-
-    async def second(world: World) -> None:
-        await world.serving()
-        world.cluster.configure(msgspec.structs.replace(ONE, hash="two"))
-        async with await Client.start(world.socket, text_of("exclusive")) as client:
-            assert (await client.answer())[1] == EXCLUSIVE
-            await world.until(lambda: world.cluster.report["status"]["pools"]["exclusive"]["free"] == 0)
-
-    world.run(first)
-    full.append(world.options.state_dir)
-    world.run(second)
-
-
-def test_a_first_layout_that_cannot_be_written_is_waited_for(
-    world: World, full: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cmk.agent.main.SECONDS_BETWEEN_ATTEMPTS", 0.05)
-    full.append(world.options.state_dir)
-
-    async def scenario(world: World) -> None:
-        world.cluster.configure(ONE)
-        await world.refused("StateUnusable")
-        assert message(world) == f"cannot write {world.options.layout_file}: No space left on device"
-        full.clear()
-        await world.serving()
-
-    world.run(scenario)
-
-
-def test_while_tasks_cannot_be_written_each_request_is_refused_with_the_path(world: World, full: list[Path]) -> None:
-    async def scenario(world: World) -> None:
-        world.cluster.configure(ONE)
-        world.cluster.bind(BOUND)
-        await world.serving()
-        full.append(world.options.run_dir)
-        async with await Client.start(world.socket, text_of("exclusive")) as client:
-            reply, _ = await client.answer()
-            assert f"cannot write {world.options.tasks_file}: No space left on device" in reply
-            full.clear()
-            assert (await client.again(text_of("exclusive")))[1] == EXCLUSIVE
-
-    world.run(scenario)
 
 
 def test_a_configuration_that_is_impossible_is_refused_once_and_the_next_one_served(world: World) -> None:
