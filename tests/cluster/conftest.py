@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.cluster.cluster import CHART, NAMESPACE, REPO, VALUES, Cluster, own_name, wait_for
-from tests.cluster.nodes import prepare, webhook_pods
+from tests.cluster.nodes import prepare, settle, webhook_pods
 
 IMAGE = Path(os.environ["CMK_CACHE"]) / "images/cmk.tar"
 
@@ -72,6 +72,7 @@ def cluster(running: Cluster) -> Cluster:
     install(running)
     for node in ("node1", "node2"):
         prepare(running, node)
+    settle(running)
     wait_for("two webhook pods are ready", lambda: len(webhook_pods(running)) == 2)
     return running
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
+from cmk.model import config
 from tests.cluster.cluster import AGENTS, NAMESPACE, Cluster, Json, wait_for
 
 
@@ -55,13 +58,24 @@ def everything_of(cluster: Cluster, node: str) -> dict[str, Any]:
 
 
 def settle(cluster: Cluster) -> None:
-    """Until node1, which no section of its own says otherwise of, has the default of the release's configuration."""
+    """Until every node has the release's configuration, and its report tells what there is."""
+    for report in cluster.get("cmk-nodereports")["items"]:
+        name = report["metadata"]["name"]
+        wait_for(f"the report of {name} is what there is", lambda: _is_current(cluster, name))  # noqa: B023  # called at once
 
-    def has_it() -> bool:
-        wanted = stored(cluster, "cmk-config", "config.json")["default"]["hash"]
-        return status(cluster)["configHash"] == wanted and condition(cluster, "node1", "ConfigApplied").get("status") == "True"
 
-    wait_for("node1 has its configuration", has_it)
+def _is_current(cluster: Cluster, node: str) -> bool:
+    """Reports follow what changes by some seconds: a section, a label, a pod that has gone."""
+    state, labels = status(cluster, node).get("state", {}), cluster.get("node", node)["metadata"]["labels"]
+    parsed = config.parse_cluster(_text(cluster, "cmk-config", "config.json"))
+    hosts = config.parse_hosts(_text(cluster, f"cmk-hosts-{config.shard_of(node):02}", "hosts.json") or "{}")
+    section = config.choose(parsed, hosts, node, labels).section
+    pods = {pod["metadata"]["uid"] for pod in cluster.api.request("GET", "/api/v1/pods")["items"]}
+    return (
+        condition(cluster, node, "ConfigApplied").get("status") == "True"
+        and (state.get("section"), state.get("labels")) == (json.loads(msgspec.json.encode(section)), labels)
+        and pods.issuperset(pod["uid"] for pod in state.get("pods", ()))
+    )
 
 
 def webhook_pods(cluster: Cluster) -> list[str]:
@@ -89,6 +103,7 @@ def _is_ready(pod: Json) -> bool:
     return all(found["ready"] for found in pod["status"].get("containerStatuses") or [{"ready": False}])
 
 
-def stored(cluster: Cluster, name: str, key: str) -> Json:
-    """JSON out of a ConfigMap of the release."""
-    return dict(json.loads(cluster.get("configmap", "-n", NAMESPACE, name)["data"][key]))
+def _text(cluster: Cluster, name: str, key: str) -> str:
+    """What a ConfigMap of the release has, empty if there is none."""
+    found = cluster.find("configmap", name, "-n", NAMESPACE)
+    return str(found["data"][key]) if found else ""

@@ -62,7 +62,7 @@ def test_a_pod_moves_with_its_pool_and_back_by_rollback(restored: Cluster) -> No
         assert pod.object["status"]["containerStatuses"][0]["restartCount"] == 0
         entry = status(cluster)["history"][-1]
         assert (entry["moves"], entry["outcome"], entry["to"]) == (2, "applied", status(cluster)["configHash"])
-        events = cluster.get("events", "--field-selector", "involvedObject.name=mover,reason=CpusMoved")["items"]
+        events = cluster.get("events", "--field-selector", f"involvedObject.uid={pod.uid},reason=CpusMoved")["items"]
         assert [(event["message"], event["type"]) for event in events] == [(f"process {pid} moved from CPUs 0 to 1", "Normal")]
 
         cluster.helm("rollback", "cmk", "-n", NAMESPACE)
