@@ -23,7 +23,8 @@
 
 #define FIRST_PAUSE_MS 20
 #define LAST_PAUSE_MS 500
-#define QUEUE_MS 500
+#define QUEUE_MS 500 /* at one candidate */
+#define MOMENT_MS 1
 #define SOCKET_NAME "agent.sock"
 
 #define LONGEST_PACKET 65536
@@ -43,6 +44,12 @@ static long now_ms(void)
 	struct timespec time;
 	clock_gettime(CLOCK_MONOTONIC, &time);
 	return time.tv_sec * 1000L + time.tv_nsec / 1000000;
+}
+
+static void pause_ms(long milliseconds)
+{
+	struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+	nanosleep(&time, NULL);
 }
 
 /* Whether a socket can have this path. */
@@ -140,21 +147,25 @@ static int is_strange(int candidate, uid_t uid)
 }
 
 /*
- * connect(2). While the queue of connections to the agent is full, it waits for a moment in the kernel, which lets in one by one who waits there:
- * who comes again now and then hardly ever finds room while others connect all the time.
+ * connect(2). While the queue of connections to the agent is full, take two chances in turn: wait for a moment in the kernel, which wakes those
+ * who wait there one by one, and come again after a moment. The first wins against others who try all the time without waiting, the second
+ * against hundreds who wait, whose turns would come before; either alone loses for seconds against the other kind.
  */
 static int connect_in_turn(int fd, const struct sockaddr_un *address, long deadline)
 {
-	const struct sockaddr *generic = (const struct sockaddr *)address;
-	if (connect(fd, generic, sizeof *address) == 0)
-		return 0;
-	long left = deadline - now_ms(); /* 0 would be without end */
-	struct timeval longest = {.tv_usec = (left < QUEUE_MS ? left : QUEUE_MS) * 1000};
-	if (errno != EAGAIN || left <= 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest) != 0)
-		return -1;
+	const struct timeval moment = {.tv_usec = MOMENT_MS * 1000};
+	long end = now_ms() + QUEUE_MS < deadline ? now_ms() + QUEUE_MS : deadline;
 	int flags = fcntl(fd, F_GETFL);
-	if (fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0 || connect(fd, generic, sizeof *address) != 0)
-		return -1;
+	for (int waits = 0; connect(fd, (const struct sockaddr *)address, sizeof *address) != 0;) {
+		if (errno != EAGAIN || now_ms() >= end)
+			return -1;
+		waits = !waits;
+		if (!waits)
+			pause_ms(MOMENT_MS);
+		if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &moment, sizeof moment) != 0 ||
+		    fcntl(fd, F_SETFL, waits ? flags & ~O_NONBLOCK : flags) != 0)
+			return -1;
+	}
 	return fcntl(fd, F_SETFL, flags);
 }
 
@@ -210,12 +221,6 @@ static ssize_t receive(int fd, long deadline)
 		struct pollfd wait = {.fd = fd, .events = POLLIN};
 		poll(&wait, 1, (int)(left < 3600000 ? left : 3600000));
 	}
-}
-
-static void pause_ms(long milliseconds)
-{
-	struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
-	nanosleep(&time, NULL);
 }
 
 static void give_up(long whole)

@@ -1,4 +1,10 @@
-/* flood SOCKET THREADS [REQUEST [read]]: each thread connects, sends REQUEST, reads the whole reply if asked to, and hangs up, until killed. */
+/*
+ * flood SOCKET THREADS WAY [REQUEST]: until killed, each thread
+ *   connect   connects and hangs up
+ *   try       does the same without ever waiting for room in the queue of connections
+ *   send      connects, sends REQUEST, and hangs up
+ *   ask       connects, sends REQUEST, reads the whole reply, and hangs up
+ */
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,14 +16,14 @@
 
 static struct sockaddr_un address = {.sun_family = AF_UNIX};
 static const char *request;
-static int reads;
+static int reads, flags;
 
 static void *flood(void *unused)
 {
 	char reply[65536];
 
 	for (;;) {
-		int fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+		int fd = socket(AF_UNIX, SOCK_SEQPACKET | flags, 0);
 
 		if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0 && request) {
 			send(fd, request, strlen(request), MSG_NOSIGNAL);
@@ -34,11 +40,12 @@ int main(int argc, char **argv)
 	pthread_attr_t small;
 	pthread_t thread;
 
-	if (argc < 3 || strlen(argv[1]) >= sizeof address.sun_path)
+	if (argc < 4 || strlen(argv[1]) >= sizeof address.sun_path)
 		return 2;
 	strcpy(address.sun_path, argv[1]);
-	request = argc > 3 && *argv[3] ? argv[3] : NULL;
-	reads = argc > 4;
+	flags = strcmp(argv[3], "try") == 0 ? SOCK_NONBLOCK : 0;
+	reads = strcmp(argv[3], "ask") == 0;
+	request = argc > 4 ? argv[4] : NULL;
 	pthread_attr_init(&small);
 	pthread_attr_setstacksize(&small, 256 * 1024);
 	for (int i = 0; i < atoi(argv[2]); i++)

@@ -16,15 +16,16 @@ from pathlib import Path
 from isolate import serve
 from timing import launch
 
-LAUNCHES = 100
+LAUNCHES = 200
 SHARED = "cmk/1 isolate\npool=infra"
 FLOODS = {
-    "connections": ("", False),
-    "requests, replies not read": (SHARED, False),
-    "requests": (SHARED, True),
-    "unreadable requests": ("x", True),
-    "describe": ("cmk/1 describe", True),
-    "waiting requests": ("cmk/1 isolate\npool=exclusive\ntimeout=2000", True),
+    "connections": ("connect",),
+    "connections, never waiting": ("try",),
+    "requests, replies not read": ("send", SHARED),
+    "requests": ("ask", SHARED),
+    "unreadable requests": ("ask", "x"),
+    "describe": ("ask", "cmk/1 describe"),
+    "waiting requests": ("ask", "cmk/1 isolate\npool=exclusive\ntimeout=2000"),
 }
 THREADS = (64, 800)
 HIERARCHIES = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
@@ -70,9 +71,7 @@ def launches(good: subprocess.Popen[str]) -> list[float]:
 @contextmanager
 def flooding(pods: Pods, root: Path, threads: int, flood: str) -> Iterator[None]:
     """A pod that floods the agent."""
-    request, reads = FLOODS[flood]
-    command = [str(root / "flood"), str(root / "opt/agent.sock"), str(threads), request, *(["read"] if reads else [])]
-    process = pods.start(1, command)
+    process = pods.start(1, [str(root / "flood"), str(root / "opt/agent.sock"), str(threads), *FLOODS[flood]])
     try:
         time.sleep(0.5)  # all threads are at work by then
         yield

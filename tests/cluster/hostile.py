@@ -81,6 +81,13 @@ def flood() -> None:
             ask(HEAD + b"pool=nothing").close()
 
 
+def knock() -> None:
+    """Connections as fast as they go, without ever waiting for room in the agent's queue."""
+    while goes_on("knock"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as connection:
+            connection.connect_ex(SOCKET)
+
+
 def keep_silent() -> None:
     """Hundreds of connections that say nothing."""
     while goes_on("silence"):
@@ -157,7 +164,7 @@ def hold_tasks() -> None:
 
 def main() -> None:
     """Every kind in a process of its own, so that none stands in the way of another."""
-    kinds = [keep_silent, start_threads, hold_tasks, *[flood] * 3, *[send_odd_packets] * 2, *[fork_and_leave] * 2]
+    kinds = [keep_silent, start_threads, hold_tasks, *[knock] * 2, *[flood] * 3, *[send_odd_packets] * 2, *[fork_and_leave] * 2]
     children = []
     for number, kind in enumerate(kinds):
         child = os.fork()

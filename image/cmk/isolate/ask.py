@@ -18,7 +18,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5
 _LONGEST_PACKET, _LONGEST_ANSWER = 65536, 64 << 20
 _OVERFLOW_UID = 65534
 _STDERR = 2
-_LONGEST_IN_QUEUE = 0.5
+_LONGEST_IN_QUEUE, _MOMENT = 0.5, 0.001
 
 
 def is_direct(directory: str) -> bool:
@@ -169,21 +169,26 @@ def _connect(paths: list[str], deadline: float) -> "tuple[_socket.socket | None,
 
 
 def _connect_in_turn(connection: "_socket.socket", path: str, deadline: float) -> None:
-    """Connect. While the queue of connections to the agent is full, it waits for a moment in the kernel, which lets in one by one.
+    """Connect. While the queue of connections to the agent is full, take two chances in turn: wait for a moment in the kernel, or outside.
 
-    Who comes again now and then hardly ever finds room while others connect all the time. Raises OSError.
+    The kernel wakes those who wait there one by one: that wins against others who try all the time without waiting. To come again wins
+    against hundreds who wait, whose turns would come before. Either alone loses for seconds against the other kind. Raises OSError.
     """
-    try:
-        connection.connect(path)
-    except BlockingIOError:
-        microseconds = int(min(deadline - monotonic(), _LONGEST_IN_QUEUE) * 1_000_000)
-        if microseconds <= 0:  # 0 would be without end
-            raise
-        # struct timeval: two longs
-        longest = bytes(8) + microseconds.to_bytes(8, byteorder)
-        connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, longest)
-        connection.setblocking(True)
-        connection.connect(path)
+    end, waits = min(monotonic() + _LONGEST_IN_QUEUE, deadline), False
+    while True:
+        try:
+            return connection.connect(path)
+        except BlockingIOError:
+            if monotonic() >= end:
+                raise
+        waits = not waits
+        if waits:
+            # struct timeval: two longs
+            moment = bytes(8) + int(_MOMENT * 1_000_000).to_bytes(8, byteorder)
+            connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, moment)
+        else:
+            sleep(_MOMENT)
+        connection.setblocking(waits)
 
 
 def _new_socket() -> "_socket.socket":
