@@ -17,6 +17,7 @@ from isolate import serve
 from timing import launch
 
 LAUNCHES = 200
+PAUSE = 0.02  # half the rate at which a pod is served (workloads.limits.requestsPerSecond), or that would be measured
 SHARED = "cmk/1 isolate\npool=infra"
 FLOODS = {
     "connections": ("connect",),
@@ -56,7 +57,11 @@ def client(launcher: str, address: str) -> None:
     command = [launcher, "isolate", "--pool=infra", "/bin/true"]
     environment = {"PATH": "/usr/bin:/bin", "CMK_SOCKET": address}
     for line in sys.stdin:
-        print(json.dumps([launch(command, environment) for _ in range(int(line))]), flush=True)
+        taken = []
+        for _ in range(int(line)):
+            taken.append(launch(command, environment))
+            time.sleep(PAUSE)
+        print(json.dumps(taken), flush=True)
 
 
 def launches(good: subprocess.Popen[str]) -> list[float]:

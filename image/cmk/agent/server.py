@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 SOCKET = "agent.sock"
 # Connections that the kernel keeps until they are accepted. Launchers that find no room wait and come again (``connect_in_turn``): in a
 # flood, a longer queue would only be one more time to wait.
-BACKLOG = 128
+BACKLOG = 32
 MODE = 0o666  # what a client may have depends on its pod, which the kernel names, and not on its uid
 # Most connections that are accepted before the event loop looks at other sockets.
 ACCEPTED_AT_ONCE = 64
