@@ -236,9 +236,10 @@ class ConfDir:
         """Raise Refused if it cannot be told whether a process has to move with a task: it may be pinned to its cores by somebody else."""
         for move in moves.moves:
             if layout.pools[move.task.pool].exclusive:
-                known = self._family(move.task, move.old)
-                for process in self._family(move.task, move.old, surely=False):
-                    if process not in known:
+                asked = self._family(move.task, move.old, surely=False)
+                known = self._family(move.task, move.old)  # later: what the task has started meanwhile is no stranger
+                for process in asked:
+                    if process not in known and self._procfs.is_alive(process):
                         raise Refused(
                             f"process {process.pid} runs on CPUs {cpuset.kernel_list(move.old)} of process {move.task.process.pid}, "
                             f"and nothing tells whose it is: end it, or give it other CPUs",
