@@ -53,6 +53,7 @@ class FakeHost:
         self.next_pid += 2
         self.processes[process.pid] = process
         self._show(process)
+        self._show_last()
         return process
 
     def end(self, pid: int) -> None:
@@ -81,7 +82,7 @@ class FakeHost:
         self.current, self.left = pid, left
         (self.proc / "self").unlink(missing_ok=True)
         (self.proc / "self").symlink_to(str(pid))
-        (self.proc / "loadavg").write_text(f"0.00 0.00 0.00 1/9 {self.next_pid - 1}\n")
+        self._show_last()
         try:
             with self._kernel():
                 function()
@@ -93,6 +94,9 @@ class FakeHost:
             self.left = -1
             self._open.clear()
         return True
+
+    def _show_last(self) -> None:
+        (self.proc / "loadavg").write_text(f"0.00 0.00 0.00 1/9 {self.next_pid - 1}\n")
 
     def _show(self, process: FakeProcess) -> None:
         tids = [process.pid, process.pid + 1] if process.first_ended else [process.pid]

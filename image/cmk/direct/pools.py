@@ -15,6 +15,7 @@ import msgspec
 
 from cmk.host import state
 from cmk.host.journal import ChangeError, JournaledChange
+from cmk.host.members import Search
 from cmk.host.notify import Notifier
 from cmk.host.procfs import Procfs
 from cmk.isolate import family, local
@@ -144,7 +145,7 @@ class ConfDir:
             return None
         ledger = Ledger(content.saved.layout, require_grant=False)
         for pool in (pool for pool in content.saved.layout.pools.values() if pool.exclusive):
-            (found,) = family.find(str(self._procfs.root), True, [(pool.cpus, {"pid": 0, "start": 0}, 0)], {})
+            (found,), _ = family.find(str(self._procfs.root), True, [(pool.cpus, {"pid": 0, "start": 0}, 0)], {})
             # Who has the variables of cmk isolate comes before whom somebody else may have pinned there.
             for relative in sorted(found, key=lambda each: not _was_isolated(self._procfs.root / str(each.process["pid"]))):
                 lists = tuple(item.name for item in pool.lists if item.cpus & relative.cpus)
@@ -226,18 +227,18 @@ class ConfDir:
                 ended.append(task)
         return running, list(ended)
 
-    def _family(self, task: Task, cpus: CpuSet, *, surely: bool = True) -> list[Process]:
+    def _family(self, task: Task, cpus: CpuSet, *, surely: bool = True) -> Search:
         """Processes of a task that run on nothing but ``cpus``, whoever is their parent by now."""
         first, parent = family.origin(msgspec.to_builtins(task))
-        (found,) = family.find(str(self._procfs.root), True, [(cpus, first, parent)], {}, surely=surely)
-        return [Process(**relative.process) for relative in found]
+        (found,), is_certain = family.find(str(self._procfs.root), True, [(cpus, first, parent)], {}, surely=surely)
+        return Search([Process(**relative.process) for relative in found], is_certain)
 
     def _refuse_strangers(self, moves: Plan, layout: Layout) -> None:
         """Raise Refused if it cannot be told whether a process has to move with a task: it may be pinned to its cores by somebody else."""
         for move in moves.moves:
             if layout.pools[move.task.pool].exclusive:
-                asked = self._family(move.task, move.old, surely=False)
-                known = self._family(move.task, move.old)  # later: what the task has started meanwhile is no stranger
+                asked = self._family(move.task, move.old, surely=False).members
+                known = self._family(move.task, move.old).members  # later: what the task has started meanwhile is no stranger
                 for process in asked:
                     if process not in known and self._procfs.is_alive(process):
                         raise Refused(

@@ -16,7 +16,7 @@ import msgspec
 
 from cmk.host import mover, state
 from cmk.host.affinity import AffinityError
-from cmk.host.members import find_members
+from cmk.host.members import Search, search_members
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from cmk.model.cpuset import CpuSet
@@ -80,7 +80,7 @@ class JournaledChange:
         path: Path,
         write_state: Callable[[SavedLayout, list[Task]], None],
         procfs: Procfs,
-        find_family: Callable[[Task, CpuSet], list[Process]] = lambda _task, _cpus: [],
+        find_family: Callable[[Task, CpuSet], Search] = lambda _task, _cpus: Search([], is_certain=True),
     ) -> None:
         self._file = state.TwinFile(path, Journal, durable=True)
         self._write_state = write_state
@@ -226,7 +226,7 @@ class JournaledChange:
 
     def _processes_of(
         self, journal: Journal, move: Move, parking: CpuSet, only_own: CpuSet
-    ) -> tuple[mover.Threads, Callable[[], list[int]]]:
+    ) -> tuple[mover.Threads, Callable[[], mover.Listed]]:
         """The recorded processes of a task with their threads, and a function that lists the pids of these and of those created since.
 
         On the CPUs ``only_own`` no other task can have processes.
@@ -240,11 +240,13 @@ class JournaledChange:
         def recorded() -> list[Member]:
             return [member for member in journal.members if member.task == task.process and self._procfs.is_alive(member.process)]
 
-        def pids() -> list[int]:
+        def pids() -> mover.Listed:
             known = [member.process for member in recorded()]
             own = only_own if _is_exclusive(journal, task) else NOTHING
-            created = set(self._find(task, known, of_others, cpus, others, own)) - of_others
-            return list(dict.fromkeys(process.pid for process in (*(member.process for member in recorded()), *sorted(created))))
+            found = self._find(task, known, of_others, cpus, others, own)
+            created = sorted(set(found.members) - of_others)
+            listed = dict.fromkeys(process.pid for process in (*(member.process for member in recorded()), *created))
+            return mover.Listed(list(listed), found.is_certain)
 
         return {member.process.pid: [thread.tid for thread in member.threads] for member in recorded()}, pids
 
@@ -255,7 +257,7 @@ class JournaledChange:
             of_others = {other.process for other in _booked(plan, after=False)} - {task.process}
             cpus_of_others = _cpus_of_others(new, plan, task, started=False)
             found = self._find(task, [task.process], of_others, move.old, cpus_of_others, only_own)
-            for process in dict.fromkeys((task.process, *(other for other in found if other not in of_others))):
+            for process in dict.fromkeys((task.process, *(other for other in found.members if other not in of_others))):
                 try:
                     yield Member(process, task.process, tuple(self._threads(process.pid)))
                 except ProcessLookupError:
@@ -269,12 +271,13 @@ class JournaledChange:
         cpus: CpuSet,
         others: list[CpuSet],
         only_own: CpuSet,
-    ) -> list[Process]:
+    ) -> Search:
         """Further processes of a task: in a pod those of its container, else the descendants of known ones and who is on ``only_own``."""
         if task.pod:
-            return find_members(self._procfs, PodContainer(task.pod, task.container), cpus, others)
+            return search_members(self._procfs, PodContainer(task.pod, task.container), cpus, others)
         found = self._descendants(known, {process.pid for process in of_others})
-        return found + self._find_family(task, only_own) if only_own else found
+        family = self._find_family(task, only_own) if only_own else Search([], is_certain=True)
+        return Search(found + family.members, family.is_certain)
 
     def _descendants(self, known: Iterable[Process], of_others: Set[int]) -> list[Process]:
         """Children of processes, their children, and so on, without other tasks and what these have started."""

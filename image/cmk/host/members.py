@@ -24,14 +24,6 @@ class Search(NamedTuple):
     is_certain: bool
 
 
-def find_members(procfs: Procfs, container: PodContainer, cpus: CpuSet, others: Sequence[CpuSet]) -> list[Process]:
-    """Live processes in ``container`` with a thread whose affinity lies within ``cpus`` and within none of ``others``.
-
-    Outside pods, no container separates a task's processes from the host's: the result is empty.
-    """
-    return search_members(procfs, container, cpus, others).members
-
-
 def search_members(
     procfs: Procfs,
     container: PodContainer,
@@ -39,7 +31,10 @@ def search_members(
     others: Sequence[CpuSet],
     clock: Callable[[], float] = monotonic,
 ) -> Search:
-    """``find_members``, and whether it can be relied on that there are none."""
+    """Live processes in ``container`` with a thread whose affinity lies within ``cpus`` and within none of ``others``.
+
+    Outside pods, no container separates a task's processes from the host's: the result is empty.
+    """
     if not container.pod or any(cpus <= other for other in others):
         return Search([], is_certain=True)  # without a look at every process: hundreds of tasks of a shared list may end at once
     scan = _Scan(procfs, container, cpus, others)

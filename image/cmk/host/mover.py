@@ -24,6 +24,13 @@ Target = Callable[[int, Set[int]], Set[int]]
 Threads = Mapping[int, Iterable[int]]
 
 
+class Listed(NamedTuple):
+    """Pids of processes. ``is_complete`` is False if there may be more, because processes end before they are looked at."""
+
+    pids: list[int]
+    is_complete: bool
+
+
 class MovedThread(NamedTuple):
     """A thread whose mask was changed, and its masks ``before`` and ``after``."""
 
@@ -36,7 +43,7 @@ class MovedThread(NamedTuple):
 def move(
     procfs: Procfs,
     known: Threads,
-    pids: Callable[[], Iterable[int]],
+    pids: Callable[[], Listed],
     target: Target,
     *,
     keep: bool = False,
@@ -46,16 +53,17 @@ def move(
 
     Threads in ``known`` are set first, because finding all takes a while: ``pids`` lists the processes anew for each further pass. Raises
     AffinityError when the kernel refuses a mask, after it has restored the masks of all threads; also when processes or threads are started
-    faster than they can be set, and then with ``keep`` those that were set stay so.
+    faster than they can be listed or set, and then with ``keep`` those that were set stay so.
     """
     moved: list[MovedThread] = []
     seen: set[int] = set()
     try:
         _pass(known, target, seen, moved)
         for _ in passes(SECONDS, clock):
-            threads = {pid: _threads(procfs, pid) for pid in pids()}
+            listed = pids()
+            threads = {pid: _threads(procfs, pid) for pid in listed.pids}
             late = _pass(threads, target, seen, moved)
-            if late is None:
+            if late is None and listed.is_complete:
                 _give_back_strangers(threads, moved)
                 return moved
     except AffinityError:
@@ -63,9 +71,9 @@ def move(
         raise
     if not keep:
         undo(procfs, moved)
+    who = f"process {late}, or one that it belongs with," if late else "a process that ends before it can be looked at"
     raise AffinityError(
-        f"process {late}, or one that it belongs with, keeps starting processes or threads, so that not all could be moved: end it, or "
-        "wait until it starts fewer"
+        f"{who} keeps starting processes or threads, so that not all could be moved: end it, or wait until it starts fewer"
     )
 
 

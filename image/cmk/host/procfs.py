@@ -9,6 +9,8 @@ from pathlib import Path
 from cmk.model.cgroup_path import PodContainer, parse_cgroup
 from cmk.model.tasks import Process
 
+_EXITING = 0x4  # PF_EXITING
+
 
 class Procfs:
     """procfs mounted at a root. Methods raise ProcessLookupError when the process has ended."""
@@ -48,16 +50,20 @@ class Procfs:
         return int(fields[19]) == process.start and (fields[0] not in "ZX" or (fields[0] == "Z" and int(fields[17]) > 1))
 
     def first_thread_runs(self, pid: int) -> bool:
-        """Whether the first thread of a process runs; others may run on when it has ended."""
+        """Whether the first thread of a process runs and is not about to end; others may run on when it has ended.
+
+        One that is about to end has started its last child, and cgroup v1 says of it that it is in no pod.
+        """
         stat = self._read(f"{pid}/stat")
-        return stat[stat.rindex(")") + 2] not in "ZX"
+        fields = stat[stat.rindex(")") + 2 :].split()
+        return fields[0] not in "ZX" and not int(fields[6]) & _EXITING
 
     def pod_container(self, pid: int) -> PodContainer:
         """Pod and container by the leftmost pod directory of the cgroup path: groups that a workload creates below it change nothing."""
         found = parse_cgroup(self._read(f"{pid}/cgroup"))
         if found.pod or self.first_thread_runs(pid):
             return found
-        # Of a thread that has ended, cgroup v1 says that it is in the root.
+        # Of a thread that ends or has ended, cgroup v1 says that it is in the root.
         for tid in self.threads(pid):
             try:
                 found = parse_cgroup(self._read(f"{pid}/task/{tid}/cgroup"))
@@ -92,9 +98,12 @@ class Procfs:
     def threads(self, pid: int) -> list[int]:
         """Thread ids of a process."""
         try:
-            return [int(name) for name in os.listdir(f"{self._prefix}/{pid}/task")]  # noqa: PTH208
+            names = os.listdir(f"{self._prefix}/{pid}/task")  # noqa: PTH208
         except FileNotFoundError as error:
             raise ProcessLookupError(f"process {pid} is gone") from error
+        if not names:  # it has gone between the open and the read of the directory
+            raise ProcessLookupError(f"process {pid} is gone")
+        return [int(name) for name in names]
 
     def boot_id(self) -> str:
         """The id of this boot: state of processes from another boot is void."""

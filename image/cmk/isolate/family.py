@@ -12,7 +12,7 @@ from cmk.isolate.say import LATER, NEVER, Failure, program
 
 _INITIAL = "pid:[4026531836]"  # PROC_PID_INIT_INO: the same on every kernel
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD
-_SCANS = 3
+_SCANS = 50
 _NOTHING: frozenset[int] = frozenset()
 _ENDED = (FileNotFoundError, ProcessLookupError)
 
@@ -26,9 +26,17 @@ class Relative:
 
 
 def heirs(procfs: str, own_numbers: bool, wanted: list, others: dict) -> list:  # type: ignore[type-arg]
-    """For each ended task, with its CPUs: the same task as the oldest process of its family has it, or None."""
-    families = find(procfs, own_numbers, [(cpus, *origin(task)) for cpus, task in wanted], others)
-    return [_passed_on(task, found[0].process) if found else None for (_, task), found in zip(wanted, families, strict=True)]
+    """For each ended task, with its CPUs: the same task as the oldest process of its family has it, or None.
+
+    It stays that of the process that has ended if none of its family is without a task, or if processes end so fast that it cannot be told.
+    """
+    families, is_certain = find(procfs, own_numbers, [(cpus, *origin(task)) for cpus, task in wanted], others)
+    passed_on = []
+    for (_, task), relatives in zip(wanted, families, strict=True):
+        free = [relative.process for relative in relatives if relative.process["pid"] not in others]
+        is_over = is_certain and not relatives
+        passed_on.append(None if is_over else _passed_on(task, free[0] if free else task["process"]))
+    return passed_on
 
 
 def origin(task: dict) -> tuple[dict, int]:  # type: ignore[type-arg]
@@ -36,21 +44,31 @@ def origin(task: dict) -> tuple[dict, int]:  # type: ignore[type-arg]
     return task.get("left_by") or task["process"], task.get("parent", 0)
 
 
-def find(procfs: str, own_numbers: bool, wanted: list, others: dict, *, surely: bool = False) -> list[list[Relative]]:  # type: ignore[type-arg]
+def find(
+    procfs: str,
+    own_numbers: bool,
+    wanted: list,  # type: ignore[type-arg]
+    others: dict,  # type: ignore[type-arg]
+    *,
+    surely: bool = False,
+) -> tuple[list[list[Relative]], bool]:
     """For each (CPUs, first process, its parent's pid): the processes of the family, the oldest first. Raises Failure.
 
-    ``others``: CPUs of tasks by the pids of their first processes; who descends from one and is confined to its CPUs is of its family.
-    ``own_numbers``: pids in procfs are those of this process's pid namespace. If the first process's parent has ended, its ancestors are
-    not known, and whoever may be of the family for all one knows is among them, or, with ``surely``, is not.
+    The second value is False if there may be more: processes kept ending before they were looked at.
+
+    ``others``: CPUs of tasks by the pids of their first processes; who descends from one and is confined to its CPUs is of its family. One
+    with no CPUs does not count. ``own_numbers``: pids in procfs are those of this process's pid namespace. If the first process's parent
+    has ended, its ancestors are not known, and whoever may be of the family for all one knows is among them, or, with ``surely``, is not.
     """
     found: list[dict[int, Relative]] = [{} for _ in wanted]
     seen: set[str] = set()
+    vanished = True
     for _ in range(_SCANS):
         vanished = _scan(procfs, own_numbers, wanted, others, surely, found, seen)
         # A process that ended during the scan may have started another one that the list of processes lacked.
         if not vanished or all(found):
             break
-    return [sorted(each.values(), key=_age) for each in found]
+    return [sorted(each.values(), key=_age) for each in found], not vanished
 
 
 def with_leftovers(failure: Failure, left: list) -> Failure:  # type: ignore[type-arg]
@@ -132,7 +150,7 @@ def _scan(
     since = min((first["start"] for _, first, _ in wanted), default=0)
     vanished = False
     for name in posix.listdir(procfs):
-        if name in seen or not name.isdigit() or int(name) in others:
+        if name in seen or not name.isdigit() or others.get(int(name)) == _NOTHING:
             continue
         try:
             for tid in _threads(procfs, name, since):
@@ -158,7 +176,11 @@ def _threads(procfs: str, name: str, since: int) -> list[str]:
     # Each directory in task is a link to it: two are its own.
     if posix.stat(f"{procfs}/{name}/task").st_nlink <= 3:
         return [name]
-    return [] if int(_stat(procfs, int(name))[19]) < since else posix.listdir(f"{procfs}/{name}/task")
+    if int(_stat(procfs, int(name))[19]) < since:
+        return []
+    if not (tids := posix.listdir(f"{procfs}/{name}/task")):
+        raise ProcessLookupError  # it has gone between the open and the read of the directory
+    return tids
 
 
 def _mask(procfs: str, name: str, tid: str) -> set[int]:

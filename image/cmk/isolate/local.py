@@ -44,10 +44,12 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.005, 0.1
 # Top-level fields that versions without a check wrote, or kept when they met them.
 _FIELDS = {"saved", "boot", "tasks", "moving", "pidns", "check"}
 _CHECK = b',"check":"'
+_LARGEST = 64 << 20  # of a file: what is longer, as a device without end, is read as one that breaks off
 _PRIME = (1 << 30) - 35
 # Among the next numbers after an owner's all its children are found, unless the numbers have gone round since: no kernel starts so many
 # threads in a clock tick of 10 ms. To look at that many numbers takes less than to look at all processes.
 _NEAR, _MOST_IN_A_TICK = 512, 2000
+_INITIAL_TIME = "time:[4026531834]"  # PROC_TIME_INIT_INO: the same on every kernel that has time namespaces
 _BOOTTIME, _TICKS = 7, 100  # CLOCK_BOOTTIME, and clock ticks in a second
 
 
@@ -106,18 +108,22 @@ def _allocate(
         state = {**state, "tasks": [], "moving": {}}
     books = Books(directory, state, host)
     name, lists = books.choose(pool, cores, socket)
-    if pin:
-        _pin({cpu for item in lists for cpu in item["cpus"]})
     names = [comma_list(item["cpus"]) for item in lists]
     task = {"process": host.own, "pool": name, "lists": names, "cores": cores, "socket": socket, "on_move": on_move}
     assigned = environment(books.pools, lists)
-    if on_move["how"] == "notify":
-        from cmk.isolate.on_move import notice_path  # noqa: PLC0415
+    before = _pin({cpu for item in lists for cpu in item["cpus"]}) if pin else None
+    try:
+        if on_move["how"] == "notify":
+            from cmk.isolate.on_move import notice_path  # noqa: PLC0415
 
-        assigned["CMK_STATE"] = path = notice_path(directory, host.own)
-        cpus = comma_list(cpu for item in lists for cpu in item["cpus"])
-        write(path, encode({"generation": 1, "cpus": cpus, "lists": names}).encode())
-    books.write({**task, "parent": host.parent, "left_by": None})
+            assigned["CMK_STATE"] = path = notice_path(directory, host.own)
+            cpus = comma_list(cpu for item in lists for cpu in item["cpus"])
+            write(path, encode({"generation": 1, "cpus": cpus, "lists": names}).encode())
+        books.write({**task, "parent": host.parent, "left_by": None})
+    except Failure:
+        if before:  # what cannot be written is not this process's, which may wait for long until it can
+            posix.sched_setaffinity(0, before)
+        raise
     return assigned
 
 
@@ -240,8 +246,11 @@ def environment(pools: dict, lists: list) -> dict[str, str]:  # type: ignore[typ
     return choice.environment([item["cpus"] for item in lists], all_of("shared"), all_of("infra"))
 
 
-def _pin(cpus: set[int]) -> None:
-    """Set the affinity of this process and read it back, for the kernel intersects it with the cpuset without a word; raises Failure."""
+def _pin(cpus: set[int]) -> set[int]:
+    """Set the affinity of this process, and read it back, for the kernel intersects it with the cpuset without a word.
+
+    Returns the one before; raises Failure.
+    """
     before = posix.sched_getaffinity(0)
     try:
         posix.sched_setaffinity(0, cpus)
@@ -254,6 +263,7 @@ def _pin(cpus: set[int]) -> None:
             f"the cpuset of this process allows only {comma_list(allowed)} of CPUs {comma_list(cpus)}: start it in a larger one"
         )
         raise Failure(NEVER, text)
+    return before
 
 
 class ProcessTable:
@@ -274,6 +284,8 @@ class ProcessTable:
             self.namespace = posix.readlink(f"{procfs}/self/ns/pid")
         except OSError as error:
             raise Failure(NEVER, f"cannot read {procfs}/self/ns/pid: {error.strerror}") from None
+        if _is_in_time_namespace(procfs):
+            raise Failure(NEVER, "in a time namespace the start times of other processes are not theirs: run it outside of that")
         if not self.has_own_numbers:
             from cmk.isolate import family  # noqa: PLC0415  # a container that mounts another procfs
 
@@ -311,22 +323,33 @@ class ProcessTable:
         ticks = clock_gettime(_BOOTTIME) * _TICKS - process["start"] + 1
         if ticks * _MOST_IN_A_TICK > int(_read_text(f"{self.procfs}/sys/kernel/pid_max")):
             return True
-        first = process["pid"] + 1
-        last = int(_read_text(f"{self.procfs}/loadavg").split()[4]) + 1  # the number that was handed out last
-        if not 0 <= last - first <= _NEAR:
-            return True
-        for number in range(first, last):
-            try:
-                if posix.sched_getaffinity(number) <= cpus:
-                    return True
-            except ProcessLookupError:
-                continue
-        return False
+        first = number = process["pid"] + 1
+        while True:
+            last = int(_read_text(f"{self.procfs}/loadavg").split()[4])  # the number that was handed out last
+            if not 0 <= last + 1 - first <= _NEAR:
+                return True
+            if number > last:
+                return False
+            # Who ends before it is looked at has handed on a number that is greater, and not greater than the last one then.
+            while number <= last:
+                try:
+                    if posix.sched_getaffinity(number) <= cpus:
+                        return True
+                except ProcessLookupError:
+                    pass
+                number += 1
 
 
 def stat_fields(stat: str) -> list[str]:
     """Fields of a process's ``stat`` file from its state on: the name of the program before it, in parentheses, may have anything."""
     return stat[stat.rindex(")") + 2 :].split()
+
+
+def _is_in_time_namespace(procfs: str) -> bool:
+    try:
+        return posix.readlink(f"{procfs}/self/ns/time") != _INITIAL_TIME
+    except OSError:
+        return False  # a kernel without any
 
 
 def _cpus_of_moves(moving: dict) -> frozenset:  # type: ignore[type-arg]
@@ -345,10 +368,10 @@ def _read_text(path: str) -> str:
 
 
 def read(path: str) -> bytes:
-    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)  # a FIFO is read as an empty file
     try:
         data = b""
-        while part := posix.read(fd, 1 << 20):
+        while len(data) < _LARGEST and (part := posix.read(fd, 1 << 20)):
             data += part
         return data
     finally:

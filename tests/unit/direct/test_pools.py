@@ -35,9 +35,9 @@ def move_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[list[
     host.ok("init", "--num-exclusive-cores=2", "--num-shared-cores=0")
     state, looks = ConfDir(host.directory, Procfs()), iter(seen)
 
-    def find(_: str, __: bool, wanted: list[object], *___: object, **____: object) -> list[list[Relative]]:
+    def find(_: str, __: bool, wanted: list[object], *___: object, **____: object) -> tuple[list[list[Relative]], bool]:
         pids = next(looks, seen[-1]) if wanted else []
-        return [[Relative({"pid": pid, "start": Procfs().start_time(pid)}, {first}) for pid in pids] for _ in wanted]
+        return [[Relative({"pid": pid, "start": Procfs().start_time(pid)}, {first}) for pid in pids] for _ in wanted], True
 
     with host.isolated("--pool=exclusive") as owner:
         now = state.saved()

@@ -13,6 +13,7 @@ import pytest
 
 from cmk.host import state
 from cmk.host.journal import ChangeError, Journal, JournaledChange
+from cmk.host.members import Search
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.model.config import Section
@@ -70,6 +71,15 @@ def host(tmp_path: Path) -> Iterator[Host]:
         assert process.stdout.readline() == b"ready\n"
         yield Host(tmp_path, process.pid)
         process.kill()
+
+
+def test_a_change_during_which_processes_of_a_task_cannot_be_listed_is_undone(host: Host, tmp_path: Path) -> None:
+    before = host.masks()
+    changer = JournaledChange(host.path, host._write, Procfs(), lambda _task, _cpus: Search([], is_certain=False))
+    with pytest.raises(ChangeError, match="a process that ends before it can be looked at"):
+        changer.finish(changer.start(OLD, NEW, plan(OLD.layout, NEW.layout, [host.task])))
+    assert (host.masks(), host.written) == (before, [(OLD, [host.task.process])])
+    assert not host.path.exists()
 
 
 def test_a_change_moves_every_thread_writes_the_new_state_and_leaves_no_journal(host: Host) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmk.host.members import descendants, find_members, processes_beside, search_members
+from cmk.host.members import descendants, processes_beside, search_members
 from cmk.host.peer import open_process
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
@@ -46,19 +46,19 @@ def test_a_process_confined_to_the_task_s_cpus_is_a_member(procfs: Procfs) -> No
     with process(ONE) as inside, process(ALL) as outside:
         enter(procfs, inside)
         enter(procfs, outside)
-        assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [inside]
+        assert [member.pid for member in search_members(procfs, PLACE, ONE, []).members] == [inside]
 
 
 def test_a_process_of_another_container_is_no_member(procfs: Procfs) -> None:
     with process(ONE) as pid:
         enter(procfs, pid, PodContainer(PLACE.pod, "cd" * 32))
-        assert find_members(procfs, PLACE, ONE, []) == []
+        assert search_members(procfs, PLACE, ONE, []).members == []
 
 
 def test_a_process_confined_to_another_task_s_cpus_is_no_member(procfs: Procfs) -> None:
     with process(ONE) as pid:
         enter(procfs, pid)
-        assert find_members(procfs, PLACE, ONE, [ONE]) == []
+        assert search_members(procfs, PLACE, ONE, [ONE]).members == []
 
 
 def test_no_process_is_looked_at_when_those_of_another_task_cannot_be_told_apart() -> None:
@@ -66,12 +66,12 @@ def test_no_process_is_looked_at_when_those_of_another_task_cannot_be_told_apart
 
 
 def test_outside_pods_there_are_no_members() -> None:
-    assert find_members(Procfs(), PodContainer(), ALL, []) == []
+    assert search_members(Procfs(), PodContainer(), ALL, []).members == []
 
 
 def test_a_process_that_ends_during_the_scan_is_no_member(procfs: Procfs) -> None:
     (procfs.root / "999999").mkdir()
-    assert find_members(procfs, PLACE, ONE, []) == []
+    assert search_members(procfs, PLACE, ONE, []).members == []
 
 
 def test_descendants_are_children_and_their_children() -> None:
@@ -127,7 +127,7 @@ def test_a_process_whose_first_thread_has_ended_is_alive_and_a_member(procfs: Pr
         os.sched_setaffinity(tid, ONE)
     member = Procfs().process(leaderless)
     assert Procfs().is_alive(member)
-    assert find_members(procfs, PLACE, ONE, []) == [member]
+    assert search_members(procfs, PLACE, ONE, []).members == [member]
 
 
 def test_the_pidfd_of_a_process_is_quiet_while_any_thread_runs(leaderless: int) -> None:
@@ -150,14 +150,14 @@ def test_a_member_is_found_although_a_thread_of_it_has_ended(procfs: Procfs, mon
     with process(ONE) as pid:
         enter(procfs, pid)
         monkeypatch.setattr(procfs, "threads", lambda _: [2**22 + 1, pid])
-        assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [pid]
+        assert [member.pid for member in search_members(procfs, PLACE, ONE, []).members] == [pid]
 
 
 def test_a_member_in_a_group_below_its_container_is_one(procfs: Procfs) -> None:
     with process(ONE) as pid:
         enter(procfs, pid)
         (procfs.root / str(pid) / "cgroup").write_text(f"0::/kubepods/pod{PLACE.pod}/{PLACE.container}/below/it\n")
-        assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [pid]
+        assert [member.pid for member in search_members(procfs, PLACE, ONE, []).members] == [pid]
 
 
 def test_a_search_during_which_processes_keep_ending_is_not_certain(procfs: Procfs) -> None:
@@ -170,7 +170,7 @@ def test_a_child_of_a_process_that_ends_during_the_search_is_found(procfs: Procf
         enter(procfs, pid)
         listings = iter([[2**22 + 1], [pid]])
         monkeypatch.setattr(procfs, "pids", lambda: next(listings))
-        assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [pid]
+        assert [member.pid for member in search_members(procfs, PLACE, ONE, []).members] == [pid]
 
 
 def test_a_child_of_a_process_of_which_its_remains_are_left_is_found(procfs: Procfs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_a_child_of_a_process_of_which_its_remains_are_left_is_found(procfs: Pro
         enter(procfs, child)
         listings = iter([[ended], [ended, child]])
         monkeypatch.setattr(procfs, "pids", lambda: next(listings))
-        assert [member.pid for member in find_members(procfs, PLACE, ONE, [])] == [child]
+        assert [member.pid for member in search_members(procfs, PLACE, ONE, []).members] == [child]
 
 
 def test_remains_that_nobody_waits_for_leave_no_doubt(procfs: Procfs) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cmk.host.affinity import AffinityError
-from cmk.host.mover import move, undo
+from cmk.host.mover import Listed, move, undo
 from cmk.host.passes import LEAST
 from cmk.host.procfs import Procfs
 from cmk.model.cpuset import CpuSet
@@ -66,6 +66,10 @@ def through(cpu_map: CpuMap) -> Callable[[int, CpuSet], CpuSet]:
     return lambda tid, mask: cpu_map.new_mask(mask)
 
 
+def listed(*pids: int) -> Listed:
+    return Listed(list(pids), is_complete=True)
+
+
 def masks(pid: int) -> set[CpuSet]:
     seen = set()
     for tid in PROCFS.threads(pid):
@@ -79,7 +83,7 @@ def masks(pid: int) -> set[CpuSet]:
 def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(spawner: Callable[[int], int]) -> None:
     pid = spawner(300)
     assert masks(pid) == {ONE}
-    moved = move(PROCFS, {pid: [pid]}, lambda: [pid], through(CpuMap([ONE], [OTHER])))
+    moved = move(PROCFS, {pid: [pid]}, lambda: listed(pid), through(CpuMap([ONE], [OTHER])))
     assert len(moved) >= 300
     for _ in range(20):
         assert masks(pid) == {OTHER}
@@ -89,7 +93,7 @@ def test_no_thread_is_left_behind_by_a_process_that_makes_new_ones_all_the_time(
 def test_a_thread_on_other_cpus_is_left_alone(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
     os.sched_setaffinity(pid, ONE | OTHER)
-    assert move(PROCFS, {}, lambda: [pid], through(CpuMap([ONE], [frozenset({4000})]))) == []
+    assert move(PROCFS, {}, lambda: listed(pid), through(CpuMap([ONE], [frozenset({4000})]))) == []
     assert masks(pid) == {ONE | OTHER}
 
 
@@ -98,13 +102,13 @@ def test_a_refused_mask_is_an_error_and_undone(spawner: Callable[[int], int]) ->
     targets = {first: OTHER, second: frozenset({4000})}
     asked = iter([OTHER, frozenset({4000})])
     with pytest.raises(AffinityError, match=f"process {second}, thread {second}: CPUs 4000 refused by the kernel"):
-        move(PROCFS, {}, lambda: targets, lambda tid, mask: next(asked))
+        move(PROCFS, {}, lambda: listed(*targets), lambda tid, mask: next(asked))
     assert (masks(first), masks(second)) == ({ONE}, {ONE})
 
 
 def test_undo_restores_the_masks(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
-    moved = move(PROCFS, {}, lambda: [pid], through(CpuMap([ONE], [OTHER])))
+    moved = move(PROCFS, {}, lambda: listed(pid), through(CpuMap([ONE], [OTHER])))
     assert masks(pid) == {OTHER}
     assert undo(PROCFS, moved) == []
     assert masks(pid) == {ONE}
@@ -112,16 +116,16 @@ def test_undo_restores_the_masks(spawner: Callable[[int], int]) -> None:
 
 def test_processes_that_have_ended_are_skipped(spawner: Callable[[int], int]) -> None:
     pid = spawner(0)
-    assert [thread.tid for thread in move(PROCFS, {}, lambda: [2**22 + 1, pid], through(CpuMap([ONE], [OTHER])))] == [pid]
+    assert [thread.tid for thread in move(PROCFS, {}, lambda: listed(2**22 + 1, pid), through(CpuMap([ONE], [OTHER])))] == [pid]
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_move_is_given_up_when_its_time_is_over(spawner: Callable[[int], int], keep: bool) -> None:
     clock, pids = itertools.count(step=10), []
 
-    def one_more() -> list[int]:
+    def one_more() -> Listed:
         pids.append(spawner(0))
-        return pids
+        return listed(*pids)
 
     with pytest.raises(AffinityError, match=r"process \d+, or one that it belongs with, keeps starting"):
         move(PROCFS, {}, one_more, through(CpuMap([ONE], [OTHER])), keep=keep, clock=lambda: next(clock))
@@ -131,5 +135,21 @@ def test_a_move_is_given_up_when_its_time_is_over(spawner: Callable[[int], int],
 
 def test_a_process_that_starts_nothing_is_moved_on_a_node_however_busy(spawner: Callable[[int], int]) -> None:
     pid, clock = spawner(0), itertools.count(step=1000)
-    move(PROCFS, {}, lambda: [pid], through(CpuMap([ONE], [OTHER])), clock=lambda: next(clock))
+    move(PROCFS, {}, lambda: listed(pid), through(CpuMap([ONE], [OTHER])), clock=lambda: next(clock))
     assert masks(pid) == {OTHER}
+
+
+def test_a_pass_that_may_lack_processes_is_not_the_last_one(spawner: Callable[[int], int]) -> None:
+    first, second = spawner(0), spawner(0)
+    passes = iter(
+        [Listed([first], is_complete=False), Listed([first], is_complete=False), listed(first, second), listed(first, second)]
+    )
+    move(PROCFS, {}, lambda: next(passes), through(CpuMap([ONE], [OTHER])))
+    assert (masks(first), masks(second)) == ({OTHER}, {OTHER})
+
+
+def test_a_move_of_whom_nobody_can_list_is_given_up(spawner: Callable[[int], int]) -> None:
+    pid, clock = spawner(0), itertools.count(step=10)
+    with pytest.raises(AffinityError, match="a process that ends before it can be looked at keeps starting"):
+        move(PROCFS, {}, lambda: Listed([pid], is_complete=False), through(CpuMap([ONE], [OTHER])), clock=lambda: next(clock))
+    assert masks(pid) == {ONE}

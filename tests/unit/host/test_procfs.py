@@ -55,3 +55,18 @@ def test_reads_this_process() -> None:
 def test_a_process_that_has_ended_is_a_lookup_error(tmp_path: Path, call: str) -> None:
     with pytest.raises(ProcessLookupError):
         getattr(Procfs(tmp_path), call)(42)
+
+
+@pytest.mark.parametrize(("state", "flags", "runs"), [("S", 0, True), ("R", 0x4, False), ("Z", 0x4, False), ("X", 0, False)])
+def test_a_first_thread_that_is_about_to_end_does_not_run(tmp_path: Path, state: str, flags: int, runs: bool) -> None:
+    """cgroup v1 says that it is in no pod already, and it has started its last child."""
+    (tmp_path / "42").mkdir()
+    (tmp_path / "42/stat").write_text(f"42 (x) {state} 1 1 1 0 -1 {flags} 0 0\n")
+    assert Procfs(tmp_path).first_thread_runs(42) is runs
+
+
+def test_a_process_without_threads_has_ended(tmp_path: Path) -> None:
+    """What a directory that was opened before its process ended lists."""
+    (tmp_path / "42/task").mkdir(parents=True)
+    with pytest.raises(ProcessLookupError):
+        Procfs(tmp_path).threads(42)

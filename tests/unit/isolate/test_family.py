@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import posix
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
 from cmk.isolate import family, local
 from cmk.isolate.say import Failure
-from tests.property.fakehost import FakeHost
+from tests.property.fakehost import FakeHost, FakeProcess
 from tests.unit.conftest import Host, until
 from tests.unit.isolate.test_local import rewrite
 
@@ -83,7 +86,7 @@ def find(fake: FakeHost, first: dict[str, int], parent: int, *, surely: bool = F
     found: list[int] = []
 
     def look() -> None:
-        (relatives,) = family.find(str(fake.proc), True, [(frozenset({0}), first, parent)], {}, surely=surely)
+        (relatives,), _ = family.find(str(fake.proc), True, [(frozenset({0}), first, parent)], {}, surely=surely)
         found.extend(relative.process["pid"] for relative in relatives)
 
     fake.run(100, look)
@@ -135,6 +138,85 @@ def test_who_ends_while_it_is_looked_at_may_have_started_another_and_the_rest_is
     monkeypatch.setattr(family, "_threads", threads)
     assert find(fake, {"pid": owner.pid, "start": owner.start}, 100) == grandchildren
     assert {name: looked.count(name) for name in ("100", "102")} == {"100": 1, "102": 1}
+
+
+def task_of(owner: FakeProcess) -> dict[str, Any]:
+    return {
+        "process": {"pid": owner.pid, "start": owner.start},
+        "pool": "exclusive",
+        "lists": ["0"],
+        "on_move": {"how": "follow", "signal": 0},
+        "parent": owner.parent,
+        "left_by": None,
+    }
+
+
+def heirs(fake: FakeHost, task: dict[str, Any], others: dict[int, frozenset[int]]) -> list[dict[str, Any] | None]:
+    found: list[dict[str, Any] | None] = []
+    fake.run(100, lambda: found.extend(family.heirs(str(fake.proc), True, [(frozenset({0}), task)], others)))
+    return found
+
+
+def test_a_core_stays_the_owners_while_processes_end_before_they_are_looked_at(
+    fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chain of processes each of which starts the next one and ends."""
+    owner = fake.start(100, frozenset({0}))
+    last = [fake.start(owner.pid)]
+    fake.end(owner.pid)
+
+    def threads(_procfs: str, name: str, _since: int) -> list[str]:
+        if name == str(last[0].pid):
+            before, last[0] = last[0], fake.start(last[0].pid)
+            fake.end(before.pid)
+            raise ProcessLookupError
+        return [name]
+
+    monkeypatch.setattr(family, "_threads", threads)
+    task = task_of(owner)
+    assert heirs(fake, task, {}) == [{**task, "left_by": task["process"]}]
+
+
+def test_numbers_that_are_handed_out_during_a_look_are_looked_at_as_well(fake: FakeHost) -> None:
+    owner = fake.start(100, frozenset({0}))
+    last = [fake.start(owner.pid)]
+    fake.end(owner.pid)
+    answers: list[bool] = []
+
+    def look() -> None:
+        asked = posix.sched_getaffinity
+
+        def get(tid: int) -> set[int]:
+            if tid == last[0].pid and len(fake.processes) < 9:
+                before, last[0] = last[0], fake.start(last[0].pid)
+                fake.start(1)  # it stays
+                fake.end(before.pid)
+            return asked(tid)
+
+        with mock.patch.object(posix, "sched_getaffinity", get):
+            first = {"pid": owner.pid, "start": owner.start}
+            answers.append(local.ProcessTable(str(fake.proc)).may_have_family(first, frozenset({0})))
+
+    fake.run(100, look)
+    assert answers == [True]
+
+
+def test_a_child_that_has_a_task_of_its_own_and_stays_on_the_core_leaves_it_the_owners(fake: FakeHost) -> None:
+    """It has asked with --no-affinity."""
+    owner = fake.start(100, frozenset({0}))
+    child = fake.start(owner.pid)
+    task = task_of(owner)
+    fake.end(owner.pid)
+    assert heirs(fake, task, {child.pid: frozenset({1})}) == [{**task, "left_by": task["process"]}]
+    fake.end(child.pid)
+    assert heirs(fake, task, {}) == [None]
+
+
+def test_a_time_namespace_is_refused(fake: FakeHost) -> None:
+    """There, the start times of others are not theirs."""
+    (fake.proc / "100/ns/time").symlink_to("time:[9]")
+    with pytest.raises(Failure, match="time namespace"):
+        fake.run(100, lambda: local.ProcessTable(str(fake.proc)))
 
 
 def test_threads_of_a_process_that_is_older_than_the_owner_are_not_looked_at(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cmk.isolate import local
+from cmk.isolate.say import Failure
 from tests.fabricate import fabricate
 from tests.topologies import linux
 from tests.unit.conftest import Host, until
@@ -252,6 +253,30 @@ def test_a_state_of_another_shape_starts_nothing(host: Host, field: str, value: 
     done = host.run("isolate", "--pool=infra", "true")
     assert (done.returncode, len(done.stderr.splitlines())) == (78, 1)
     assert "cmk reconcile makes it anew" in done.stderr
+
+
+def test_who_cannot_be_written_down_does_not_stay_on_the_core(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, meanwhile = os.sched_getaffinity(0), []
+
+    def write(*_: object) -> None:
+        meanwhile.append(os.sched_getaffinity(0))
+        raise Failure(75, "cannot write")
+
+    monkeypatch.setattr(local, "write", write)
+    try:
+        with pytest.raises(Failure, match="cannot write"):
+            local.isolate(str(host.directory), "exclusive", 1, -1, pin=True, seconds=0, procfs="/proc")
+        assert (os.sched_getaffinity(0), len(meanwhile[0])) == (before, 1)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize("name", [local.STATE, local.LAYOUT])
+def test_a_fifo_in_place_of_a_file_holds_nobody(host: Host, name: str) -> None:
+    (host.directory / name).unlink()
+    os.mkfifo(host.directory / name)
+    done = host.run("isolate", "--pool=exclusive", "true")
+    assert (done.returncode, done.stdout) == ((78, "") if name == local.STATE else (0, ""))
 
 
 def test_many_at_once_never_share_a_core(host: Host) -> None:
