@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import NAMESPACE, Cluster, Json, isolate, manifest, wait_for
+from tests.cluster.cluster import NAMESPACE, TINY, Cluster, Json, isolate, manifest, wait_for
 from tests.cluster.layers import CPUSETS, configure, cpusets, everything, layer
 from tests.cluster.nodes import status
 
@@ -245,8 +245,11 @@ def test_a_lent_core_is_cleared_for_its_owner_and_lent_again(cluster: Cluster) -
 
 
 def test_another_manager_of_cpus_is_a_conflict_and_leaving_ends_it(cluster: Cluster) -> None:
+    image = "localhost/nri-resource-policy-balloons:v0.14.0"
+    cluster.on_node(1, f"ctr -n k8s.io images tag --force {TINY} {image}")
     other = manifest("balloons", ("sleep", "3600"))
-    other["spec"]["containers"][0]["image"] = "localhost/nri-resource-policy-balloons:v0.14.0"
+    other["spec"]["containers"][0]["image"] = image
+    other["spec"]["volumes"].append({"name": "nri", "hostPath": {"path": "/run"}})
     apply(cluster, [other])
     try:
         found = wait_for("the conflict is told", lambda: conflict(cluster))
@@ -255,6 +258,7 @@ def test_another_manager_of_cpus_is_a_conflict_and_leaving_ends_it(cluster: Clus
         assert set(cpusets(cluster).values()) == {"0-1"}
     finally:
         cluster.kubectl("delete", "pod", "balloons", "--grace-period=0", "--force")
+        cluster.on_node(1, f"ctr -n k8s.io images rm {image}")
     wait_for("it is over", lambda: not conflict(cluster))
     assert layer(cluster, "pods") == "on"
 

@@ -23,6 +23,7 @@ OPTIONS = Options("node1", "ns", "config", "hosts", *[Path("/nowhere")] * 4)
 KEYS = [
     *("metadata", "name", "uid", "namespace", "resourceVersion", "labels", "annotations", "spec", "status", "data", "containers"),
     *("initContainers", "resources", "limits", "requests", "image", "taints", "capacity", "phase", "kind", "conditions"),
+    *("volumes", "hostPath", "path", "securityContext", "privileged", "ownerReferences", "args"),
     *("cmk.intel.com/exclusive-cores", "cmk.intel.com/on-move", "kubernetes.io/hostname", "config.json", "hosts.json"),
 ]
 TEXTS = st.sampled_from(["", "a", "node1", "1", "9E", "-1", "{}", "[]", "Pod", "\ud800", "9" * 400])
@@ -37,7 +38,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "Node": {"metadata": {"name": "node1", "resourceVersion": "1", "labels": {"a": "b"}}, "spec": {}, "status": {}},
     "Pod": {
         "metadata": {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": "1"},
-        "spec": {"containers": [{"image": "i"}]},
+        "spec": {
+            "containers": [{"image": "cpusetter", "securityContext": {"privileged": True}}],
+            "volumes": [{"hostPath": {"path": "/sys"}}],
+        },
+        "status": {"phase": "Running"},
     },
     "ConfigMap": {"metadata": {"name": "config", "resourceVersion": "1"}, "data": {"config.json": CONFIG, "hosts.json": "{}"}},
     "NodeReport": {"metadata": {"name": "node1", "resourceVersion": "1"}, "status": {"conditions": [{"type": "Ready"}]}},

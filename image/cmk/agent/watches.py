@@ -40,6 +40,7 @@ class Watches:
         self._shards: set[int] = set()
         self._hosts_texts: dict[int, str | None] = {}
         self._managers: dict[str, str] = {}
+        self._own_dirs = [str(directory) for directory in options.service_dirs]
         self._followers: dict[str, Follower] = {}
         self._unread: dict[str, str] = {}
         self._logged: set[str] = set()
@@ -153,12 +154,15 @@ class Watches:
     def _on_pods(self, event: watch.Event) -> Observed:
         match event:
             case watch.Listed(items=items):
-                self._managers = {item["metadata"]["uid"]: manager_of(item) for item in self.pods.listed(items)}
+                self._managers = self._managers_of(self.pods.listed(items))
             case watch.Changed(item=item):
-                self._managers |= {item["metadata"]["uid"]: manager_of(item) for item in self.pods.updated(item)}
+                self._managers |= self._managers_of(self.pods.updated(item))
             case watch.Deleted(item=item):
                 self._managers.pop(self.pods.deleted(item), None)
         return replace(self.observed, pods=self.pods.all, pods_known=True, other_managers=conflict_of(self._managers.values()))
+
+    def _managers_of(self, items: Iterable[Json]) -> dict[str, str]:
+        return {item["metadata"]["uid"]: manager_of(item, self._own_dirs) for item in items}
 
     def _on_pods_listed(self) -> None:
         self.observed = replace(self.observed, pods=self.pods.all)

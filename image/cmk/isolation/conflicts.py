@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmk.kube.kubelet import KubeletError, hands_out_cpus
+from cmk.model.pods import reaches_host
 
 # The last part of an image's name, without tag and digest → the program's name.
 _IMAGES = {
@@ -22,7 +23,6 @@ _IMAGES = {
     "cpu-device-plugin": "CPU-Pooler",
     "cpusetter": "CPU-Pooler",
 }
-_TERMINAL = {"Succeeded", "Failed"}
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +67,13 @@ class KubeletCpuManager:
             self._report_changed()
 
 
-def manager_of(pod: Mapping[str, Any]) -> str:
-    """The CPU manager that a v1 Pod object runs, with the pod's name; empty when it runs none or has ended."""
-    if (pod.get("status") or {}).get("phase") in _TERMINAL:
+def manager_of(pod: Mapping[str, Any], own: Iterable[str]) -> str:
+    """The CPU manager that a v1 Pod object runs, with the pod's name; empty when it runs none.
+
+    Anybody may name an image so, and the layer would open owned cores to all pods: it has to run, and to reach more of the host than the
+    directories ``own``, cmk's.
+    """
+    if (pod.get("status") or {}).get("phase") != "Running" or not reaches_host(pod, own):
         return ""
     spec, meta = pod.get("spec") or {}, pod["metadata"]
     for container in spec.get("containers") or []:

@@ -78,17 +78,31 @@ class _ResourcesShape(msgspec.Struct):
     requests: _Quantities = None
 
 
+class _SecurityShape(msgspec.Struct):
+    privileged: bool | None = None
+
+
 class _ContainerShape(msgspec.Struct, rename="camel"):
     image: str | None = None
     resources: _ResourcesShape | None = None
     restart_policy: str | None = None
     command: list[str] | None = None
     args: list[str] | None = None
+    security_context: _SecurityShape | None = None
+
+
+class _HostPathShape(msgspec.Struct):
+    path: str
+
+
+class _VolumeShape(msgspec.Struct, rename="camel"):
+    host_path: _HostPathShape | None = None
 
 
 class _PodSpec(msgspec.Struct, rename="camel"):
     containers: list[_ContainerShape]
     init_containers: list[_ContainerShape] | None = None
+    volumes: list[_VolumeShape] | None = None
 
 
 class _PodStatus(msgspec.Struct):

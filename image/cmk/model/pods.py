@@ -53,6 +53,25 @@ def effective_requests(spec: Mapping[str, Any]) -> dict[str, int]:
     return {name: count for name, count in sorted(counts.items()) if count}
 
 
+def reaches_host(obj: Mapping[str, Any], own: Iterable[str]) -> bool:
+    """Whether a v1 Pod object has a privileged container, or a host path outside the directories ``own``.
+
+    Pod Security's ``baseline`` admits neither. What manages CPUs of a node needs one of them; ``own`` are cmk's, which workloads may mount.
+    """
+    spec = obj.get("spec") or {}
+    containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
+    if any((container.get("securityContext") or {}).get("privileged") for container in containers):
+        return True
+    free = [_parts(directory) for directory in own]
+    paths = [_parts(volume["hostPath"]["path"]) for volume in spec.get("volumes") or [] if volume.get("hostPath")]
+    return any(all(path[: len(directory)] != directory for directory in free) for path in paths)
+
+
+def _parts(path: str) -> list[str]:
+    # The API server admits "//" and "/." in host paths, but no "..".
+    return [part for part in path.split("/") if part not in {"", "."}]
+
+
 def _requests(container: Mapping[str, Any]) -> dict[str, int]:
     resources = container.get("resources") or {}
     # The API server copies limits of extended resources into requests; both are read, for objects that have not passed through it.

@@ -197,6 +197,9 @@ MALFORMED: list[Any] = [
     {**item("b"), "spec": {"containers": [None]}},
     {**item("b"), "spec": {"containers": [{"resources": []}]}},
     {**item("b"), "spec": {"containers": [{"resources": {"limits": {"cmk.intel.com/exclusive-cores": {}}}}]}},
+    {**item("b"), "spec": {"containers": [{"securityContext": {"privileged": "yes"}}]}},
+    {**item("b"), "spec": {"containers": [], "volumes": [None]}},
+    {**item("b"), "spec": {"containers": [], "volumes": [{"hostPath": {}}]}},
     {**item("b"), "status": []},
     item("b", {"cmk.intel.com/on-move": 3}),  # type: ignore[dict-item]
     item("b", [1]),  # type: ignore[arg-type]

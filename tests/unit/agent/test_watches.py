@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,16 +182,32 @@ def test_the_selection_is_known_with_the_configuration(run: Run) -> None:
 
 
 POD = {"metadata": {"uid": "u", "name": "p", "namespace": "ns"}, "spec": {"containers": []}}
-MANAGER = {**POD, "spec": {"containers": [{"name": "c", "image": "registry/cpusetter:1"}]}}
+
+
+def manager(agent: Agent, phase: str = "Running", *paths: str) -> dict[str, Any]:
+    """A pod that looks like another manager of CPUs, with cmk's directory and host paths."""
+    volumes = [{"name": "v", "hostPath": {"path": path}} for path in (str(agent.options.install_dir), *paths)]
+    containers = [{"name": "c", "image": "registry/cpusetter:1"}]
+    return {**POD, "spec": {"containers": containers, "volumes": volumes}, "status": {"phase": phase}}
 
 
 def test_another_manager_of_cpus_is_noticed_until_it_is_gone(run: Run) -> None:
     async def scenario(agent: Agent) -> None:
         await agent.start()
-        agent.cluster.bind(MANAGER)
+        agent.cluster.bind(manager(agent, "Running", "/sys"))
         assert "CPU-Pooler (pod ns/p)" in (await agent.until(lambda now: bool(now.other_managers))).other_managers
         agent.cluster.bind()
         await agent.until(lambda now: not now.other_managers)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("so", [("Running",), ("Pending", "/sys")], ids=["unprivileged", "pending"])
+def test_a_pod_that_only_looks_like_a_manager_of_cpus_is_none(run: Run, so: tuple[str, ...]) -> None:
+    async def scenario(agent: Agent) -> None:
+        await agent.start()
+        agent.cluster.bind(manager(agent, *so))
+        assert (await agent.until(lambda now: bool(now.pods))).other_managers == ""
 
     run(scenario)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,17 @@ from cmk.isolation.conflicts import KUBELET_CONFLICT, KubeletCpuManager, conflic
 from tests.unit.kube.test_kubelet import listening
 
 CPU_1, NO_CPU = b"\x12\x01\x01", b""
+
+
+HOST = {"volumes": [{"name": "nri", "hostPath": {"path": "/var/run/nri"}}]}
+
+
+def pod(image: str, phase: str = "Running", container: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {
+        "metadata": {"namespace": "ns", "name": "p"},
+        "spec": {"containers": [{"image": image, **(container or {})}], **spec},
+        "status": {"phase": phase},
+    }
 
 
 @pytest.mark.parametrize(
@@ -19,15 +31,35 @@ CPU_1, NO_CPU = b"\x12\x01\x01", b""
             "Running",
             "nri-plugins' balloons policy (pod ns/p)",
         ),
-        ("registry:5000/dra-driver-cpu@sha256:abc", "Pending", "dra-driver-cpu (pod ns/p)"),
+        ("registry:5000/dra-driver-cpu@sha256:abc", "Running", "dra-driver-cpu (pod ns/p)"),
         ("cpusetter", "Running", "CPU-Pooler (pod ns/p)"),
+        ("cpusetter", "Pending", ""),
         ("cpusetter", "Succeeded", ""),
         ("nginx:cpusetter", "Running", ""),
     ],
 )
 def test_other_managers_are_known_by_their_images(image: str, phase: str, manager: str) -> None:
-    pod = {"metadata": {"namespace": "ns", "name": "p"}, "spec": {"containers": [{"image": image}]}, "status": {"phase": phase}}
-    assert manager_of(pod) == manager
+    assert manager_of(pod(image, phase, **HOST), ()) == manager
+
+
+def test_a_privileged_pod_may_be_another_manager() -> None:
+    assert manager_of(pod("cpusetter", container={"securityContext": {"privileged": True}}), ()) == "CPU-Pooler (pod ns/p)"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"volumes": None},
+        {"volumes": [{"name": "v", "emptyDir": {}}]},
+        {"volumes": [{"name": "v", "hostPath": None}]},
+        {"volumes": [{"name": "v", "hostPath": {"path": "/opt/cmk"}}]},
+        {"container": {"securityContext": None}},
+        {"container": {"securityContext": {"privileged": False, "allowPrivilegeEscalation": True}}},
+    ],
+)
+def test_a_pod_without_host_paths_and_privileges_is_no_manager(spec: dict[str, Any]) -> None:
+    assert manager_of(pod("evil/nri-resource-policy-balloons", **spec), ("/opt/cmk",)) == ""
 
 
 def test_a_conflict_names_the_managers_and_the_remedy() -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from cmk.model import pods
@@ -52,6 +54,29 @@ def test_a_static_pod_is_known_by_its_manifest_hash() -> None:
 def test_the_hash_alone_does_not_make_a_static_pod() -> None:
     notes = {"kubernetes.io/config.hash": "abc"}
     assert pods.from_json({"metadata": {"uid": "u", "namespace": "n", "name": "p", "annotations": notes}}).config_hash == ""
+
+
+PRIVILEGED = {"securityContext": {"privileged": True}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "reaches"),
+    [
+        ({"containers": [{}]}, False),
+        ({"containers": [PRIVILEGED]}, True),
+        ({"containers": [{}], "initContainers": [PRIVILEGED]}, True),
+        ({"volumes": [{"hostPath": {"path": "/"}}]}, True),
+        ({"volumes": [{"hostPath": {"path": "/opt"}}]}, True),
+        ({"volumes": [{"hostPath": {"path": "/opt/cmk2"}}]}, True),
+        ({"volumes": [{"hostPath": {"path": "/etc/cmk/"}}, {"hostPath": {"path": "/proc"}}]}, True),
+        (
+            {"volumes": [{"hostPath": {"path": "//opt/./cmk/"}}, {"hostPath": {"path": "/etc/cmk/pools"}}, {"emptyDir": {}}]},
+            False,
+        ),
+    ],
+)
+def test_a_pod_reaches_the_host_by_privileges_and_by_paths_that_are_not_cmks(spec: dict[str, Any], reaches: bool) -> None:
+    assert pods.reaches_host({"spec": spec}, ("/opt/cmk", "/etc/cmk")) is reaches
 
 
 @pytest.mark.parametrize(("phase", "ended"), [("Pending", False), ("Running", False), ("Succeeded", True), ("Failed", True)])
