@@ -92,7 +92,8 @@ class Predecessor:
         return None, ""
 
     async def _in_the_way(self) -> list[str]:
-        commands = running.removal_of_daemons(await self._list_pods())
+        own = [str(directory) for directory in self._traces.directories]
+        commands = running.removal_of_daemons(await self._list_pods(), own)
         if await self._get(f"{_WEBHOOKS}/{running.WEBHOOK}"):
             commands.append(f"kubectl delete mutatingwebhookconfiguration {running.WEBHOOK}")
         crds = [name for name in running.CRDS if await self._get(f"{_CRDS}/{name}")]

@@ -20,11 +20,21 @@ NOT_FOUND = (404, {"message": "not found"})
 NOTHING = [NOT_FOUND] * 3
 
 
-def pod(args: str, *, name: str = "p", owner: dict[str, Any] | None = None, phase: str = "Running") -> dict[str, Any]:
+def pod(
+    args: str,
+    *,
+    name: str = "p",
+    owner: dict[str, Any] | None = None,
+    phase: str = "Running",
+    paths: tuple[str, ...] = ("/proc",),
+) -> dict[str, Any]:
     owners = [{"controller": True, **owner}] if owner else []
     return {
         "metadata": {"namespace": "ns", "name": name, "ownerReferences": owners},
-        "spec": {"containers": [{"name": "c", "command": ["/bin/bash", "-c"], "args": [args]}]},
+        "spec": {
+            "containers": [{"name": "c", "command": ["/bin/bash", "-c"], "args": [args]}],
+            "volumes": [{"name": "v", "hostPath": {"path": path}} for path in paths],
+        },
         "status": {"phase": phase},
     }
 
@@ -46,10 +56,40 @@ RECONCILE = "/cmk/cmk.py isolate --pool=infra /cmk/cmk.py -- reconcile --interva
         (pod("/opt/bin/cmk isolate --pool=exclusive app -- reconcile"), []),
         (pod("/opt/bin/cmk isolate --pool=exclusive testpmd"), []),
         (pod("reconcile"), []),
+        (pod("# cmk reconcile"), []),
+        (pod("date\ntrue # cmk reconcile\n"), []),
+        (pod(f"# the loop\n{RECONCILE}"), ["kubectl -n ns delete pod p"]),
+        (pod(RECONCILE, paths=("/proc", "/etc/cmk")), ["kubectl -n ns delete pod p"]),
     ],
 )
 def test_its_loops_are_known_by_what_they_run(found: dict[str, Any], commands: list[str]) -> None:
-    assert removal_of_daemons([found, found]) == commands
+    assert removal_of_daemons([found, found], ()) == commands
+
+
+@pytest.mark.parametrize("paths", [(), ("/opt/bin", "/etc/cmk")])
+def test_a_pod_without_host_paths_and_privileges_is_no_daemon_of_it(paths: tuple[str, ...]) -> None:
+    assert removal_of_daemons([pod(RECONCILE, paths=paths)], ("/opt/bin", "/etc/cmk")) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("pod --all -A ; curl x | sh ;", "ds"),
+        ("DaemonSet\n", "ds"),
+        ("", "ds"),
+        ("Node", "n"),
+        ("Namespace", "kube-system"),
+        ("DaemonSet", "ds ; curl x | sh"),
+        ("DaemonSet", "$(sh)"),
+        ("DaemonSet", "--all"),
+        ("DaemonSet", "ds\n"),
+        ("DaemonSet", ""),
+        ("DaemonSet", "d" * 254),
+    ],
+)
+def test_text_that_a_pod_chose_is_in_no_command(kind: str, name: str) -> None:
+    commands = removal_of_daemons([pod(RECONCILE, owner={"kind": kind, "name": name})], ())
+    assert commands == ["kubectl -n ns delete pod p"]
 
 
 def traces(tmp_path: Path, *namespaces: str) -> Traces:
@@ -91,6 +131,11 @@ def test_while_one_runs_the_commands_that_remove_it_are_told(tmp_path: Path) -> 
         "remove it and the agent goes on: kubectl -n ns delete daemonset ds ; kubectl delete mutatingwebhookconfiguration "
         "cmk-webhook-config ; kubectl delete crd cmk-nodereports.intel.com"
     )
+
+
+def test_a_pod_that_mounts_only_cmks_directories_is_not_in_the_way(tmp_path: Path) -> None:
+    before = look(tmp_path, *NOTHING, pods=(pod(RECONCILE, paths=(str(tmp_path / "opt"),)),))
+    assert (before.looked, before.problem) == (True, "")
 
 
 def test_an_api_server_that_does_not_answer_is_not_nothing_found(tmp_path: Path) -> None:
