@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,6 +84,11 @@ class Server:
             if self.lists.get(path)
             else {"metadata": {"resourceVersion": "1"}, "items": [GOOD[KINDS[path]]]}
         )
+
+    def page(self, path: str, keep: Callable[[Any], Any], **_: str) -> Any:  # noqa: ANN401
+        listed = self.get(path)
+        items = listed.get("items") if isinstance(listed, dict) else None
+        return {**listed, "items": [keep(item) for item in items]} if isinstance(items, list) else listed
 
     def watch(self, path: str, _: int, **__: str) -> Iterator[Any]:
         yield from self.watches.pop(path, [])

@@ -13,9 +13,11 @@ from msgspec.structs import replace
 from cmk.agent.observed import Observed, with_configuration
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import PodCache
+from cmk.agent.slim_pod import slim
 from cmk.isolation.conflicts import conflict_of, manager_of
 from cmk.kube import reports, shapes, watch
 from cmk.kube.client import Api, Json
+from cmk.kube.lists import Lister
 from cmk.kube.node import labels
 from cmk.kube.watch import Follower, Source
 from cmk.model import config
@@ -45,6 +47,7 @@ class Watches:
         self._unread: dict[str, str] = {}
         self._logged: set[str] = set()
         self.unreadable = 0
+        self._lister = Lister(api, "Pod", _PODS, f"spec.nodeName={options.node}", slim)
         self.pods = PodCache(self._list_items, self._on_pods_listed)
         self.observed = Observed()
 
@@ -54,7 +57,7 @@ class Watches:
         for name, source, handle in (
             ("node", Source("Node", "/api/v1/nodes", f"metadata.name={node}", shapes.NodeShape), self._on_node),
             # One malformed pod must not hide the others: the cache sorts them out.
-            ("pods", Source("Pod", _PODS, f"spec.nodeName={node}"), self._on_pods),
+            ("pods", Source("Pod", _PODS, f"spec.nodeName={node}", keep=slim), self._on_pods),
             ("config", self._configmap(self._options.config), self._on_config),
             ("report", Source("NodeReport", reports.PATH, f"metadata.name={node}", shapes.NamedShape), self._on_report),
         ):
@@ -78,9 +81,8 @@ class Watches:
         return [item for item, _ in self.pods.read(await self._list_items())]
 
     async def _list_items(self) -> list[Any]:
-        # Without a resourceVersion the answer comes from the quorum, not from a cache.
-        answer = await asyncio.to_thread(self._api.get, _PODS, fieldSelector=f"spec.nodeName={self._options.node}")
-        return shapes.items_of(answer, "Pod", f"the list of {_PODS}")
+        _, items = await asyncio.to_thread(self._lister.read)
+        return items
 
     def _configmap(self, name: str) -> Source:
         path = f"/api/v1/namespaces/{self._options.namespace}/configmaps"

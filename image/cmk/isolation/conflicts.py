@@ -77,10 +77,14 @@ def manager_of(pod: Mapping[str, Any], own: Iterable[str]) -> str:
         return ""
     spec, meta = pod.get("spec") or {}, pod["metadata"]
     for container in spec.get("containers") or []:
-        name = str(container.get("image") or "").split("@")[0].split("/")[-1].split(":")[0]
-        if name in _IMAGES:
-            return f"{_IMAGES[name]} (pod {meta['namespace']}/{meta['name']})"
+        if program := program_of(container):
+            return f"{program} (pod {meta['namespace']}/{meta['name']})"
     return ""
+
+
+def program_of(container: Mapping[str, Any]) -> str:
+    """The CPU manager in a container, known by its image; empty when it is another program."""
+    return _IMAGES.get(str(container.get("image") or "").split("@")[0].split("/")[-1].split(":")[0], "")
 
 
 def conflict_of(managers: Iterable[str]) -> str:

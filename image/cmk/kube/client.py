@@ -7,7 +7,7 @@ per agent, which reads four kinds of objects.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -34,10 +34,12 @@ ANSWER_SECONDS = 60.0
 # An object is 1.5 MiB at most where etcd has its defaults. An agent has less memory than a longer answer takes once it is read.
 MOST_ANSWER_BYTES = 64 << 20
 MOST_EVENT_BYTES = 16 << 20
+# One object of 1.5 MiB fits, even if escapes make it six times as long in JSON, and so do all pods of an ordinary node.
+MOST_PAGE_BYTES = 16 << 20
 _CHUNK_BYTES = 65536
 _MOST_MESSAGE = 1000
 
-NOT_FOUND, CONFLICT = 404, 409
+NOT_FOUND, CONFLICT, GONE = 404, 409, 410
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
@@ -51,6 +53,10 @@ class ApiError(CmkError):
     def __init__(self, text: str, status: int = 0) -> None:
         super().__init__(text)
         self.status = status
+
+
+class TooLongError(ApiError):
+    """An answer is longer than its caller has the memory for."""
 
 
 def in_cluster() -> Api:
@@ -108,6 +114,13 @@ class Api:
                 raise
             return None
 
+    def page(self, path: str, keep: Callable[[Any], Any], **params: str) -> Json:
+        """GET a list or a part of it. Of each item there is what ``keep`` makes of it; no two items are in memory as they came.
+
+        An item may take fifty times its JSON: many small objects do. Raises TooLongError above MOST_PAGE_BYTES.
+        """
+        return self._json("GET", path, params, most=MOST_PAGE_BYTES, decode=lambda data: _page(data, keep))
+
     def create(self, path: str, body: Json) -> Json:
         """POST a new object."""
         return self._json("POST", path, {}, body)
@@ -147,13 +160,23 @@ class Api:
         finally:
             response.close()
 
-    def _json(self, method: str, path: str, params: Mapping[str, str], body: Body = None, kind: str = JSON) -> Json:
+    def _json(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str],
+        body: Body = None,
+        kind: str = JSON,
+        most: int | None = None,
+        decode: Callable[[bytearray], Json] | None = None,
+    ) -> Json:
         response = self._request(method, path, params, body, kind)
         try:
-            return _object(_read(response))
+            return (decode or _object)(_read(response, most or MOST_ANSWER_BYTES))
         except (urllib3.exceptions.HTTPError, OSError, _UnusableError) as error:
             response.close()
-            raise ApiError(f"{method} {path}: unreadable answer: {error}") from error
+            failure = TooLongError if isinstance(error, _EndlessError) else ApiError
+            raise failure(f"{method} {path}: unreadable answer: {error}") from error
         finally:
             response.release_conn()
 
@@ -192,6 +215,10 @@ class _UnusableError(CmkError):
     """What has come is no JSON object, or longer than it can be."""
 
 
+class _EndlessError(_UnusableError):
+    """It is longer than it may be."""
+
+
 def _stamp(path: str | None) -> tuple[int, int] | None:
     try:
         found = Path(path).stat() if path else None
@@ -200,7 +227,7 @@ def _stamp(path: str | None) -> tuple[int, int] | None:
     return (found.st_ino, found.st_mtime_ns) if found else None
 
 
-def _object(data: bytes) -> Json:
+def _object(data: bytes | bytearray) -> Json:
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -210,20 +237,33 @@ def _object(data: bytes) -> Json:
     return value
 
 
-def _read(response: urllib3.HTTPResponse) -> bytes:
+def _page(data: bytearray, keep: Callable[[Any], Any]) -> Json:
+    try:
+        parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        raw = parts.pop("items", None)
+        page = {key: msgspec.json.decode(part) for key, part in parts.items()}
+        if raw is not None:
+            items = msgspec.json.decode(raw, type=list[msgspec.Raw] | None)
+            page["items"] = [keep(msgspec.json.decode(item)) for item in items or []]
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise _UnusableError(str(error)) from error
+    return page
+
+
+def _read(response: urllib3.HTTPResponse, most: int) -> bytearray:
     data, deadline = bytearray(), monotonic() + ANSWER_SECONDS
     while chunk := response.read1(_CHUNK_BYTES, decode_content=True):
         data += chunk
-        if len(data) > MOST_ANSWER_BYTES:
-            raise _UnusableError(f"it is longer than {MOST_ANSWER_BYTES >> 20} MiB")
+        if len(data) > most:
+            raise _EndlessError(f"it is longer than {most >> 20} MiB")
         if monotonic() > deadline:
             raise _UnusableError(f"it has not ended after {ANSWER_SECONDS:.0f} s")
-    return bytes(data)
+    return data
 
 
 def _message(response: urllib3.HTTPResponse) -> str:
     try:
-        data = _read(response)
+        data = _read(response, MOST_ANSWER_BYTES)
     except (urllib3.exceptions.HTTPError, OSError, _UnusableError) as error:
         response.close()
         return f"with an unreadable answer: {error}"

@@ -12,7 +12,8 @@ from time import monotonic
 import msgspec
 
 from cmk.kube import shapes
-from cmk.kube.client import Api, ApiError, Json
+from cmk.kube.client import GONE, Api, ApiError, Json
+from cmk.kube.lists import Keep, Lister, whole
 from cmk.kube.shapes import ShapeError
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ SECONDS_OF_SILENCE = 2 * WATCH_SECONDS
 HEALTHY_SECONDS = 10.0
 FIRST_PAUSE = 1.0
 LAST_PAUSE = 30.0
-GONE = 410
 _CHANGES = ("ADDED", "MODIFIED", "DELETED")
 _LONGEST_VERSION = 200
 # Not random's own numbers: a thread that takes of those disturbs whatever counts on their order.
@@ -63,13 +63,14 @@ class Source(msgspec.Struct, frozen=True):
     """The objects of a ``kind`` at a ``path`` that a field selector selects.
 
     One that lacks the ``shape`` breaks the stream. Without ``shape`` the receiver sorts out what it cannot read, and ``Listed`` may have
-    items that are no objects.
+    items that are no objects. Of each object only what ``keep`` makes of it is emitted.
     """
 
     kind: str
     path: str
     selector: str
     shape: type[msgspec.Struct] | None = None
+    keep: Keep = whole
 
 
 class Follower:
@@ -84,6 +85,7 @@ class Follower:
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._api, self._source, self._emit, self._clock, self._sleep = api, source, emit, clock, sleep
+        self._lister = Lister(api, source.kind, source.path, source.selector, source.keep)
         self._thread: threading.Thread | None = None
         self._version = ""
         self._pause = FIRST_PAUSE
@@ -140,8 +142,7 @@ class Follower:
 
     def _list(self) -> str:
         source = self._source
-        listed = self._api.get(source.path, fieldSelector=source.selector)
-        items = shapes.items_of(listed, source.kind, f"the list of {source.path}")
+        listed, items = self._lister.read()
         version = _version_of(listed, f"the list of {source.path}")
         if source.shape is not None:
             for item in items:
@@ -169,7 +170,8 @@ class Follower:
             if kind in _CHANGES:
                 if source.shape is not None:
                     shapes.check(item, source.shape, what)
-                self._emit(Deleted(item) if kind == "DELETED" else Changed(item))
+                kept = source.keep(item)
+                self._emit(Deleted(kept) if kind == "DELETED" else Changed(kept))
             elif kind != "BOOKMARK":
                 raise ShapeError(f"{what} is of no known type")
             self._version = version

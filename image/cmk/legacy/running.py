@@ -42,8 +42,11 @@ def _to_remove(meta: dict[str, Any]) -> str:
 
 
 def _runs_loop(pod: dict[str, Any]) -> bool:
-    lines = (
-        " ".join(_COMMENT.sub("", text) for text in [*(item.get("command") or []), *(item.get("args") or [])])
-        for item in pod["spec"]["containers"]
-    )
-    return any(_LOOP.search(line) for line in lines)
+    return any(loop_of(container) for container in pod["spec"]["containers"])
+
+
+def loop_of(container: dict[str, Any]) -> str:
+    """The part of a container's command line that runs one of CMK's loops; empty when none does."""
+    words = [*(container.get("command") or []), *(container.get("args") or [])]
+    found = _LOOP.search(" ".join(_COMMENT.sub("", text) for text in words))
+    return " ".join(found.group().split()) if found else ""

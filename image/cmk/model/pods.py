@@ -15,7 +15,9 @@ RESOURCE_PREFIX = "cmk.intel.com/"
 # Cores that one pod or node can have; a count above it is kept as MOST_CORES + 1. No machine that Linux runs on has more CPUs.
 MOST_CORES = 65536
 
-CONFIG_HASH = "kubernetes.io/config.hash"
+CONFIG_HASH, _CONFIG_MIRROR = "kubernetes.io/config.hash", "kubernetes.io/config.mirror"
+# Those that are read.
+ANNOTATIONS = {CONFIG_HASH, _CONFIG_MIRROR, ANNOTATION}
 _TERMINAL = {"Succeeded", "Failed"}
 
 
@@ -28,7 +30,7 @@ def from_json(obj: Mapping[str, Any]) -> Pod:
         namespace=meta["namespace"],
         name=meta["name"],
         grants=effective_requests(obj.get("spec") or {}),
-        config_hash=annotations.get(CONFIG_HASH, "") if "kubernetes.io/config.mirror" in annotations else "",
+        config_hash=annotations.get(CONFIG_HASH, "") if _CONFIG_MIRROR in annotations else "",
         on_move=annotations.get(ANNOTATION, ""),
         terminal=(obj.get("status") or {}).get("phase") in _TERMINAL,
     )
@@ -73,10 +75,15 @@ def _parts(path: str) -> list[str]:
 
 
 def _requests(container: Mapping[str, Any]) -> dict[str, int]:
+    return {name: count_of(amount) or 0 for name, amount in requests_of(container).items()}
+
+
+def requests_of(container: Mapping[str, Any]) -> dict[str, Any]:
+    """What a container requests of cmk's extended resources, as it is written."""
     resources = container.get("resources") or {}
     # The API server copies limits of extended resources into requests; both are read, for objects that have not passed through it.
     merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    return {name: count_of(amount) or 0 for name, amount in merged.items() if name.startswith(RESOURCE_PREFIX)}
+    return {name: amount for name, amount in merged.items() if name.startswith(RESOURCE_PREFIX)}
 
 
 def count_of(amount: object) -> int | None:

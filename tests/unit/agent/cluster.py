@@ -108,6 +108,10 @@ class Cluster(Objects):
                 "items": [super(Cluster, self).get(item) for item in items],
             }
 
+    def page(self, path: str, keep: Callable[[Any], Any], **params: str) -> Json:
+        listed = self.get(path, **params)
+        return {**listed, "items": [keep(item) for item in listed["items"]]}
+
     def watch(self, path: str, _: int, **params: str) -> Iterator[Json]:
         stream: queue.SimpleQueue[Json | ApiError] = queue.SimpleQueue()
         with self._lock:

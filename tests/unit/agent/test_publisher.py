@@ -47,7 +47,7 @@ def publisher_of(server: FakeServer) -> Publisher:
 
 
 def pods(*items: dict[str, Any]) -> tuple[int, Any]:
-    return 200, {"items": list(items)}
+    return 200, {"metadata": {}, "items": list(items)}
 
 
 def withdraw(server: FakeServer) -> bool:

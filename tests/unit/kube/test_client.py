@@ -16,7 +16,8 @@ from kubernetes.config import incluster_config
 
 from cmk.certificates import pki
 from cmk.kube import client, reports
-from cmk.kube.client import MERGE_PATCH, Api, ApiError
+from cmk.kube.client import MERGE_PATCH, Api, ApiError, TooLongError
+from cmk.kube.lists import whole
 from tests.unit.kube.apiserver import FakeServer, serving
 
 
@@ -140,6 +141,34 @@ def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch: pytest.Monkey
     monkeypatch.setattr(client, "MOST_ANSWER_BYTES", 1 << 20)
     with serving((status, [" " * (3 << 20)])) as server, pytest.raises(ApiError, match="longer than 1 MiB"):
         server.api.get("/x")
+
+
+def test_a_page_that_is_too_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MOST_PAGE_BYTES", 1 << 20)
+    with serving((200, {"items": ["x" * (1 << 20)]})) as server, pytest.raises(TooLongError, match="longer than 1 MiB"):
+        server.api.page("/x", whole)
+
+
+@pytest.mark.parametrize(
+    ("answer", "page"),
+    [
+        ({"metadata": {"continue": "a"}, "items": [1, {"b": []}]}, {"metadata": {"continue": "a"}, "items": ["1", "{'b': []}"]}),
+        ({"items": None}, {"items": []}),
+        ({"items": []}, {"items": []}),
+        ({"kind": "Status"}, {"kind": "Status"}),
+    ],
+)
+def test_a_page_has_what_is_kept_of_its_items(answer: Any, page: Any) -> None:  # noqa: ANN401
+    with serving((200, answer)) as server:
+        assert server.api.page("/x", str) == page
+
+
+@pytest.mark.parametrize(
+    "answer", ["[]", "null", '{"items":{}}', '{"items":["\\ud800"]}', '{"items":[' + "[" * 100_000, '{"items":[1']
+)
+def test_a_page_of_another_shape(answer: str) -> None:
+    with serving((200, [answer])) as server, pytest.raises(ApiError, match="GET /x: unreadable answer"):
+        server.api.page("/x", whole)
 
 
 def test_an_event_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ class Server:
 
     def __init__(self, lists: list[Any], watches: list[Any], source: Source = SOURCE) -> None:
         self.lists, self.watches = lists, watches
-        self.now = 0.0
+        self.source, self.now = source, 0.0
         self.asked: list[tuple[float, dict[str, str]]] = []
         self.slept: list[float] = []
         self.events: list[Event] = []
@@ -43,7 +43,8 @@ class Server:
             self.follower.round()
         return self
 
-    def get(self, _: str, **params: str) -> Any:  # noqa: ANN401
+    def page(self, _: str, keep: Callable[[Any], Any], **params: str) -> Any:  # noqa: ANN401
+        assert keep is self.source.keep
         self.asked.append((self.now, params))
         (answer,) = self._play([self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]])
         return answer
@@ -80,6 +81,12 @@ def test_lists_then_follows() -> None:
         {"fieldSelector": "metadata.name=a", "resourceVersion": "1"},
     ]
     assert server.follower.trouble() == ""
+
+
+def test_of_an_object_that_changes_only_what_is_kept_is_emitted() -> None:
+    source = Source("ConfigMap", "/x", "metadata.name=a", keep=lambda item: item["metadata"]["name"])
+    server = Server([LIST], [[event("MODIFIED", TWO), event("DELETED", TWO)]], source).rounds(1)
+    assert server.events[1:] == [Changed(cast(Any, "a")), Deleted(cast(Any, "a"))]
 
 
 def test_goes_on_from_the_last_bookmark() -> None:
@@ -264,3 +271,14 @@ def test_a_stream_over_http() -> None:
     assert isinstance(events[0], Lost)
     assert "500 down" in events[0].reason
     assert events[1:] == [Listed([ONE]), Changed(TWO)]
+
+
+def test_a_stream_of_more_objects_than_an_answer_holds_over_http() -> None:
+    first, last = (
+        {"metadata": {"resourceVersion": "1", "continue": token}, "items": [item]} for token, item in (("x", ONE), ("", TWO))
+    )
+    answers: list[tuple[int, Any]] = [(200, [" " * (65 << 20)]), (200, first), (200, last), (200, [event("DELETED", TWO)])]
+    events: list[Event] = []
+    with serving(*answers) as server:
+        Follower(server.api, SOURCE, events.append, sleep=lambda _: None).round()
+    assert events == [Listed([ONE, TWO]), Deleted(TWO)]

@@ -1,0 +1,48 @@
+"""Pods as far as the agent reads them: users' pods of 1.5 MiB, or of a million small objects, would fill its memory together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cmk.isolation.conflicts import program_of
+from cmk.kube import shapes
+from cmk.kube.shapes import ShapeError
+from cmk.legacy.running import loop_of
+from cmk.model import pods
+
+
+def slim(item: Any) -> Any:  # noqa: ANN401  # an item may have any shape
+    """A v1 Pod with no more than the agent's readers look at. What is none stays as it is: no API server stored it, so it is small."""
+    try:
+        obj = shapes.check(item, shapes.BoundPodShape, "a pod")
+    except ShapeError:
+        return item
+    meta, spec = obj["metadata"], obj["spec"]
+    kept = {key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion") if key in meta}
+    if annotations := {key: text for key, text in (meta.get("annotations") or {}).items() if key in pods.ANNOTATIONS}:
+        kept["annotations"] = annotations
+    if owners := [ref for ref in meta.get("ownerReferences") or [] if ref.get("controller")]:
+        kept["ownerReferences"] = owners[:1]
+    containers = {
+        key: [found for container in spec.get(key) or [] if (found := _slim_container(container))]
+        for key in ("containers", "initContainers")
+    }
+    kept_spec: dict[str, Any] = dict(containers)
+    if any("image" in each or "args" in each for each in containers["containers"]):
+        paths = [volume["hostPath"]["path"] for volume in spec.get("volumes") or [] if volume.get("hostPath")]
+        kept_spec["volumes"] = [{"hostPath": {"path": path}} for path in paths]
+    return {"metadata": kept, "spec": kept_spec, "status": {"phase": (obj.get("status") or {}).get("phase")}}
+
+
+def _slim_container(container: dict[str, Any]) -> dict[str, Any]:
+    """Empty if nothing in it matters."""
+    kept: dict[str, Any] = {}
+    if requests := pods.requests_of(container):
+        kept = {"resources": {"requests": requests}, "restartPolicy": container.get("restartPolicy")}
+    if program_of(container):
+        kept["image"] = container["image"]
+    if loop := loop_of(container):
+        kept["args"] = [loop]
+    if (container.get("securityContext") or {}).get("privileged"):
+        kept["securityContext"] = {"privileged": True}
+    return kept

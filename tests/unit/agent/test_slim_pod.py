@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from cmk.agent.slim_pod import slim
+from cmk.isolation.conflicts import manager_of
+from cmk.kube import shapes
+from cmk.legacy.running import removal_of_daemons
+from cmk.model import pods
+
+LONG = "x" * (1400 << 10)
+CORES = {"resources": {"limits": {"cmk.intel.com/exclusive-cores": "2", "cpu": "1"}}}
+LOOP = {"command": ["/bin/bash", "-c"], "args": ["sleep 1; /cmk/cmk.py  reconcile --interval=5", LONG]}
+
+
+def pod(containers: list[Any], inits: Any = None, **meta: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": "1", **meta},
+        "spec": {"containers": containers, "initContainers": inits, "volumes": [{}] * 1000},
+        "status": {"phase": "Running", "message": LONG},
+    }
+
+
+PODS: dict[str, Any] = {
+    "nothing": pod([{"image": "app"}]),
+    "cores": pod([{"image": "app"}, CORES]),
+    "cores of a sidecar": pod([CORES], [{"restartPolicy": "Always", **CORES}, {"image": "a"}, CORES]),
+    "long arguments": pod([{"image": LONG, "args": [LONG, "a"], **CORES}]),
+    "very many containers": pod([{"image": "app", "resources": {}}] * 7000),
+    "labels": pod([], labels={"a": LONG}, annotations={"a": LONG, "cmk.intel.com/on-move": "follow"}),
+    "static": pod([], annotations={"kubernetes.io/config.hash": "h", "kubernetes.io/config.mirror": "h"}),
+    "not static": pod([], annotations={"kubernetes.io/config.hash": "h"}),
+    "another manager": pod([{"image": "app"}, {"image": "a/cpusetter:1"}, {"image": "dracpu"}]),
+    "a loop of CMK": pod([{}, LOOP]),
+    "a loop after a million blanks": pod([{"args": ["cmk" + " " * 10**6 + "node-report"]}]),
+    "owners": pod(
+        [LOOP], ownerReferences=[*[{"kind": "A", "name": "a"}] * 9, {"kind": "DaemonSet", "name": "d", "controller": True}]
+    ),
+    "an owner": pod([LOOP], ownerReferences=[{"kind": "A", "name": "a"}]),
+    "null": {**pod([]), "status": None},
+    "terminal": {**pod([CORES]), "status": {"phase": "Failed"}},
+}
+
+
+@pytest.mark.parametrize("item", PODS.values(), ids=PODS)
+def test_a_slim_pod_says_the_same_to_those_who_read_it(item: Any) -> None:  # noqa: ANN401
+    found = shapes.check(slim(item), shapes.BoundPodShape, "it")
+    assert pods.from_json(found) == pods.from_json(item)
+    assert manager_of(found) == manager_of(item)
+    assert removal_of_daemons([found]) == removal_of_daemons([item])
+
+
+@pytest.mark.parametrize("item", PODS.values(), ids=PODS)
+def test_a_slim_pod_is_small(item: Any) -> None:  # noqa: ANN401
+    assert len(msgspec.json.encode(slim(item))) < 1000
+
+
+@pytest.mark.parametrize("item", [None, 3, {}, {"metadata": {"uid": "u"}}, {**pod([]), "spec": {"containers": [None]}}])
+def test_what_is_no_pod_stays_for_those_who_report_it(item: Any) -> None:  # noqa: ANN401
+    assert slim(item) is item
