@@ -226,7 +226,7 @@ class JournaledChange:
 
     def _processes_of(
         self, journal: Journal, move: Move, parking: CpuSet, only_own: CpuSet
-    ) -> tuple[mover.Threads, Callable[[], mover.Listed]]:
+    ) -> tuple[mover.Threads, Callable[[], mover.Pids]]:
         """The recorded processes of a task with their threads, and a function that lists the pids of these and of those created since.
 
         On the CPUs ``only_own`` no other task can have processes.
@@ -240,13 +240,13 @@ class JournaledChange:
         def recorded() -> list[Member]:
             return [member for member in journal.members if member.task == task.process and self._procfs.is_alive(member.process)]
 
-        def pids() -> mover.Listed:
+        def pids() -> mover.Pids:
             known = [member.process for member in recorded()]
             own = only_own if _is_exclusive(journal, task) else NOTHING
             found = self._find(task, known, of_others, cpus, others, own)
             created = sorted(set(found.members) - of_others)
             listed = dict.fromkeys(process.pid for process in (*(member.process for member in recorded()), *created))
-            return mover.Listed(list(listed), found.is_certain)
+            return mover.Pids(list(listed), found.is_certain)
 
         return {member.process.pid: [thread.tid for thread in member.threads] for member in recorded()}, pids
 

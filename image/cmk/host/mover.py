@@ -24,7 +24,7 @@ Target = Callable[[int, Set[int]], Set[int]]
 Threads = Mapping[int, Iterable[int]]
 
 
-class Listed(NamedTuple):
+class Pids(NamedTuple):
     """Pids of processes. ``is_complete`` is False if there may be more, because processes end before they are looked at."""
 
     pids: list[int]
@@ -43,7 +43,7 @@ class MovedThread(NamedTuple):
 def move(
     procfs: Procfs,
     known: Threads,
-    pids: Callable[[], Listed],
+    pids: Callable[[], Pids],
     target: Target,
     *,
     keep: bool = False,

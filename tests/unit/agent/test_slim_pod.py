@@ -15,6 +15,13 @@ LONG = "x" * (1400 << 10)
 CORES = {"resources": {"limits": {"cmk.intel.com/exclusive-cores": "2", "cpu": "1"}}}
 LOOP = {"command": ["/bin/bash", "-c"], "args": ["sleep 1; /cmk/cmk.py  reconcile --interval=5", LONG]}
 
+OWN = ["/opt/cmk"]
+ROOT = [{}, {"name": "host", "hostPath": {"path": "/proc", "type": ""}}, {"hostPath": {"path": "/opt/cmk"}}]
+
+
+def reaching(item: dict[str, Any], **spec: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {**item, "spec": {**item["spec"], **spec}}
+
 
 def pod(containers: list[Any], inits: Any = None, **meta: Any) -> dict[str, Any]:  # noqa: ANN401
     return {
@@ -34,7 +41,13 @@ PODS: dict[str, Any] = {
     "static": pod([], annotations={"kubernetes.io/config.hash": "h", "kubernetes.io/config.mirror": "h"}),
     "not static": pod([], annotations={"kubernetes.io/config.hash": "h"}),
     "another manager": pod([{"image": "app"}, {"image": "a/cpusetter:1"}, {"image": "dracpu"}]),
+    "another manager with host paths": reaching(pod([{"image": "a/cpusetter:1"}]), volumes=ROOT),
+    "another manager with cmk's host path": reaching(pod([{"image": "a/cpusetter:1"}]), volumes=ROOT[2:]),
+    "another manager with privileges": pod([{"image": "a/cpusetter:1"}, {"securityContext": {"privileged": True}}]),
+    "an unprivileged manager": pod([{"image": "a/cpusetter:1", "securityContext": {"privileged": False}}]),
     "a loop of CMK": pod([{}, LOOP]),
+    "a loop of CMK with host paths": reaching(pod([{}, LOOP]), volumes=ROOT),
+    "a loop of CMK in a comment": reaching(pod([{"args": ["true # cmk reconcile"]}]), volumes=ROOT),
     "a loop after a million blanks": pod([{"args": ["cmk" + " " * 10**6 + "node-report"]}]),
     "owners": pod(
         [LOOP], ownerReferences=[*[{"kind": "A", "name": "a"}] * 9, {"kind": "DaemonSet", "name": "d", "controller": True}]
@@ -49,8 +62,8 @@ PODS: dict[str, Any] = {
 def test_a_slim_pod_says_the_same_to_those_who_read_it(item: Any) -> None:  # noqa: ANN401
     found = shapes.check(slim(item), shapes.BoundPodShape, "it")
     assert pods.from_json(found) == pods.from_json(item)
-    assert manager_of(found) == manager_of(item)
-    assert removal_of_daemons([found]) == removal_of_daemons([item])
+    assert manager_of(found, OWN) == manager_of(item, OWN)
+    assert removal_of_daemons([found], OWN) == removal_of_daemons([item], OWN)
 
 
 @pytest.mark.parametrize("item", PODS.values(), ids=PODS)

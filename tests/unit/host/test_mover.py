@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cmk.host.affinity import AffinityError
-from cmk.host.mover import Listed, move, undo
+from cmk.host.mover import Pids, move, undo
 from cmk.host.passes import LEAST
 from cmk.host.procfs import Procfs
 from cmk.model.cpuset import CpuSet
@@ -66,8 +66,8 @@ def through(cpu_map: CpuMap) -> Callable[[int, CpuSet], CpuSet]:
     return lambda tid, mask: cpu_map.new_mask(mask)
 
 
-def listed(*pids: int) -> Listed:
-    return Listed(list(pids), is_complete=True)
+def listed(*pids: int) -> Pids:
+    return Pids(list(pids), is_complete=True)
 
 
 def masks(pid: int) -> set[CpuSet]:
@@ -123,7 +123,7 @@ def test_processes_that_have_ended_are_skipped(spawner: Callable[[int], int]) ->
 def test_a_move_is_given_up_when_its_time_is_over(spawner: Callable[[int], int], keep: bool) -> None:
     clock, pids = itertools.count(step=10), []
 
-    def one_more() -> Listed:
+    def one_more() -> Pids:
         pids.append(spawner(0))
         return listed(*pids)
 
@@ -142,7 +142,7 @@ def test_a_process_that_starts_nothing_is_moved_on_a_node_however_busy(spawner: 
 def test_a_pass_that_may_lack_processes_is_not_the_last_one(spawner: Callable[[int], int]) -> None:
     first, second = spawner(0), spawner(0)
     passes = iter(
-        [Listed([first], is_complete=False), Listed([first], is_complete=False), listed(first, second), listed(first, second)]
+        [Pids([first], is_complete=False), Pids([first], is_complete=False), listed(first, second), listed(first, second)]
     )
     move(PROCFS, {}, lambda: next(passes), through(CpuMap([ONE], [OTHER])))
     assert (masks(first), masks(second)) == ({OTHER}, {OTHER})
@@ -151,5 +151,5 @@ def test_a_pass_that_may_lack_processes_is_not_the_last_one(spawner: Callable[[i
 def test_a_move_of_whom_nobody_can_list_is_given_up(spawner: Callable[[int], int]) -> None:
     pid, clock = spawner(0), itertools.count(step=10)
     with pytest.raises(AffinityError, match="a process that ends before it can be looked at keeps starting"):
-        move(PROCFS, {}, lambda: Listed([pid], is_complete=False), through(CpuMap([ONE], [OTHER])), clock=lambda: next(clock))
+        move(PROCFS, {}, lambda: Pids([pid], is_complete=False), through(CpuMap([ONE], [OTHER])), clock=lambda: next(clock))
     assert masks(pid) == {ONE}
