@@ -12,6 +12,8 @@ from cmk.isolate.say import LATER, NEVER, Failure, program
 
 _INITIAL = "pid:[4026531836]"  # PROC_PID_INIT_INO: the same on every kernel
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD
+_EXITING = 0x4  # PF_EXITING
+_RUNS, _ENDS = "runs", "ends"
 _SCANS = 50
 _NOTHING: frozenset[int] = frozenset()
 _ENDED = (FileNotFoundError, ProcessLookupError)
@@ -156,7 +158,11 @@ def _scan(
             for tid in _threads(procfs, name, since):
                 mask = posix.sched_getaffinity(int(tid)) if own_numbers else _mask(procfs, name, tid)
                 for index, (cpus, _, _) in enumerate(wanted):
-                    if mask <= cpus and _is_program(procfs, tid) and kin[index].includes(int(name), mask):
+                    if not mask <= cpus or not (state := _state(procfs, tid)):
+                        continue
+                    if state == _ENDS:
+                        vanished = True
+                    elif kin[index].includes(int(name), mask):
                         process = {"pid": int(name), "start": kin[index].start(int(name))}
                         found[index].setdefault(int(name), Relative(process, set())).cpus.update(mask)
             seen.add(name)
@@ -193,10 +199,13 @@ def _mask(procfs: str, name: str, tid: str) -> set[int]:
     return mask
 
 
-def _is_program(procfs: str, tid: str) -> bool:
-    """Whether a thread runs and is none of the kernel's."""
+def _state(procfs: str, tid: str) -> str:
+    """Whether a thread runs, or ends or has ended and has perhaps just started another; empty for one of the kernel's."""
     fields = _stat(procfs, int(tid))
-    return fields[0] not in "ZX" and not int(fields[6]) & _KERNEL_THREAD
+    flags = int(fields[6])
+    if flags & _KERNEL_THREAD:
+        return ""
+    return _ENDS if fields[0] in "ZX" or flags & _EXITING else _RUNS
 
 
 def _stat(procfs: str, number: int) -> list[str]:

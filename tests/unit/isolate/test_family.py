@@ -177,6 +177,28 @@ def test_a_core_stays_the_owners_while_processes_end_before_they_are_looked_at(
     assert heirs(fake, task, {}) == [{**task, "left_by": task["process"]}]
 
 
+@pytest.mark.parametrize(("state", "flags"), [("Z", 0), ("R", 0x4)])
+def test_the_child_of_a_process_that_ends_is_looked_for_after_it(
+    fake: FakeHost, monkeypatch: pytest.MonkeyPatch, state: str, flags: int
+) -> None:
+    owner = fake.start(100, frozenset({0}))
+    child = fake.start(owner.pid)
+    fake.end(owner.pid)
+    path = fake.proc / f"{child.pid}/stat"
+    fields = path.read_text().split()
+    fields[3], fields[9] = state, str(flags)
+    path.write_text(" ".join(fields))
+    started: list[int] = []
+
+    def threads(_procfs: str, name: str, _since: int) -> list[str]:
+        if name == str(child.pid):
+            started.append(fake.start(child.pid).pid)
+        return [name]
+
+    monkeypatch.setattr(family, "_threads", threads)
+    assert find(fake, {"pid": owner.pid, "start": owner.start}, 100) == started
+
+
 def test_numbers_that_are_handed_out_during_a_look_are_looked_at_as_well(fake: FakeHost) -> None:
     owner = fake.start(100, frozenset({0}))
     last = [fake.start(owner.pid)]
