@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable
+from time import thread_time
 
 import msgspec
 
@@ -23,6 +24,11 @@ log = logging.getLogger(__name__)
 # The pause between two searches for processes of the same task: twice as long after each, for a workload decides how soon those end.
 FIRST_PAUSE = 0.01
 LAST_PAUSE = 1.0
+# Seconds of CPU time: after a search that took more, a pod's next one comes after so many times as long. Others wait for the event loop,
+# and a pod decides for how many tasks it leaves processes that are hard to find. On a busy node an innocent search takes long, but no more
+# CPU.
+LONG_SEARCH = 0.1
+REST = 10
 
 
 class _WatchedTask(msgspec.Struct):
@@ -57,6 +63,7 @@ class TaskLifetimes:
         self._on_end = on_end
         self._members_of = members_of
         self._watched: dict[Process, _WatchedTask] = {}
+        self._rests: dict[str, float] = {}  # until when no task of a pod is searched for
 
     def watch(self, task: Task, pidfd: int) -> None:
         """Watch a task until it ends. Takes over the pidfd of its first process; a process that is watched already has this task now.
@@ -164,11 +171,15 @@ class TaskLifetimes:
     def _add_member(self, watched: _WatchedTask) -> bool:
         """Watch a process that still runs on the task's lists, or search again later; False when it is certain that there is none.
 
-        While that cannot be told, as when no descriptor is free, the task keeps its lists.
+        While that cannot be told, as when no descriptor is free or its pod's searches take too long, the task keeps its lists.
         """
+        rest = self._rests.get(watched.task.pod, 0.0) - asyncio.get_running_loop().time()
+        if rest > 0:
+            self._search_in(watched, rest)
+            return True
         fault = ""
         try:
-            found = self._members_of(watched.task)
+            found = self._timed_search(watched.task)
             if found.is_certain and not found.members:
                 return False
             self._watch_first(watched, found.members)
@@ -183,6 +194,16 @@ class TaskLifetimes:
         if not watched.pidfds:
             self._search_in(watched, watched.pause)  # those that have ended may have left others
         return True
+
+    def _timed_search(self, task: Task) -> Search:
+        begun = thread_time()
+        try:
+            return self._members_of(task)
+        finally:
+            if (seconds := thread_time() - begun) > LONG_SEARCH:
+                now = asyncio.get_running_loop().time()
+                self._rests = {pod: until for pod, until in self._rests.items() if until > now}
+                self._rests[task.pod] = now + REST * seconds
 
     def _watch_first(self, watched: _WatchedTask, members: Iterable[Process]) -> None:
         """Watch the first of these processes that runs. Raises OSError."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import sys
 import time
@@ -44,6 +46,8 @@ def node_report(
 
 
 def _show(what: str, directory: Path, output: common.Output) -> None:
+    if sys.stdout is None:  # closed at the start: what is written to it would be lost without a word
+        raise say.Failure(say.LATER, f"cannot write: {os.strerror(errno.EBADF)}")
     state = ConfDir(directory, common.procfs())
     saved = state.saved()
     if saved is not None and ask.agent_at(str(directory)):

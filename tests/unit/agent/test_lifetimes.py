@@ -250,6 +250,41 @@ def test_processes_that_end_at_once_are_searched_for_after_a_pause(monkeypatch: 
     with_two(scenario)
 
 
+def test_after_a_long_search_no_task_of_its_pod_is_searched_for_until_it_has_rested(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, second: Sleeper) -> None:
+        monkeypatch.setattr(lifetimes, "LONG_SEARCH", -1)
+        monkeypatch.setattr(lifetimes, "REST", 1e9)
+        watch.is_certain = False
+        other = msgspec.structs.replace(first.task, process=Process(7, 7), pod="other")
+        adopted = msgspec.structs.replace(first.task, process=Process(8, 8))
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.lifetimes.watch(second.task, second.pidfd())
+        await first.end()
+        await watch.until(lambda: watch.searched == [first.task])
+        pidfd = second.pidfd()
+        await second.end()
+        select.select([pidfd], [], [])
+        os.close(pidfd)
+        watch.lifetimes.sweep()
+        assert [watch.lifetimes.adopt(task) for task in (adopted, other)] == [True, True]
+        assert watch.searched == [first.task, other]
+        assert watch.ended == []
+
+    with_two(scenario)
+
+
+def test_a_pod_that_has_rested_is_searched_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(watch: Watch, first: Sleeper, second: Sleeper) -> None:
+        monkeypatch.setattr(lifetimes, "LONG_SEARCH", -1)
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.lifetimes.watch(second.task, second.pidfd())
+        await first.end()
+        await second.end()
+        await watch.until(lambda: sorted(watch.ended) == sorted([first.process, second.process]))
+
+    with_two(scenario)
+
+
 def test_a_process_with_lists_of_its_own_does_not_hold_those_of_the_task_that_it_was_left_by() -> None:
     async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
         watch.lifetimes.watch(first.task, first.pidfd())

@@ -170,3 +170,11 @@ def test_a_full_disk_is_no_success(launcher: Launcher, agent: Agents) -> None:
         )
     assert done.returncode != 0
     assert b"No space left" in done.stderr
+
+
+@pytest.mark.parametrize("args", [["describe"], ["node-report"]])
+def test_a_closed_output_is_no_success(launcher: Launcher, agent: Agents, args: list[str]) -> None:
+    agent(launcher.socket, [b"cmk/1 ok\nlength=2", b"{}"])
+    line = ["sh", "-c", 'exec "$@" >&-', "sh", *launcher.command, *args]
+    done = subprocess.run(line, env=launcher.environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, "cmk: cannot write: Bad file descriptor\n")
