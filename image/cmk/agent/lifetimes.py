@@ -24,9 +24,8 @@ log = logging.getLogger(__name__)
 # The pause between two searches for processes of the same task: twice as long after each, for a workload decides how soon those end.
 FIRST_PAUSE = 0.01
 LAST_PAUSE = 1.0
-# Seconds of CPU time: after a search that took more, a pod's next one comes after so many times as long. Others wait for the event loop,
-# and a pod decides for how many tasks it leaves processes that are hard to find. On a busy node an innocent search takes long, but no more
-# CPU.
+# Seconds of CPU time: after a search that took more and did not end its task, the pod's next one comes after so many times as long. Others
+# wait for the event loop, and a pod decides for how many tasks it leaves processes that are hard to find.
 LONG_SEARCH = 0.1
 REST = 10
 
@@ -197,13 +196,13 @@ class TaskLifetimes:
 
     def _timed_search(self, task: Task) -> Search:
         begun = thread_time()
-        try:
-            return self._members_of(task)
-        finally:
-            if (seconds := thread_time() - begun) > LONG_SEARCH:
-                now = asyncio.get_running_loop().time()
-                self._rests = {pod: until for pod, until in self._rests.items() if until > now}
-                self._rests[task.pod] = now + REST * seconds
+        found = self._members_of(task)
+        seconds = thread_time() - begun
+        if seconds > LONG_SEARCH and (found.members or not found.is_certain):
+            now = asyncio.get_running_loop().time()
+            self._rests = {pod: until for pod, until in self._rests.items() if until > now}
+            self._rests[task.pod] = now + REST * seconds
+        return found
 
     def _watch_first(self, watched: _WatchedTask, members: Iterable[Process]) -> None:
         """Watch the first of these processes that runs. Raises OSError."""

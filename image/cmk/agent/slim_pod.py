@@ -30,6 +30,7 @@ def slim(item: Any) -> Any:  # noqa: ANN401  # an item may have any shape
     kept_spec: dict[str, Any] = dict(containers)
     if any("image" in each or "args" in each for each in containers["containers"]):
         paths = [volume["hostPath"]["path"] for volume in spec.get("volumes") or [] if volume.get("hostPath")]
+        kept_spec["hostPID"] = bool(spec.get("hostPID"))
         kept_spec["volumes"] = [{"hostPath": {"path": path}} for path in paths]
     return {"metadata": kept, "spec": kept_spec, "status": {"phase": (obj.get("status") or {}).get("phase")}}
 

@@ -71,6 +71,8 @@ def move(
         raise
     if not keep:
         undo(procfs, moved)
+    elif late is None:
+        _give_back_strangers(threads, moved)
     who = f"process {late}, or one that it belongs with," if late else "a process that ends before it can be looked at"
     raise AffinityError(
         f"{who} keeps starting processes or threads, so that not all could be moved: end it, or wait until it starts fewer"

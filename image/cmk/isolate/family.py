@@ -32,12 +32,15 @@ def heirs(procfs: str, own_numbers: bool, wanted: list, others: dict) -> list:  
 
     It stays that of the process that has ended if none of its family is without a task, or if processes end so fast that it cannot be told.
     """
-    families, is_certain = find(procfs, own_numbers, [(cpus, *origin(task)) for cpus, task in wanted], others)
-    passed_on = []
+    asked = [(cpus, *origin(task)) for cpus, task in wanted]
+    families, is_certain = find(procfs, own_numbers, asked, others, one_of_each=True)
+    passed_on, taken = [], set(others)
     for (_, task), relatives in zip(wanted, families, strict=True):
-        free = [relative.process for relative in relatives if relative.process["pid"] not in others]
+        free = [relative.process for relative in relatives if relative.process["pid"] not in taken]
         is_over = is_certain and not relatives
-        passed_on.append(None if is_over else _passed_on(task, free[0] if free else task["process"]))
+        heir = free[0] if free else task["process"]
+        taken.add(heir["pid"])
+        passed_on.append(None if is_over else _passed_on(task, heir))
     return passed_on
 
 
@@ -53,10 +56,11 @@ def find(
     others: dict,  # type: ignore[type-arg]
     *,
     surely: bool = False,
+    one_of_each: bool = False,
 ) -> tuple[list[list[Relative]], bool]:
     """For each (CPUs, first process, its parent's pid): the processes of the family, the oldest first. Raises Failure.
 
-    The second value is False if there may be more: processes kept ending before they were looked at.
+    The second value is False if there may be more: processes kept ending before they were looked at, or ``one_of_each`` is enough.
 
     ``others``: CPUs of tasks by the pids of their first processes; who descends from one and is confined to its CPUs is of its family. One
     with no CPUs does not count. ``own_numbers``: pids in procfs are those of this process's pid namespace. If the first process's parent
@@ -68,7 +72,7 @@ def find(
     for _ in range(_SCANS):
         vanished = _scan(procfs, own_numbers, wanted, others, surely, found, seen)
         # A process that ended during the scan may have started another one that the list of processes lacked.
-        if not vanished or all(found):
+        if not vanished or (one_of_each and all(found)):
             break
     return [sorted(each.values(), key=_age) for each in found], not vanished
 
@@ -76,7 +80,9 @@ def find(
 def with_leftovers(failure: Failure, left: list) -> Failure:  # type: ignore[type-arg]
     """A refusal that names the processes whose owners have ended, lest somebody look in vain for what keeps a core."""
     named = ", ".join(
-        f"{' '.join(task['lists'])} by process {task['process']['pid']}, left by process {task['left_by']['pid']}"
+        f"{' '.join(task['lists'])} by "
+        + ("processes" if task["process"] == task["left_by"] else f"process {task['process']['pid']},")
+        + f" left by process {task['left_by']['pid']}"
         for task in left[:8]
     )
     return Failure(

@@ -74,8 +74,7 @@ def isolate(
         from cmk.isolate.on_move import parse  # noqa: PLC0415  # few ask for it
 
         how = parse(on_move)
-    deadline = monotonic() + seconds
-    pause = _FIRST_PAUSE
+    deadline, pause = monotonic() + seconds, _FIRST_PAUSE
     while True:
         with Lock(directory, deadline):
             try:
@@ -182,6 +181,8 @@ class Books:
         if not tasks:
             return
         heirs = self._heirs(tasks)
+        if self._host.own in [heir["process"] for heir in heirs if heir]:  # it has one task, and cannot hold these lists for them
+            raise Failure(LATER, "processes that it has started may still run on the core that it gives up: end them first")
         self.ended = [task for task in self.ended if task not in tasks]
         for task, heir in zip(tasks, heirs, strict=True):
             lists = self._moving.pop(str(task["process"]["pid"]), None)
@@ -189,7 +190,7 @@ class Books:
                 self.living.append(heir)
                 if lists:
                     self._moving[str(heir["process"]["pid"])] = lists
-        if any(heirs):  # at once, for the next to ask need not look again
+        if any(heir and heir != task for task, heir in zip(tasks, heirs, strict=True)):  # for the next to ask need not look again
             self._write([*self.living, *self.ended])
 
     def _heirs(self, tasks: list) -> list:  # type: ignore[type-arg]

@@ -56,13 +56,13 @@ def effective_requests(spec: Mapping[str, Any]) -> dict[str, int]:
 
 
 def reaches_host(obj: Mapping[str, Any], own: Iterable[str]) -> bool:
-    """Whether a v1 Pod object has a privileged container, or a host path outside the directories ``own``.
+    """Whether a v1 Pod object sees the host's processes, has a privileged container, or a host path outside the directories ``own``.
 
-    Pod Security's ``baseline`` admits neither. What manages CPUs of a node needs one of them; ``own`` are cmk's, which workloads may mount.
+    Pod Security's ``baseline`` admits none of these, one of which it takes to manage CPUs. ``own`` are cmk's, which workloads may mount.
     """
     spec = obj.get("spec") or {}
     containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
-    if any((container.get("securityContext") or {}).get("privileged") for container in containers):
+    if spec.get("hostPID") or any((container.get("securityContext") or {}).get("privileged") for container in containers):
         return True
     free = [_parts(directory) for directory in own]
     paths = [_parts(volume["hostPath"]["path"]) for volume in spec.get("volumes") or [] if volume.get("hostPath")]

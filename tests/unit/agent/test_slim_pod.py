@@ -44,6 +44,7 @@ PODS: dict[str, Any] = {
     "another manager with host paths": reaching(pod([{"image": "a/cpusetter:1"}]), volumes=ROOT),
     "another manager with cmk's host path": reaching(pod([{"image": "a/cpusetter:1"}]), volumes=ROOT[2:]),
     "another manager with privileges": pod([{"image": "a/cpusetter:1"}, {"securityContext": {"privileged": True}}]),
+    "another manager that sees the host's processes": reaching(pod([{"image": "a/cpusetter:1"}]), hostPID=True),
     "an unprivileged manager": pod([{"image": "a/cpusetter:1", "securityContext": {"privileged": False}}]),
     "a loop of CMK": pod([{}, LOOP]),
     "a loop of CMK with host paths": reaching(pod([{}, LOOP]), volumes=ROOT),

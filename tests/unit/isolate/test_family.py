@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import posix
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 
 from cmk.isolate import family, local
 from cmk.isolate.say import Failure
+from tests.fabricate import fabricate
 from tests.property.fakehost import FakeHost, FakeProcess
 from tests.unit.conftest import Host, until
 from tests.unit.isolate.test_local import rewrite
@@ -234,6 +236,62 @@ def test_a_child_that_has_a_task_of_its_own_and_stays_on_the_core_leaves_it_the_
     assert heirs(fake, task, {}) == [None]
 
 
+def test_all_of_a_family_are_found_although_another_process_ends_during_the_look(
+    fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = fake.start(100, frozenset({0}))
+    first, second = fake.start(owner.pid), fake.start(owner.pid)
+    seen: list[str] = []
+
+    def threads(_procfs: str, name: str, _since: int) -> list[str]:
+        seen.append(name)
+        if name == str(second.pid) and seen.count(name) == 1:
+            raise ProcessLookupError
+        return [name]
+
+    monkeypatch.setattr(family, "_threads", threads)
+    assert find(fake, {"pid": owner.pid, "start": owner.start}, 100) == [owner.pid, first.pid, second.pid]
+
+
+def test_two_ended_tasks_do_not_pass_to_one_process(fake: FakeHost) -> None:
+    owner = fake.start(100, frozenset({0}))
+    fake.start(owner.pid)
+    task = task_of(owner)
+    fake.end(owner.pid)
+    found: list[dict[str, Any] | None] = []
+    both = [(frozenset({0}), task), (frozenset({0, 1}), task)]
+    fake.run(100, lambda: found.extend(family.heirs(str(fake.proc), True, both, {})))
+    assert [heir and heir["process"] for heir in found] == [{"pid": owner.pid + 2, "start": owner.start}, task["process"]]
+
+
+def test_who_has_a_child_with_a_task_on_its_core_cannot_give_that_up(tmp_path: Path) -> None:
+    """A process has one task: with another one it could not hold the core for the child."""
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    fabricate(tmp_path / "root", {str(first): 0, str(second): 0, "7000": 0})
+    host = Host(tmp_path / "conf", tmp_path / "root")
+    host.ok("init", "--num-exclusive-cores=1", "--num-shared-cores=1")
+    child = shlex.join(host.command("isolate", "--pool=shared", "--no-affinity", "sh", "--", "-c", "echo started; exec sleep 60"))
+    again = shlex.join(host.command("isolate", "--pool=shared", "true"))
+    line = host.command("isolate", "--pool=exclusive", "sh", "--", "-c", f"{child} & read line; exec {again}")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        line, env=host.environment(), stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as owner:
+        try:
+            assert owner.stdout is not None
+            assert owner.stdout.readline() == "started\n"
+            assert owner.stdin is not None
+            owner.stdin.write("go on\n")
+            owner.stdin.close()
+            assert owner.wait(60) == 75
+            assert owner.stderr is not None
+            assert "processes that it has started may still run on the core that it gives up" in owner.stderr.readline()
+            done = host.run("isolate", "--pool=exclusive", "true")
+            assert (done.returncode, f"left by process {owner.pid}" in done.stderr) == (75, True)
+        finally:
+            os.killpg(owner.pid, 9)
+
+
 def test_a_time_namespace_is_refused(fake: FakeHost) -> None:
     """There, the start times of others are not theirs."""
     (fake.proc / "100/ns/time").symlink_to("time:[9]")
@@ -258,7 +316,7 @@ def test_threads_of_a_process_that_is_older_than_the_owner_are_not_looked_at(
 
     monkeypatch.setattr("posix.listdir", record)
     assert find(fake, {"pid": owner.pid, "start": owner.start}, 102) == [child.pid]
-    assert listed == ["", f"/{child.pid}/task"]
+    assert set(listed) == {"", f"/{child.pid}/task"}
 
 
 @pytest.mark.parametrize(("most", "later", "is_looked_for"), [(32768, 10, False), (32768, 1000, True), (4194304, 1000, False)])
