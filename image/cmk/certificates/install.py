@@ -71,7 +71,7 @@ class ReleaseNames(msgspec.Struct, frozen=True):
 
 
 class Certs:
-    """The certificate of one release."""
+    """The certificate of one release. With ``owned``, nothing is written once the Deployment that Kubernetes collects it with is gone."""
 
     def __init__(
         self,
@@ -80,8 +80,11 @@ class Certs:
         lifetime: timedelta,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         pause: Callable[[float], None] = sleep,
+        *,
+        owned: bool = False,
     ) -> None:
         self._api, self._names, self._lifetime, self._now, self._pause = api, names, lifetime, now, pause
+        self._owned = owned
 
     def ensure(self, *, renew: bool = False, spare: Issued | None = None) -> Json:
         """Give the Secret a certificate for these names that is not due yet, and the Deployment as its owner; returns the Secret.
@@ -125,8 +128,12 @@ class Certs:
         return self._trust(ca, keep_current=False)
 
     def owner(self) -> Json | None:
-        """Owner reference to the Deployment; None when there is none. Raises ApiError."""
-        return reference(self._api.find(self._names.owner_path), "apps/v1", "Deployment")
+        """Owner reference to the Deployment; None when there is none, before its first installation. Raises ApiError, or CertsError."""
+        found = reference(self._api.find(self._names.owner_path), "apps/v1", "Deployment")
+        if found is None and self._owned:
+            where = f"{self._names.namespace}/{self._names.owner}"
+            raise CertsError(f"Deployment {where} is gone, and the release with it: nothing is made anew")
+        return found
 
     def _reason_to_renew(self, current: Issued | None) -> str:
         if current is None:

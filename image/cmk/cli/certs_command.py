@@ -89,17 +89,17 @@ def keep(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with _one_line():
-        certs = _certs(context.obj, lifetime_hours)
+        certs = _certs(context.obj, lifetime_hours, owned=True)
         api = client.in_cluster()
         claim = Lease(api, context.obj.namespace, lease, platform.node(), Creation(MANAGER, certs.owner))
         Keeper(api, certs, claim, context.obj, CertificateMode(mode), manifest, files).run(stop)
 
 
-def _certs(names: ReleaseNames, hours: int = 1) -> Certs:
+def _certs(names: ReleaseNames, hours: int = 1, *, owned: bool = False) -> Certs:
     from cmk.certificates.install import Certs  # noqa: PLC0415
     from cmk.kube import client  # noqa: PLC0415
 
-    return Certs(client.in_cluster(), names, timedelta(hours=hours))
+    return Certs(client.in_cluster(), names, timedelta(hours=hours), owned=owned)
 
 
 @contextmanager

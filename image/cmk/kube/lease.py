@@ -18,7 +18,7 @@ class LeaseMissingError(ApiError):
 
 
 class Creation(msgspec.Struct, frozen=True):
-    """How to create a missing Lease: as which field manager, and which object Kubernetes deletes it with. ``owner`` may raise ApiError."""
+    """How to create a missing Lease: by which field manager, and what Kubernetes deletes it with. What ``owner`` raises, ``hold`` does."""
 
     manager: str
     owner: Callable[[], Json | None]

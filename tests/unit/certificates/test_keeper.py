@@ -3,16 +3,18 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from cmk.certificates.install import WEBHOOK
+from cmk.certificates.install import WEBHOOK, Certs
 from cmk.certificates.keeper import CertificateMode, Keeper
 from cmk.kube.client import ApiError
 from cmk.kube.lease import Creation, Lease
 from tests.unit.certificates.test_install import RELEASE, World
 
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/cmk/leases/cmk-webhook"
 ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterroles/cmk-webhook"
 MANIFEST = {
     "apiVersion": "admissionregistration.k8s.io/v1",
@@ -64,6 +66,30 @@ def test_not_when_the_release_is_on_its_way_out(tmp_path: Path) -> None:
     world.api.store.pop(ROLE)
     kept.turn()
     assert RELEASE.configuration_path not in world.api.store
+
+
+def test_nothing_is_made_anew_once_the_deployment_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A pod that is about to end would make Secret and Lease anew, which nothing would collect then."""
+    world = World()
+    world.certs = Certs(world.api, RELEASE, timedelta(days=1), owned=True)
+    kept = keeper(world, tmp_path)
+    kept.turn()
+    for path in (RELEASE.owner_path, RELEASE.secret_path, LEASE):
+        world.api.store.pop(path)
+    kept.turn()
+    assert (RELEASE.secret_path in world.api.store, LEASE in world.api.store) == (False, False)
+    assert "Deployment cmk/cmk-webhook is gone" in caplog.text
+
+
+def test_the_secret_is_not_made_anew_once_the_deployment_is_gone(tmp_path: Path) -> None:
+    world = World()
+    world.certs = Certs(world.api, RELEASE, timedelta(days=1), owned=True)
+    kept = keeper(world, tmp_path)
+    kept.turn()
+    for path in (RELEASE.owner_path, RELEASE.secret_path):
+        world.api.store.pop(path)
+    kept.turn()
+    assert RELEASE.secret_path not in world.api.store
 
 
 FILES = ("tls.crt", "tls.key", "ca.crt")
