@@ -138,3 +138,8 @@ def items_of(listed: object, kind: str, what: str) -> list[Any]:
     if named != f"{kind}List" or not (items is None or isinstance(items, list)):
         raise ShapeError(f"{what} is no list of {kind}s")
     return items or []
+
+
+# msgspec looks into a type when it is first used, and ends the process when two threads do so at once: watches are threads.
+for _shape in (NamedShape, NodeShape, ConfigMapShape, BoundPodShape):
+    msgspec.json.Decoder(_shape)
