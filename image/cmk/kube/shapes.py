@@ -143,3 +143,4 @@ def items_of(listed: object, kind: str, what: str) -> list[Any]:
 # msgspec looks into a type when it is first used, and ends the process when two threads do so at once: watches are threads.
 for _shape in (NamedShape, NodeShape, ConfigMapShape, BoundPodShape):
     msgspec.json.Decoder(_shape)
+del _shape
