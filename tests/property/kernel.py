@@ -23,6 +23,7 @@ from cmk.model.tasks import Process
 
 HOST = PodContainer()
 PIDS = range(100, 180)
+INIT = Process(1, 0)
 
 
 class Killed(BaseException):
@@ -32,10 +33,11 @@ class Killed(BaseException):
 class Living:
     """A process. ``family`` is the number of the one it descends from that was started by nobody else."""
 
-    def __init__(self, process: Process, container: PodContainer, family: int, mask: CpuSet) -> None:
+    def __init__(self, process: Process, container: PodContainer, family: int, mask: CpuSet, parent: int) -> None:
         self.process = process
         self.container = container
         self.family = family
+        self.parent = parent
         self.threads = {process.pid: mask}
         self.first_runs = True
         self.end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -71,7 +73,7 @@ class Kernel(Procfs):
         """A new process; with a parent its child, with the mask of the thread that forks."""
         process = Process(pid or self._new_id(), next(self._starts))
         family = parent.family if parent else next(self._family)
-        living = Living(process, container, family, self.cpus if mask is None else mask)
+        living = Living(process, container, family, self.cpus if mask is None else mask, parent.pid if parent else INIT.pid)
         self.processes[process.pid] = living
         self.families[process] = family
         return living
@@ -83,6 +85,9 @@ class Kernel(Procfs):
         """End a process with all of its threads; its parent has waited for it at once."""
         if self.processes.get(living.pid) is living:
             del self.processes[living.pid]
+            for child in self.processes.values():
+                if child.parent == living.pid:
+                    child.parent = INIT.pid
             os.eventfd_write(living.end, 1)
             os.close(living.end)
 
@@ -150,13 +155,13 @@ class Kernel(Procfs):
         return self._thread(pid).process.start
 
     def parent(self, pid: int) -> int:
-        return 1
+        return 0 if pid == INIT.pid else self._of(pid).parent
 
     def name(self, pid: int) -> str:
         return "x"
 
     def process(self, pid: int) -> Process:
-        return self._of(pid).process
+        return INIT if pid == INIT.pid else self._of(pid).process
 
     def is_alive(self, process: Process) -> bool:
         self.call()

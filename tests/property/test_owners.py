@@ -20,6 +20,7 @@ from pathlib import Path
 from unittest import mock
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -94,9 +95,10 @@ class Node(RuleBasedStateMachine):
         self.open: list[tuple[Living, Isolate, Peer]] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
-    @initialize(layout=st.sampled_from(LAYOUTS), seconds=st.sampled_from([0, inf]))
-    def begin(self, layout: SavedLayout, seconds: float) -> None:
+    @initialize(layout=st.sampled_from(LAYOUTS), seconds=st.sampled_from([0, inf]), require_request=st.booleans())
+    def begin(self, layout: SavedLayout, seconds: float, require_request: bool) -> None:
         self.seconds = seconds
+        self.options = msgspec.structs.replace(self.options, require_request=require_request)
         state.write(self.options.layout_file, layout, durable=False)
         self._start()
 
@@ -108,7 +110,7 @@ class Node(RuleBasedStateMachine):
     @rule(which=INDEX, pool=st.sampled_from(POOLS), cores=st.integers(1, 2), stays=st.booleans())
     def isolate(self, which: int, pool: str, cores: int, stays: bool) -> None:
         if living := self._client(which):
-            self._run(lambda: self._ask(living, Isolate(pool, cores), stays=stays))
+            self._run(lambda: self._ask(living, _request(living, pool, cores), stays=stays))
 
     @rule(
         which=INDEX, pool=st.sampled_from(POOLS), kind=st.sampled_from(EVENTS), soon=VERY_SOON, times=st.sampled_from([1, 2, 30])
@@ -119,7 +121,7 @@ class Node(RuleBasedStateMachine):
         self.isolate(which, pool, cores=1, stays=False)
 
     @precondition(lambda self: not self.kernel.is_crowded)
-    @rule(place=st.sampled_from(PLACES), pool=st.sampled_from(POOLS), kind=st.sampled_from(STARTS), soon=VERY_SOON)
+    @rule(place=st.sampled_from([*PLACES, HOST]), pool=st.sampled_from(POOLS), kind=st.sampled_from(STARTS), soon=VERY_SOON)
     def start_and_isolate_while_it_starts_others(self, place: PodContainer, pool: str, kind: str, soon: int) -> None:
         self.kernel.start(place)
         self.isolate_while_something_happens(-1, pool, kind, soon, times=1 if kind == "fork and end" else 30)
@@ -130,12 +132,12 @@ class Node(RuleBasedStateMachine):
         self.isolate(which, pool, cores=1, stays=False)
 
     @precondition(lambda self: not self.kernel.is_crowded)
-    @rule(place=st.sampled_from(PLACES), pool=st.sampled_from(POOLS), threads=st.integers(0, 2), stays=st.booleans())
+    @rule(place=st.sampled_from([*PLACES, HOST]), pool=st.sampled_from(POOLS), threads=st.integers(0, 2), stays=st.booleans())
     def start_and_isolate(self, place: PodContainer, pool: str, threads: int, stays: bool) -> None:
         living = self.kernel.start(place)
         for _ in range(threads):
             self.kernel.add_thread(living, CPUS)
-        self._run(lambda: self._ask(living, Isolate(pool), stays=stays))
+        self._run(lambda: self._ask(living, _request(living, pool), stays=stays))
 
     @rule(which=INDEX, kind=st.sampled_from(EVENTS))
     def happen(self, which: int, kind: str) -> None:
@@ -368,16 +370,24 @@ class Node(RuleBasedStateMachine):
         self.refused.add(living.process)
         # Its children, or threads that could not be set back, hold the lists; on shared lists, others of their container may do so too.
         has_children = any(other.family == living.family and other is not living for other in self.kernel.processes.values())
-        if has_children or any(process.pid == living.pid for process in self.ledger.tasks):
+        holders = [
+            task for task in self.ledger.tasks.values() if task.process.pid == living.pid or self._shares(task, living, command)
+        ]
+        if has_children or holders:
             self.asked.add(living.family)
         self._leave(living, command, peer)
+
+    def _shares(self, task: Task, living: Living, command: Isolate) -> bool:
+        """Whether nothing tells a task from a refused process: it is in the same container, on the shared lists that were asked for."""
+        is_shared = not self.ledger.layout.pools[task.pool].exclusive
+        return is_shared and (task.pool, PodContainer(task.pod, task.container)) == (command.pool, living.container)
 
     def _leave(self, *request: *tuple[Living, Isolate, Peer]) -> None:
         self.open.remove(request)
         os.close(request[2].pidfd)
 
     def _client(self, which: int) -> Living | None:
-        clients = [living for living in self.kernel.processes.values() if living.container.pod]
+        clients = list(self.kernel.processes.values())
         return clients[which % len(clients)] if clients else None
 
     def _event(self, kind: str, which: int) -> None:
@@ -414,6 +424,11 @@ class Node(RuleBasedStateMachine):
         place = PodContainer(task.pod, task.container)
         left = [living for living in self.kernel.processes.values() if living.container == place]
         return any(mask <= cpus for mask in itertools.chain(*(living.running.values() for living in left)))
+
+
+def _request(living: Living, pool: str, cores: int = 1) -> Isolate:
+    """A client's request. Outside pods a task of a shared pool is its first process alone, wherever its children run."""
+    return Isolate(pool if living.container.pod else pool.replace("shared", "exclusive"), cores)
 
 
 async def _list() -> list[dict[str, object]]:

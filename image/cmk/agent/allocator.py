@@ -21,6 +21,7 @@ from cmk.agent.pod_cache import PodCache
 from cmk.agent.wakeups import Wakeups
 from cmk.host import affinity, state
 from cmk.host.affinity import AffinityError, Pinning
+from cmk.host.kin import Kin
 from cmk.host.members import Search, search_members
 from cmk.host.notify import DIRECTORY, Notifier, name_of
 from cmk.host.peer import Peer, open_pidfd, open_process
@@ -33,7 +34,7 @@ from cmk.model.layout import Layout
 from cmk.model.ledger import Ledger
 from cmk.model.onmove import How, OnMove, OnMoveError
 from cmk.model.pods import Pod
-from cmk.model.tasks import Process, Request, Task
+from cmk.model.tasks import Origin, Process, Request, Task
 from cmk.model.wire import Isolate
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Allocator:
             latest[task.process] = task
         # What was left on lists comes last: it starts soonest after the boot, and outside pods it lives as long as another task's process.
         for process, task in sorted(latest.items(), key=lambda item: item[0].start, reverse=True):
-            if not self._adopt_one(given_up.get(process, task)):
+            if not self._take(given_up.get(process, task), self._lifetimes.adopt):
                 ended.append(task)
         for process, before in given_up.items():
             self._finish_handover(before, latest[process])
@@ -95,13 +96,13 @@ class Allocator:
         self._try_to_save()
         return ended
 
-    def _adopt_one(self, task: Task) -> bool:
-        """Take over one task; False if it has ended."""
+    def _take(self, task: Task, watch: Callable[[Task], bool]) -> bool:
+        """Take over one task; False if it has ended, as ``watch`` tells."""
         if not self._restore(task):
             return True
         is_watched = False
         try:
-            is_watched = self._lifetimes.adopt(task)
+            is_watched = watch(task)
         finally:
             if not is_watched:
                 self.ledger.release(task.process)
@@ -134,7 +135,8 @@ class Allocator:
         if pod is None and container.pod and self._needs_grant(command.pool):
             reason = f"pod {container.pod} is not known yet: the API server cannot be reached or does not list it on this node"
             return Waiting(reason, partial(self.pods.find, container.pod))
-        request = _request(command, process, container, pod)
+        origin = None if container.pod else Origin(process, peer.read(self._procfs.ancestors))
+        request = _request(command, process, container, pod, origin)
         released = self._released
         try:
             return self._allocate(command, request, peer)
@@ -232,8 +234,8 @@ class Allocator:
         """Undo an allocation. The process holds its lists until it ends if it may still have threads on them."""
         is_undone = pinning.undo()
         self.ledger.keep_open(task.process, frozenset())
-        # Outside pods no search finds what is left there.
-        if not is_undone and not task.pod and before is None and self._lifetimes.hold(task):
+        is_searched = self._is_searched(task)
+        if not is_undone and not is_searched and before is None and self._lifetimes.hold(task):
             self._log_held(task)
             self._try_to_save()
             return
@@ -241,7 +243,7 @@ class Allocator:
         self._notifier.remove_notice(task.process)
         if before:
             self.ledger.restore(before)
-        if (task.pod and pinning.has_set) or (not is_undone and self._is_exclusive(task)):
+        if is_searched and (pinning.has_set or not is_undone):
             self._hold_after_undo(task, before, is_undone=is_undone)
         if before:
             self._notifier.write_all(self.ledger)
@@ -273,7 +275,7 @@ class Allocator:
         # No process has such a start: so soon after the boot there was no container.
         process = next(dead for dead in map(partial(Process, pid), itertools.count()) if dead not in self.ledger.tasks)
         left = _left(task, process)
-        self._adopt_one(left)
+        self._take(left, self._lifetimes.hold)
         if process not in self.ledger.tasks:
             return None
         log.info(
@@ -303,7 +305,7 @@ class Allocator:
         """Make the processes that are left on the lists of a task a task of their own; returns it."""
         for process in members:
             rest = _left(task, process)
-            if self._adopt_one(rest) and process in self.ledger.tasks:
+            if self._take(rest, self._lifetimes.adopt) and process in self.ledger.tasks:
                 log.info("process %d still runs on the lists that process %d has given up", process.pid, task.process.pid)
                 return rest
         return None
@@ -335,11 +337,15 @@ class Allocator:
 
     def _left_of(self, task: Task) -> Search:
         """Search for what keeps a task alive whose first process has ended, or never held its lists alone."""
-        if task.pod:
+        if self._is_searched(task):
             return self._members_of(task)
-        # Outside pods no search finds members: what a process that was refused may have left on the lists ends with it.
+        # What a process that was refused may have left on the lists ends with it.
         same_pid = [process for process in self.ledger.tasks if process.pid == task.process.pid]
         return Search([process for process in same_pid if self._procfs.is_alive(process)], is_certain=True)
+
+    def _is_searched(self, task: Task) -> bool:
+        """Whether a search tells the processes of a task: outside pods, anybody may have been started on the CPUs of a shared pool."""
+        return bool(task.pod) or (task.origin is not None and self._is_exclusive(task))
 
     def _members_of(self, task: Task, *others: CpuSet) -> Search:
         """Search for the processes on a task's lists; those on the CPUs of other tasks in its container, or on ``others``, do not count."""
@@ -350,7 +356,8 @@ class Allocator:
         }
         of_tasks = map(self.ledger.cpus_of, beside.values())
         container = PodContainer(task.pod, task.container)
-        return search_members(self._procfs, container, self.ledger.cpus_of(task), [*of_tasks, *others])
+        kin = Kin(self._procfs, task.origin) if task.origin and self._is_exclusive(task) else None
+        return search_members(self._procfs, container, self.ledger.cpus_of(task), [*of_tasks, *others], kin)
 
     def _on_end(self, process: Process) -> None:
         self.ledger.release(process)
@@ -394,12 +401,13 @@ def _left(task: Task, process: Process) -> Task:
     return msgspec.structs.replace(task, process=process, on_move=on_move)
 
 
-def _request(command: Isolate, process: Process, container: PodContainer, pod: Pod | None) -> Request:
+def _request(command: Isolate, process: Process, container: PodContainer, pod: Pod | None, origin: Origin | None) -> Request:
     if container.pod:
         # A task bears the name that is in the cgroup, which a static pod's uid on the API is not.
         known = pod or Pod(container.pod, "", container.pod, {})
         pod = msgspec.structs.replace(known, uid=container.pod)
-    return Request(command.pool, process, command.cores, command.socket, pod, container.container, _on_move(command, pod))
+    on_move = _on_move(command, pod)
+    return Request(command.pool, process, command.cores, command.socket, pod, container.container, on_move, origin)
 
 
 def _on_move(command: Isolate, pod: Pod | None) -> OnMove:

@@ -8,7 +8,11 @@ from collections.abc import Iterable
 from cmk.agent.options import Options
 from cmk.host import state
 from cmk.host.journal import Journal, JournaledChange
+from cmk.host.kin import Kin
+from cmk.host.members import Search, search_members
 from cmk.host.procfs import Procfs
+from cmk.model.cgroup_path import PodContainer
+from cmk.model.cpuset import CpuSet
 from cmk.model.layout import SavedLayout
 from cmk.model.pods import Pod
 from cmk.model.tasks import Task, TasksFile
@@ -62,11 +66,15 @@ class StateFiles:
 
     def change(self) -> JournaledChange:
         """Changes of this node's pools: they keep a journal, and end by writing layout and tasks."""
-        return JournaledChange(self._options.journal_file, self._write_both, self._procfs)
+        return JournaledChange(self._options.journal_file, self._write_both, self._procfs, self._find_family)
 
     def discard_journal(self) -> None:
         """Forget a change that was interrupted and whose journal is damaged."""
         state.TwinFile(self._options.journal_file, Journal, durable=True).delete()
+
+    def _find_family(self, task: Task, cpus: CpuSet) -> Search:
+        kin = Kin(self._procfs, task.origin) if task.origin else None
+        return search_members(self._procfs, PodContainer(), cpus, [], kin)
 
     def _write_both(self, saved: SavedLayout, tasks: list[Task]) -> None:
         """Layout first, for an agent that is killed in between reads the tasks on it."""

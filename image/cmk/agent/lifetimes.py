@@ -72,16 +72,16 @@ class TaskLifetimes:
         if task.process in self._watched:
             os.close(pidfd)
             self.update(task)
-            return
-        try:
-            is_alone = self._procfs.is_namespace_init(task.process.pid) and not has_ended(pidfd)
-        except ProcessLookupError:
-            is_alone = False
-        watched = _WatchedTask(task, is_alone, {})
-        self._add(watched, task.process, pidfd)
-        self._watched[task.process] = watched
-        for other in self._watched.values():
-            if other is not watched and task.process in other.pidfds:
+        else:
+            try:
+                is_alone = self._procfs.is_namespace_init(task.process.pid) and not has_ended(pidfd)
+            except ProcessLookupError:
+                is_alone = False
+            watched = _WatchedTask(task, is_alone, {})
+            self._add(watched, task.process, pidfd)
+            self._watched[task.process] = watched
+        for first, other in self._watched.items():
+            if first != task.process and task.process in other.pidfds:
                 # It has lists of its own now: whether it still runs on those of the other task, a search tells.
                 asyncio.get_running_loop().call_soon(self._on_process_end, other, task.process)
 

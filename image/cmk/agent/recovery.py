@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from cmk.agent.files import StateFiles
 from cmk.host.confined import Confined, confined_processes
 from cmk.host.procfs import Procfs
@@ -132,7 +134,7 @@ def _with(task: Task, pool: str, lists: tuple[str, ...]) -> Task:
     """The task on these lists: as it was, if it has been known to be there."""
     if (task.pool, task.lists) == (pool, lists):
         return task
-    return Task(task.process, pool, lists, task.pod, task.container, len(lists), task.socket, task.on_move, task.generation)
+    return msgspec.structs.replace(task, pool=pool, lists=lists, cores=len(lists))
 
 
 def _touched(layout: Layout, item: Confined) -> tuple[str, list[str]]:

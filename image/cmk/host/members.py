@@ -1,4 +1,7 @@
-"""The processes of a task beside its first one: those of its container that are confined to its CPUs. They keep the task alive."""
+"""The processes of a task beside its first one: those of its container that are confined to its CPUs. They keep the task alive.
+
+Outside pods, where all processes are in the same container as it were, those count that are the task's kin, and on exclusive CPUs alone.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from cmk.host.affinity import mask_of
+from cmk.host.kin import Kin
 from cmk.host.passes import passes
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
@@ -29,15 +33,16 @@ def search_members(
     container: PodContainer,
     cpus: CpuSet,
     others: Sequence[CpuSet],
+    kin: Kin | None = None,
     clock: Callable[[], float] = monotonic,
 ) -> Search:
     """Live processes in ``container`` with a thread whose affinity lies within ``cpus`` and within none of ``others``.
 
-    Outside pods, no container separates a task's processes from the host's: the result is empty.
+    Outside pods, of these those of ``kin``; without it, the result is empty.
     """
-    if not container.pod or any(cpus <= other for other in others):
+    if not (container.pod or kin) or any(cpus <= other for other in others):
         return Search([], is_certain=True)  # without a look at every process: hundreds of tasks of a shared list may end at once
-    scan = _Scan(procfs, container, cpus, others)
+    scan = _Scan(procfs, container, cpus, others, kin)
     for _ in passes(SECONDS, clock):
         # A process that ended during the scan may have left a child that was not listed yet: look again, at those that are new.
         if scan.look_at_new():
@@ -80,11 +85,12 @@ def processes_beside(procfs: Procfs, pids: Iterable[int], owner: int, cpus: CpuS
 class _Scan:
     """Passes over all processes, each of which is looked at once."""
 
-    def __init__(self, procfs: Procfs, container: PodContainer, cpus: CpuSet, others: Sequence[CpuSet]) -> None:
+    def __init__(self, procfs: Procfs, container: PodContainer, cpus: CpuSet, others: Sequence[CpuSet], kin: Kin | None) -> None:
         self._procfs = procfs
         self._container = container
         self._cpus = cpus
         self._others = others
+        self._kin = kin
         self._seen: set[int] = set()
         # Processes that have ended and are waited for: what they had started before is listed once they have been seen so.
         self._remains: set[int] = set()
@@ -123,7 +129,7 @@ class _Scan:
                     is_new = pid not in self._remains
                     self._remains.add(pid)
                 else:
-                    if is_own:
+                    if is_own and (container.pod or (self._kin and self._kin.includes(pid))):
                         self.members.append(self._procfs.process(pid))
                     return True
         if is_new:

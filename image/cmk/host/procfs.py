@@ -29,6 +29,19 @@ class Procfs:
         stat = self._read(f"{pid}/stat")
         return int(stat[stat.rindex(")") + 2 :].split()[1])
 
+    def ancestors(self, pid: int) -> tuple[Process, ...]:
+        """The parent, its parent, and so on, up to init."""
+        while True:
+            found: list[Process] = []
+            above = self.parent(pid)
+            try:
+                while above:
+                    found.append(self.process(above))
+                    above = self.parent(above)
+            except ProcessLookupError:
+                continue  # one has ended, and those below it have another parent
+            return tuple(found)
+
     def name(self, pid: int) -> str:
         """The command name the kernel shows."""
         return self._read(f"{pid}/comm").strip()

@@ -125,6 +125,7 @@ class Ledger:
                 cores=request.cores,
                 socket=request.socket,
                 on_move=request.on_move,
+                origin=request.origin,
             )
         self._tasks[request.process] = task
         self.version += 1

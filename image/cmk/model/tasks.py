@@ -16,8 +16,18 @@ class Process(msgspec.Struct, frozen=True, order=True):
     start: int
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Where the processes of a task outside pods come from: its first process, and the ancestors that this had when it asked.
+
+    When one of its descendants loses its parent, another of these becomes the parent.
+    """
+
+    first: Process
+    ancestors: tuple[Process, ...]
+
+
 class Request(msgspec.Struct, frozen=True):
-    """What one ``cmk isolate`` asks for, and for which process. ``pod`` is None for a process outside every pod."""
+    """What one ``cmk isolate`` asks for, and for which process. ``pod`` is None for a process outside every pod, ``origin`` in one."""
 
     pool: str
     process: Process
@@ -26,6 +36,7 @@ class Request(msgspec.Struct, frozen=True):
     pod: Pod | None = None
     container: str = ""
     on_move: OnMove = OnMove()
+    origin: Origin | None = None
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -40,6 +51,7 @@ class Task(msgspec.Struct, frozen=True):
     socket: int = ANY_SOCKET
     on_move: OnMove = OnMove()
     generation: int = 1
+    origin: Origin | None = None
 
 
 class TasksFile(msgspec.Struct, frozen=True):

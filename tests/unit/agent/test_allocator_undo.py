@@ -24,16 +24,24 @@ from tests.unit.agent.workloads import LIST, Workload, allocator_in, handed_over
 pytestmark = pytest.mark.usefixtures("clients_in_pod", "own_affinity")
 
 
+def pin_in_vain(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let pins fail once the process is on the CPUs, where it stays."""
+    real = Pinning.pin
+
+    def fail(pinning: Pinning) -> None:
+        real(pinning)
+        raise error
+
+    monkeypatch.setattr(Pinning, "pin", fail)
+    monkeypatch.setattr(Pinning, "undo", lambda _: False)
+
+
 def test_a_process_whose_pin_cannot_be_undone_holds_its_lists_until_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Pinning) -> None:
-        raise AffinityError("it keeps starting threads")
-
     async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(Pinning, "pin", fail)
-            patch.setattr(Pinning, "undo", lambda _: False)
+            pin_in_vain(patch, AffinityError("it keeps starting threads"))
             with pytest.raises(AffinityError):
                 allocator.isolate(Isolate("exclusive"), first.peer)
         os.close(first.peer.pidfd)  # as the server does after a refusal
@@ -55,8 +63,7 @@ def test_a_process_whose_pin_cannot_be_undone_holds_its_lists_also_while_no_desc
         errors: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
         with monkeypatch.context() as patch:
-            patch.setattr(Pinning, "pin", fail)
-            patch.setattr(Pinning, "undo", lambda _: False)
+            pin_in_vain(patch, OSError(errno.EMFILE, "Too many open files"))
             patch.setattr(os, "dup", fail)
             patch.setattr(os, "pidfd_open", fail)
             with pytest.raises(OSError, match="Too many"):
@@ -72,9 +79,6 @@ def test_a_process_whose_pin_cannot_be_undone_holds_its_lists_also_while_no_desc
 def test_a_process_that_may_be_on_two_cores_holds_both_until_it_ends_also_with_the_next_agent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Pinning) -> None:
-        raise AffinityError("it keeps starting threads")
-
     other = Pool("exclusive-non-isolcpus", True, (CpuList(SHARED, 0),))
     layout = Layout(LAYOUT.pools | {other.name: other})
     wanted = Isolate(other.name, affinity=False)
@@ -82,8 +86,7 @@ def test_a_process_that_may_be_on_two_cores_holds_both_until_it_ends_also_with_t
     async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
         assert isinstance(allocator.isolate(LIST, first.peer), dict)
         with monkeypatch.context() as patch:
-            patch.setattr(Pinning, "pin", fail)
-            patch.setattr(Pinning, "undo", lambda _: False)
+            pin_in_vain(patch, AffinityError("it keeps starting threads"))
             with pytest.raises(AffinityError):
                 allocator.isolate(Isolate(other.name), first.peer)
         tasks = StateFiles(options_in(tmp_path), Procfs()).read_tasks().tasks
@@ -108,14 +111,10 @@ def test_a_process_that_may_be_on_two_cores_holds_both_until_it_ends_also_with_t
 def test_a_move_to_a_shared_pool_whose_pin_cannot_be_undone_leaves_the_core_with_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Pinning) -> None:
-        raise AffinityError("it keeps starting threads")
-
     async def scenario(allocator: Allocator, first: Workload, _: Workload) -> None:
         assert isinstance(allocator.isolate(Isolate("exclusive"), first.peer), dict)
         with monkeypatch.context() as patch:
-            patch.setattr(Pinning, "pin", fail)
-            patch.setattr(Pinning, "undo", lambda _: False)
+            pin_in_vain(patch, AffinityError("it keeps starting threads"))
             with pytest.raises(AffinityError):
                 allocator.isolate(Isolate("shared"), Peer(first.peer.pid, os.dup(first.peer.pidfd)))
         assert saved(tmp_path) == [(first.peer.pid, "exclusive")]

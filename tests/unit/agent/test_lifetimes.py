@@ -297,6 +297,19 @@ def test_a_process_with_lists_of_its_own_does_not_hold_those_of_the_task_that_it
     with_two(scenario)
 
 
+def test_a_process_that_holds_the_lists_of_another_task_lets_go_of_them_also_when_it_has_lists_already() -> None:
+    async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
+        watch.lifetimes.watch(left.task, left.pidfd())
+        watch.lifetimes.watch(first.task, first.pidfd())
+        watch.members = [left.process]
+        await first.end()
+        await watch.until(lambda: watch.searched == [first.task])
+        watch.lifetimes.watch(left.task, left.pidfd())
+        await watch.until(lambda: watch.ended == [first.process])
+
+    with_two(scenario)
+
+
 def test_a_task_goes_on_while_no_descriptor_is_free_to_look_for_its_processes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,75 @@
+"""Descendants of a process that may have ended, by the parents that a made-up procfs tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cmk.host.kin import Kin
+from cmk.host.procfs import Procfs
+from cmk.model.tasks import Origin, Process
+
+INIT, SHELL, OWNER = Process(1, 0), Process(10, 100), Process(20, 200)
+
+
+def procfs_of(root: Path, processes: dict[int, tuple[int, int]]) -> Procfs:
+    """A procfs of processes with these parents and starts."""
+    for pid, (parent, start) in processes.items():
+        (root / str(pid)).mkdir()
+        (root / str(pid) / "stat").write_text(f"{pid} (x) S {parent}" + " 0" * 17 + f" {start} 0\n")
+    return Procfs(root)
+
+
+@pytest.mark.parametrize(
+    ("parents", "included"),
+    [
+        ({}, True),
+        ({30: (20, 300)}, True),
+        ({30: (25, 300), 25: (20, 250)}, True),
+        ({30: (10, 300)}, True),
+        ({30: (1, 300)}, True),
+        ({30: (1, 200)}, True),
+        ({30: (1, 199)}, False),
+        ({30: (11, 300), 11: (1, 150)}, False),
+        ({30: (25, 300), 25: (11, 250), 11: (1, 150)}, False),
+        ({30: (2, 300), 2: (0, 0)}, False),
+        ({30: (0, 300)}, False),
+    ],
+    ids=[
+        "the owner itself",
+        "its child",
+        "its child's child",
+        "an orphan that came to its parent",
+        "an orphan that came to init",
+        "started in the same clock tick",
+        "started before it",
+        "a child of another session",
+        "a grandchild of another session",
+        "a thread of the kernel",
+        "one of another pid namespace's parents",
+    ],
+)
+def test_whoever_may_descend_from_a_process_is_its_kin(
+    tmp_path: Path, parents: dict[int, tuple[int, int]], included: bool
+) -> None:
+    procfs = procfs_of(tmp_path, {1: (0, 0), 10: (1, 100), 20: (10, 200)} | parents)
+    origin = Origin(OWNER, procfs.ancestors(OWNER.pid))
+    assert origin.ancestors == (SHELL, INIT)
+    assert Kin(procfs, origin).includes(30 if parents else 20) is included
+
+
+def test_an_ancestor_of_the_same_clock_tick_is_no_kin(tmp_path: Path) -> None:
+    procfs = procfs_of(tmp_path, {1: (0, 0), 10: (1, 200), 20: (10, 200)})
+    assert not Kin(procfs, Origin(OWNER, procfs.ancestors(OWNER.pid))).includes(10)
+
+
+def test_a_process_with_the_pid_of_an_ancestor_that_has_ended_is_none_of_them(tmp_path: Path) -> None:
+    procfs = procfs_of(tmp_path, {1: (0, 0), 10: (9, 300), 9: (1, 50)})
+    assert not Kin(procfs, Origin(OWNER, (SHELL, INIT))).includes(10)
+
+
+def test_a_process_that_ends_meanwhile_is_a_lookup_error(tmp_path: Path) -> None:
+    procfs = procfs_of(tmp_path, {1: (0, 0), 30: (29, 300)})
+    with pytest.raises(ProcessLookupError):
+        Kin(procfs, Origin(OWNER, (SHELL, INIT))).includes(30)
