@@ -8,6 +8,7 @@ isolated; isolated cores that no pool asks for stay in no pool, with a warning.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import msgspec
 
@@ -25,37 +26,45 @@ INFRA, SHARED, EXCLUSIVE, NON_ISOLCPUS = "infra", "shared", "exclusive", "exclus
 _NOT_ISOLATED = frozenset({INFRA, NON_ISOLCPUS})
 
 
-class CpuList(msgspec.Struct, frozen=True):
+class CpuList(msgspec.Struct, frozen=True, dict=True):
     """What one task of a pool holds: one physical core of an exclusive pool, or all CPUs that a shared pool has on one socket."""
 
     cpus: CpuSet
     socket: int
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The list's name, as CMK wrote it: ``3,11``."""
         return comma_list(self.cpus)
 
 
-class Pool(msgspec.Struct, frozen=True):
+class Pool(msgspec.Struct, frozen=True, dict=True):
     """A pool: its name, kind and CPU lists, ordered by first CPU."""
 
     name: str
     exclusive: bool
     lists: tuple[CpuList, ...]
 
-    @property
+    @cached_property
     def cpus(self) -> CpuSet:
         """Every CPU of the pool."""
         return frozenset().union(*(item.cpus for item in self.lists))
 
+    @cached_property
+    def sockets(self) -> Mapping[str, int]:
+        """The socket of each list by its name, in the pool's order."""
+        return {item.name: item.socket for item in self.lists}
+
     def named(self, names: Iterable[str]) -> list[CpuList]:
         """Lists with these names, in the pool's order."""
-        chosen = set(names)
-        return [item for item in self.lists if item.name in chosen]
+        return [self.lists[place] for place in sorted({self._places[name] for name in names if name in self._places})]
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {item.name: place for place, item in enumerate(self.lists)}
 
 
-class Layout(msgspec.Struct, frozen=True):
+class Layout(msgspec.Struct, frozen=True, dict=True):
     """Every pool of a node, and warnings for the operator."""
 
     pools: dict[str, Pool]
@@ -64,6 +73,11 @@ class Layout(msgspec.Struct, frozen=True):
     def cpus_of(self, pool: str) -> CpuSet:
         """CPUs of a pool; empty when there is no such pool."""
         return self.pools[pool].cpus if pool in self.pools else frozenset()
+
+    @cached_property
+    def exclusive(self) -> CpuSet:
+        """CPUs of all exclusive pools."""
+        return frozenset().union(*(pool.cpus for pool in self.pools.values() if pool.exclusive))
 
 
 class SavedLayout(msgspec.Struct, frozen=True):

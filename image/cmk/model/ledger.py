@@ -6,7 +6,6 @@ The agent keeps one ledger per node. Its allocator allocates and releases; a cha
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -14,6 +13,7 @@ import msgspec
 from cmk.model import choice
 from cmk.model.choice import OLD_NAMES, Refused
 from cmk.model.cpuset import CpuSet
+from cmk.model.holdings import Holdings
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.pods import MOST_CORES, resource_of
 from cmk.model.tasks import Process, Request, Task
@@ -35,7 +35,7 @@ class Ledger:
         self.require_grant = require_grant
         self.version = 0
         self._tasks_per_pod = tasks_per_pod
-        self._tasks = {task.process: task for task in tasks}
+        self._holdings = Holdings(tasks)
         self._going: frozenset[tuple[str, str]] = frozenset()
         self._coming: Layout | None = None
         self._destinations: Mapping[Process, CpuSet] = {}
@@ -43,7 +43,12 @@ class Ledger:
     @property
     def tasks(self) -> Mapping[Process, Task]:
         """Every task by its process."""
-        return self._tasks
+        return self._holdings.tasks
+
+    @property
+    def holdings(self) -> Holdings:
+        """The tasks by what they hold."""
+        return self._holdings
 
     def pool(self, name: str) -> Pool | None:
         """A pool by its name or by kcm's name for it."""
@@ -56,10 +61,10 @@ class Ledger:
     @property
     def exclusive(self) -> CpuSet:
         """CPUs of exclusive pools. While pools change: those of both layouts, or of the new one where both would leave no CPU over."""
-        now = _exclusive(self.layout)
+        now = self.layout.exclusive
         if self._coming is None:
             return now
-        coming = _exclusive(self._coming)
+        coming = self._coming.exclusive
         every_cpu = _NOTHING.union(*(pool.cpus for layout in (self.layout, self._coming) for pool in layout.pools.values()))
         return now | coming if every_cpu - now - coming else coming
 
@@ -78,7 +83,7 @@ class Ledger:
     def end(self, layout: Layout, tasks: Iterable[Task]) -> None:
         """End a change, frozen lists included: from now on the ledger has this layout and these tasks."""
         self.layout, self._coming, self._destinations, self._going = layout, None, {}, frozenset()
-        self._tasks = {task.process: task for task in tasks}
+        self._holdings = Holdings(tasks)
         self.version += 1
 
     def freeze(self, coming: Layout | None) -> None:
@@ -92,16 +97,12 @@ class Ledger:
 
     def held(self, pod: str, pool: str) -> int:
         """The number of lists of a pool that the tasks of a pod hold."""
-        return _held(self._tasks.values(), pod, pool)
+        return self._holdings.lists_of(pod, pool)
 
     def users(self, pool: str) -> dict[str, list[Task]]:
         """Tasks on every list of a pool, by list name."""
-        users: dict[str, list[Task]] = {item.name: [] for item in self.layout.pools[pool].lists}
-        for task in self._tasks.values():
-            if task.pool == pool:
-                for name in task.lists:
-                    users[name].append(task)
-        return users
+        users = self._holdings.users(pool)
+        return {name: list(users[name].values()) if name in users else [] for name in self.layout.pools[pool].sockets}
 
     def allocate(self, request: Request) -> Task:
         """Choose lists for a request and record its task; raises Refused with everything as it was.
@@ -109,7 +110,7 @@ class Ledger:
         A process that asks the same again (its reply was lost) gets the same answer; one that asks for something else gives up what it has.
         """
         pool = self._pool_of(request)
-        previous = self._tasks.get(request.process)
+        previous = self.tasks.get(request.process)
         asked = (pool.name, request.cores, request.socket)
         if previous and (previous.pool, previous.cores, previous.socket) == asked:
             task = msgspec.structs.replace(previous, on_move=request.on_move)
@@ -119,7 +120,7 @@ class Ledger:
             task = Task(
                 process=request.process,
                 pool=pool.name,
-                lists=tuple(self._choose(pool, request)),
+                lists=tuple(self._choose(pool, request, previous)),
                 pod=request.pod.uid if request.pod else "",
                 container=request.container,
                 cores=request.cores,
@@ -127,28 +128,27 @@ class Ledger:
                 on_move=request.on_move,
                 origin=request.origin,
             )
-        self._tasks[request.process] = task
+        self._holdings.add(task)
         self.version += 1
         return task
 
     def restore(self, task: Task) -> bool:
         """Record a task as it was; False when its lists do not exist or another task holds one of them exclusively."""
         pool = self.layout.pools.get(task.pool)
-        names = {item.name for item in pool.lists} if pool else set()
-        if pool is None or not task.lists or not names.issuperset(task.lists):
+        if pool is None or not task.lists or not pool.sockets.keys() >= set(task.lists):
             return False
         if pool.exclusive:
-            users = self.users(pool.name)
-            if any(other.process != task.process for name in task.lists for other in users[name]):
+            users = self._holdings.users(pool.name)
+            if any(other != task.process for name in task.lists for other in users.get(name, ())):
                 return False
-        self._tasks[task.process] = task
+        self._holdings.add(task)
         self.version += 1
         return True
 
     def release(self, process: Process) -> Task | None:
         """Forget the task of a process; returns it, or None when there is none."""
         self.version += 1
-        return self._tasks.pop(process, None)
+        return self._holdings.remove(process)
 
     def environment(self, task: Task) -> dict[str, str]:
         """Variables that the workload sees."""
@@ -161,38 +161,37 @@ class Ledger:
     def _pool_of(self, request: Request) -> Pool:
         return self.layout.pools[choice.find_pool(self.layout.pools, request.pool)]
 
-    def _choose(self, pool: Pool, request: Request) -> list[str]:
-        """Names of the lists for a request, as if its process held none; raises Refused."""
-        lists = {item.name: item.socket for item in pool.lists}
-        others = [task for task in self._tasks.values() if task.pool == pool.name and task.process != request.process]
+    def _choose(self, pool: Pool, request: Request, previous: Task | None) -> list[str]:
+        """Names of the lists for a request, as if its process did not hold those of ``previous``; raises Refused."""
+        lists, users = pool.sockets, self._holdings.numbers(pool.name)
+        given_up = previous if previous and previous.pool == pool.name else None
         if pool.exclusive:
             # A socket without lists is refused at once, whatever else would have to be waited for.
             choice.on_socket(pool.name, lists, request.socket)
-            self._check_grant(pool, request, others)
-        users = Counter(name for task in others for name in task.lists)
+            self._check_grant(pool, request, given_up)
+        if given_up:
+            users = {**users, **{name: users[name] - 1 for name in given_up.lists}}
         available = self._available(pool, request, lists)
         return choice.choose(pool.name, pool.exclusive, lists, users, request.cores, request.socket, available)
 
     def _check_number(self, request: Request) -> None:
         """Refuse one more task to a pod that has as many as a pod may have."""
         most, pod = self._tasks_per_pod, request.pod
-        if (
-            most is None
-            or len(self._tasks) < most
-            or sum(task.pod == (pod.uid if pod else "") for task in self._tasks.values()) < most
-        ):
+        if most is None or self._holdings.tasks_of(pod.uid if pod else "") < most:
             return
         who = f"pod {pod} has" if pod else "processes outside pods have"
         raise Refused(f"{who} {most} tasks already, as many as the limit workloads.limits.tasks allows", final=False)
 
-    def _available(self, pool: Pool, request: Request, lists: Iterable[str]) -> list[str]:
+    def _available(self, pool: Pool, request: Request, lists: Iterable[str]) -> Iterable[str]:
         """Lists that the pool hands out, in this order: those that stay, then, to a pod that requests the pool, those that go."""
+        if not self._going:
+            return lists
         going = [name for name in lists if (pool.name, name) in self._going]
         staying = [name for name in lists if name not in going]
         is_counted = request.pod is not None and request.pod.granted(resource_of(pool.name), len(pool.lists))
         return staying + going if is_counted else staying
 
-    def _check_grant(self, pool: Pool, request: Request, others: Iterable[Task]) -> None:
+    def _check_grant(self, pool: Pool, request: Request, given_up: Task | None) -> None:
         if not self.require_grant:
             return
         resource = resource_of(pool.name)
@@ -213,17 +212,11 @@ class Ledger:
                 f"{request.cores} cores of pool {pool.name} asked, pod {request.pod} is granted {granted} ({resource})",
                 final=True,
             )
-        held = _held(others, request.pod.uid, pool.name)
+        held = self._holdings.lists_of(request.pod.uid, pool.name)
+        if given_up and given_up.pod == request.pod.uid:
+            held -= len(given_up.lists)
         if held + request.cores > granted:
             raise Refused(
                 f"{request.cores} cores of pool {pool.name} asked, pod {request.pod} already holds {held} of its {granted} ({resource})",
                 final=False,
             )
-
-
-def _held(tasks: Iterable[Task], pod: str, pool: str) -> int:
-    return sum(len(task.lists) for task in tasks if task.pod == pod and task.pool == pool)
-
-
-def _exclusive(layout: Layout) -> CpuSet:
-    return _NOTHING.union(*(pool.cpus for pool in layout.pools.values() if pool.exclusive))
