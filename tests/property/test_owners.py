@@ -255,7 +255,7 @@ class Node(RuleBasedStateMachine):
             self.saved = layout
             pods = PodCache(_list, lambda: None)
             pods.remember(PODS)
-            with mock.patch.multiple("cmk.agent.service", Procfs=lambda _: self.kernel, ServedDirectory=mock.Mock):
+            with mock.patch.multiple("cmk.agent.service", Procfs=lambda *_: self.kernel, ServedDirectory=mock.Mock):
                 self.service = Service(self.options, files, layout.layout, TOPOLOGY, pods, Wakeups())
             self.allocator.adopt(found.tasks)
 

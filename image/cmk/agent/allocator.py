@@ -349,15 +349,9 @@ class Allocator:
 
     def _members_of(self, task: Task, *others: CpuSet) -> Search:
         """Search for the processes on a task's lists; those on the CPUs of other tasks in its container, or on ``others``, do not count."""
-        beside = {
-            (other.pool, other.lists): other
-            for other in self.ledger.tasks.values()
-            if other.process != task.process and (other.pod, other.container) == (task.pod, task.container)
-        }
-        of_tasks = map(self.ledger.cpus_of, beside.values())
         container = PodContainer(task.pod, task.container)
         kin = Kin(self._procfs, task.origin) if task.origin and self._is_exclusive(task) else None
-        return search_members(self._procfs, container, self.ledger.cpus_of(task), [*of_tasks, *others], kin)
+        return search_members(self._procfs, container, self.ledger.cpus_of(task), [*self.ledger.beside(task), *others], kin)
 
     def _on_end(self, process: Process) -> None:
         self.ledger.release(process)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from time import thread_time
 
@@ -62,6 +64,11 @@ class TaskLifetimes:
         self._on_end = on_end
         self._members_of = members_of
         self._watched: dict[Process, _WatchedTask] = {}
+        # By process, and by the first process of the task: the tasks of which a process is watched.
+        self._holders: defaultdict[Process, dict[Process, _WatchedTask]] = defaultdict(dict)
+        # The same pidfds as the event loop has, for those that cannot wait for it.
+        self._ends = select.epoll()
+        self._by_pidfd: dict[int, tuple[_WatchedTask, Process]] = {}
         self._rests: dict[str, float] = {}  # until when no task of a pod is searched for
 
     def watch(self, task: Task, pidfd: int) -> None:
@@ -80,8 +87,8 @@ class TaskLifetimes:
             watched = _WatchedTask(task, is_alone, {})
             self._add(watched, task.process, pidfd)
             self._watched[task.process] = watched
-        for first, other in self._watched.items():
-            if first != task.process and task.process in other.pidfds:
+        for first, other in self._holders.get(task.process, {}).items():
+            if first != task.process:
                 # It has lists of its own now: whether it still runs on those of the other task, a search tells.
                 asyncio.get_running_loop().call_soon(self._on_process_end, other, task.process)
 
@@ -118,19 +125,14 @@ class TaskLifetimes:
 
     def sweep(self) -> None:
         """Handle every end that the event loop has not come to yet."""
-        ended = [
-            (watched, process)
-            for watched in self._watched.values()
-            for process, pidfd in watched.pidfds.items()
-            if has_ended(pidfd)
-        ]
-        for watched, process in ended:
+        for watched, process in [self._by_pidfd[pidfd] for pidfd, _ in self._ends.poll(0)]:
             self._on_process_end(watched, process)
 
     def close(self) -> None:
         """Stop watching; the tasks run on."""
         for process in list(self._watched):
             self.forget(process)
+        self._ends.close()
 
     def _close(self, watched: _WatchedTask) -> None:
         if watched.search is not None:
@@ -139,12 +141,23 @@ class TaskLifetimes:
             self._remove(watched, process)
 
     def _add(self, watched: _WatchedTask, process: Process, pidfd: int) -> None:
-        asyncio.get_running_loop().add_reader(pidfd, self._on_process_end, watched, process)
+        self._ends.register(pidfd, select.EPOLLIN)
+        try:
+            asyncio.get_running_loop().add_reader(pidfd, self._on_process_end, watched, process)
+        except OSError:
+            self._ends.unregister(pidfd)
+            raise
         watched.pidfds[process] = pidfd
+        self._by_pidfd[pidfd] = watched, process
+        self._holders[process][watched.task.process] = watched
 
     def _remove(self, watched: _WatchedTask, process: Process) -> None:
         pidfd = watched.pidfds.pop(process)
+        del self._by_pidfd[pidfd], self._holders[process][watched.task.process]
+        if not self._holders[process]:
+            del self._holders[process]
         asyncio.get_running_loop().remove_reader(pidfd)
+        self._ends.unregister(pidfd)
         os.close(pidfd)
 
     def _on_process_end(self, watched: _WatchedTask, process: Process) -> None:

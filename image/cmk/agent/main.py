@@ -50,7 +50,7 @@ class Agent:
     def __init__(self, options: Options, api: Api) -> None:
         self._options = options
         self._api = api
-        self._procfs = Procfs(options.proc_root)
+        self._procfs = Procfs(options.proc_root, options.host_paths.cgroups)
         self._files = StateFiles(options, self._procfs)
         self._lock = state.NodeLock(options.lock_file)
         self._wakeups = Wakeups()

@@ -44,7 +44,7 @@ class Service:
     ) -> None:
         self._options = options
         self._topology = topology
-        procfs = Procfs(options.proc_root)
+        procfs = Procfs(options.proc_root, options.host_paths.cgroups)
         limits = options.limits.fitting(number_of_files())
         self.ledger = Ledger(layout, require_grant=options.require_request, tasks_per_pod=limits.tasks)
         self.layers = Layers(options.host_paths, procfs, self.ledger, topology, wakeups.wake_both)

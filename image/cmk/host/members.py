@@ -83,7 +83,7 @@ def processes_beside(procfs: Procfs, pids: Iterable[int], owner: int, cpus: CpuS
 
 
 class _Scan:
-    """Passes over all processes, each of which is looked at once."""
+    """Passes over the processes of a container, each of which is looked at once."""
 
     def __init__(self, procfs: Procfs, container: PodContainer, cpus: CpuSet, others: Sequence[CpuSet], kin: Kin | None) -> None:
         self._procfs = procfs
@@ -99,7 +99,7 @@ class _Scan:
     def look_at_new(self) -> bool:
         """Look at processes that were not looked at before; returns whether none ended that may have left others."""
         is_quiet = True
-        for pid in self._procfs.pids():
+        for pid in self._procfs.pids_in(self._container):
             if pid in self._seen:
                 continue
             try:

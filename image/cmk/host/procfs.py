@@ -1,11 +1,12 @@
-"""Processes in procfs: start time, parent, name, threads, pod and container."""
+"""Processes in procfs, and those of a container by its cgroup: start time, parent, name, threads, pod and container."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from cmk.host.containers import Containers
 from cmk.model.cgroup_path import PodContainer, parse_cgroup
 from cmk.model.tasks import Process
 
@@ -13,10 +14,14 @@ _EXITING = 0x4  # PF_EXITING
 
 
 class Procfs:
-    """procfs mounted at a root. Methods raise ProcessLookupError when the process has ended."""
+    """procfs mounted at a root. Methods raise ProcessLookupError when the process has ended.
 
-    def __init__(self, root: Path = Path("/proc")) -> None:
+    ``cgroups`` is the mount of the host's cgroups, without which nothing tells the processes of a container but each one's own file.
+    """
+
+    def __init__(self, root: Path = Path("/proc"), cgroups: Path | None = None) -> None:
         self.root = root
+        self._containers = Containers(cgroups) if cgroups else None
         self._prefix = str(root)
 
     def start_time(self, pid: int) -> int:
@@ -107,6 +112,11 @@ class Procfs:
     def pids(self) -> Iterator[int]:
         """Every process id, in no order."""
         return (int(name) for name in os.listdir(self.root) if name.isdigit())  # noqa: PTH208  # pathlib doubles the cost
+
+    def pids_in(self, container: PodContainer) -> Iterable[int]:
+        """Processes of a container, perhaps among others. Raises OSError."""
+        found = self._containers.pids(container) if self._containers else None
+        return self.pids() if found is None else found
 
     def threads(self, pid: int) -> list[int]:
         """Thread ids of a process."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cmk.host.containers import GONE, find_kubepods
 from cmk.isolation import kernel_file
 from cmk.model import cpuset
 from cmk.model.cgroup_path import parent_of
@@ -14,11 +15,6 @@ from cmk.model.cpuset import CpuSet
 from cmk.model.errors import CmkError
 
 FILE = "cpuset.cpus"
-# kubelet's --cgroup-root puts kubepods a level or two down.
-_KUBEPODS = ("kubepods", "kubepods.slice")
-_LEVELS = 3
-# The kernel answers ENODEV for a group that is removed between open and read.
-GONE = (errno.ENOENT, errno.ENODEV)
 
 
 class CgroupError(CmkError):
@@ -39,7 +35,10 @@ class CpusetTree:
             raise CgroupError(
                 f"{root} has no cpuset controller, neither of cgroup v1 nor of v2: enable it, or switch this layer off"
             )
-        self.top = _find_kubepods(base)
+        top = find_kubepods(base, lambda path: (path / FILE).exists())
+        if top is None:
+            raise CgroupError(f"{base} has no kubepods with a {FILE} below it: does kubelet run with --cgroups-per-qos=false?")
+        self.top = top
         self._root = root
         self._prefix = str(self.top)
 
@@ -109,16 +108,6 @@ class CpusetTree:
         return "" if directory == self.top else str(directory)[len(self._prefix) + 1 :]
 
 
-def _find_kubepods(base: Path) -> Path:
-    level = [base]
-    for _ in range(_LEVELS):
-        below = [entry for directory in level for entry in _directories(directory)]
-        if kubepods := sorted(entry for entry in below if entry.name in _KUBEPODS and (entry / FILE).exists()):
-            return kubepods[0]
-        level = below
-    raise CgroupError(f"{base} has no kubepods with a {FILE} below it: does kubelet run with --cgroups-per-qos=false?")
-
-
 def _has_budget(file: Path) -> bool:
     try:
         return int(file.read_text()) != 0
@@ -126,15 +115,6 @@ def _has_budget(file: Path) -> bool:
         if error.errno not in GONE:
             raise
         return False
-
-
-def _directories(path: Path) -> list[Path]:
-    try:
-        return [entry for entry in path.iterdir() if entry.is_dir()]
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return []
 
 
 def _text(path: Path) -> str:

@@ -10,9 +10,10 @@ import errno
 import logging
 from collections.abc import Callable
 
+from cmk.host.containers import GONE
 from cmk.host.inotify import WRITTEN, DirectoryWatch
 from cmk.isolation import desired
-from cmk.isolation.cgroups import FILE, GONE, CpusetTree
+from cmk.isolation.cgroups import FILE, CpusetTree
 from cmk.isolation.desired import CpusetWrite, Groups
 from cmk.model import cpuset
 from cmk.model.cgroup_path import PodContainer, container_of, top_down

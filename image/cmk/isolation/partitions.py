@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cmk.host.affinity import mask_of
+from cmk.host.containers import GONE
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.isolation import desired, masks
-from cmk.isolation.cgroups import GONE, CpusetTree
+from cmk.isolation.cgroups import CpusetTree
 from cmk.isolation.cpusets import PodCpusets
 from cmk.isolation.desired import NOTHING, Hold
 from cmk.isolation.originals import Originals

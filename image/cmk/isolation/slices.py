@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from cmk.host.containers import GONE
 from cmk.host.procfs import Procfs
 from cmk.isolation import masks
-from cmk.isolation.cgroups import FILE, GONE, CpusetTree
+from cmk.isolation.cgroups import FILE, CpusetTree
 from cmk.isolation.originals import Originals
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from cmk.model import choice
+from cmk.model.cgroup_path import PodContainer
 from cmk.model.choice import OLD_NAMES, Refused
 from cmk.model.cpuset import CpuSet
 from cmk.model.holdings import Holdings
@@ -57,6 +58,13 @@ class Ledger:
     def cpus_of(self, task: Task) -> CpuSet:
         """CPUs that a task holds."""
         return _NOTHING.union(*(item.cpus for item in self._lists(task)))
+
+    def beside(self, task: Task) -> list[CpuSet]:
+        """CPUs that other tasks in a task's container hold, those of each list or group of lists once."""
+        held = self._holdings.held_in(PodContainer(task.pod, task.container))
+        own = self.tasks.get(task.process)
+        others = (lists for lists, number in held.items() if number > (own is not None and lists == (own.pool, own.lists)))
+        return [_NOTHING.union(*(item.cpus for item in self.layout.pools[pool].named(names))) for pool, names in others]
 
     @property
     def exclusive(self) -> CpuSet:

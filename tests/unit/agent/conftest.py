@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,11 @@ def clients_in_pod(monkeypatch: pytest.MonkeyPatch) -> None:
     def place(self: Procfs, pid: int) -> PodContainer:
         return PLACE if is_client(self.root, pid) else PodContainer()
 
+    def pids(self: Procfs, container: PodContainer) -> Iterable[int]:
+        return [pid for pid in self.pids() if place(self, pid) == container] if container.pod else self.pids()
+
     monkeypatch.setattr(Procfs, "pod_container", place)
+    monkeypatch.setattr(Procfs, "pids_in", pids)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from cmk.model.pods import Pod, resource_of
 from cmk.model.reasons import Obstacle
 from cmk.model.tasks import Request
 from tests.unit.agent.cluster import NODES, PODS, Cluster, unavailable
-from tests.unit.agent.harness import CPUS, EXCLUSIVE, LAYOUT, PLACE, POD, TOPOLOGY, Node, options_in
+from tests.unit.agent.harness import CPUS, EXCLUSIVE, LAYOUT, POD, TOPOLOGY, Node, options_in
 
 RESOURCE = resource_of("exclusive")
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
@@ -36,6 +36,8 @@ FIRST = frozenset({CPUS[0]})
 ON_LAST = Section({"exclusive": PoolConfig(cpus=str(CPUS[-1]), exclusive=True), "infra": PoolConfig("rest")}, "last")
 ON_FIRST = Section({"exclusive": PoolConfig(cpus=str(CPUS[0]), exclusive=True), "infra": PoolConfig("rest")}, "first")
 NOBODY = Section({"exclusive": PoolConfig(0, exclusive=True), "infra": PoolConfig("rest")}, "nobody")
+
+pytestmark = pytest.mark.usefixtures("clients_in_pod")
 
 
 def bound(pod: Pod, cores: int = 1, phase: str = "Running") -> dict[str, Any]:
@@ -139,15 +141,6 @@ def on_agent(root: Path, scenario: Callable[[Agent], Awaitable[None]], *, requir
             agent.node.service.stop()
 
     asyncio.run(run())
-
-
-@pytest.fixture(autouse=True)
-def in_pod(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients are in the pod, the test's own process is not."""
-    from tests.unit.agent.harness import is_client
-
-    place = Procfs.pod_container
-    monkeypatch.setattr(Procfs, "pod_container", lambda self, pid: PLACE if is_client(self.root, pid) else place(self, pid))
 
 
 @pytest.fixture(autouse=True)

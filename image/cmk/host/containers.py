@@ -1,0 +1,101 @@
+"""The processes of a container, by its cgroup below kubepods, so that nobody has to look at all processes of the node to find them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cmk.model.cgroup_path import PodContainer, parse_path
+
+# kubelet's --cgroup-root puts kubepods a level or two down.
+_KUBEPODS = ("kubepods", "kubepods.slice")
+_LEVELS = 3
+# The kernel answers ENODEV for a group that is removed between open and read.
+GONE = (errno.ENOENT, errno.ENODEV)
+# Of a threaded group of cgroup v2: the group above it lists its processes.
+_THREADED = errno.EOPNOTSUPP
+# Paths of so many containers are remembered; a node has some hundreds of pods.
+_REMEMBERED = 2048
+
+
+def find_kubepods(base: Path, is_one: Callable[[Path], bool] = Path.is_dir) -> Path | None:
+    """The directory of kubepods below a hierarchy of cgroups; None if there is none for which ``is_one`` is true."""
+    level = [base]
+    for _ in range(_LEVELS):
+        below = [entry for directory in level for entry in _directories(directory)]
+        if kubepods := sorted(entry for entry in below if entry.name in _KUBEPODS and is_one(entry)):
+            return kubepods[0]
+        level = below
+    return None
+
+
+class Containers:
+    """Containers of the pods on this node. ``root`` is the mount of the host's cgroups, of v1 or v2. Methods raise OSError."""
+
+    def __init__(self, root: Path) -> None:
+        cpusets = root / "cpuset"
+        self._base = cpusets if cpusets.is_dir() else root
+        self._kubepods: Path | None = None
+        self._paths: dict[PodContainer, list[str]] = {}
+
+    def pids(self, container: PodContainer) -> list[int] | None:
+        """Processes of a container, also in groups that it has made below its own; None if its group cannot be found."""
+        if not container.container:
+            return None
+        if container not in self._paths:
+            if not (paths := self._find(container)):
+                return None
+            if len(self._paths) >= _REMEMBERED:
+                self._paths.clear()
+            self._paths[container] = paths
+        pids = [pid for path in self._paths[container] for pid in _pids_below(path)]
+        if not pids and not any(os.path.isdir(path) for path in self._paths[container]):  # noqa: PTH112  # for each task that ends
+            del self._paths[container]
+        return list(dict.fromkeys(pids))
+
+    def _find(self, container: PodContainer) -> list[str]:
+        if self._kubepods is None:
+            self._kubepods = find_kubepods(self._base)
+        if self._kubepods is None:
+            return []
+        return [
+            str(group)
+            for pod in _pods(self._kubepods, container.pod)
+            for group in _directories(pod)
+            if parse_path(f"{pod.name}/{group.name}") == container
+        ]
+
+
+def _pods(kubepods: Path, uid: str) -> Iterator[Path]:
+    """Groups of a pod, which is below kubepods or below the group of its quality of service."""
+    for entry in _directories(kubepods):
+        found = parse_path(entry.name).pod
+        if found == uid:
+            yield entry
+        elif not found:
+            yield from (pod for pod in _directories(entry) if parse_path(pod.name).pod == uid)
+
+
+def _pids_below(path: str) -> Iterator[int]:
+    """Processes in a group and in all below it."""
+    try:
+        with open(f"{path}/cgroup.procs", "rb", buffering=0) as file:  # noqa: PTH123  # Path doubles the cost
+            listed = file.read().split()
+        yield from (int(pid) for pid in listed if pid != b"0")  # 0: it is in a pid namespace that is not below ours
+        if os.stat(path).st_nlink > 2:  # noqa: PTH116  # cgroups count the groups below
+            for below in _directories(Path(path)):
+                yield from _pids_below(str(below))
+    except OSError as error:
+        if error.errno not in (*GONE, _THREADED):
+            raise
+
+
+def _directories(path: Path) -> list[Path]:
+    try:
+        return [entry for entry in path.iterdir() if entry.is_dir()]
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return []
