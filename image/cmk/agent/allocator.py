@@ -39,6 +39,9 @@ from cmk.model.wire import Isolate
 
 log = logging.getLogger(__name__)
 
+# Each is written down with the task; a shell in a container has some ten.
+MOST_ANCESTORS = 100
+
 
 class Waiting(msgspec.Struct):
     """Why a request cannot be served yet, and what to await before it is worth another attempt."""
@@ -135,8 +138,7 @@ class Allocator:
         if pod is None and container.pod and self._needs_grant(command.pool):
             reason = f"pod {container.pod} is not known yet: the API server cannot be reached or does not list it on this node"
             return Waiting(reason, partial(self.pods.find, container.pod))
-        origin = None if container.pod else Origin(process, peer.read(self._procfs.ancestors))
-        request = _request(command, process, container, pod, origin)
+        request = _request(command, process, container, pod, self._origin_of(command, peer, process, container))
         released = self._released
         try:
             return self._allocate(command, request, peer)
@@ -187,8 +189,20 @@ class Allocator:
             raise Refused(str(error), final=True) from error
 
     def _needs_grant(self, name: str) -> bool:
+        return self._is_of_cores(name) and self.ledger.require_grant
+
+    def _is_of_cores(self, name: str) -> bool:
         pool = self.ledger.pool(name)
-        return pool is not None and pool.exclusive and self.ledger.require_grant
+        return pool is not None and pool.exclusive
+
+    def _origin_of(self, command: Isolate, peer: Peer, process: Process, container: PodContainer) -> Origin | msgspec.UnsetType:
+        """What tells the processes of a task outside pods, if it is to have cores. Raises Refused."""
+        if container.pod or not self._is_of_cores(command.pool) or self.ledger.require_grant:
+            return msgspec.UNSET
+        ancestors = peer.read(partial(self._procfs.ancestors, most=MOST_ANCESTORS + 1))
+        if len(ancestors) > MOST_ANCESTORS:
+            raise Refused(f"process {process.pid} has more than {MOST_ANCESTORS} ancestors: start it by fewer", final=True)
+        return Origin(process, (*ancestors, *peer.read(self._procfs.namespace_init)))
 
     def _allocate(self, command: Isolate, request: Request, peer: Peer) -> dict[str, str]:
         """Allocate, write the files and pin; when a step fails, those before it are undone. Runs without interruption.
@@ -243,7 +257,7 @@ class Allocator:
         self._notifier.remove_notice(task.process)
         if before:
             self.ledger.restore(before)
-        if is_searched and (pinning.has_set or not is_undone):
+        if (is_searched and pinning.has_set) or (not is_undone and self._is_exclusive(task)):
             self._hold_after_undo(task, before, is_undone=is_undone)
         if before:
             self._notifier.write_all(self.ledger)
@@ -263,7 +277,11 @@ class Allocator:
             self._log_held(both)
 
     def _may_have_left(self, task: Task, before: Task) -> bool:
-        found = self._members_of(task, self.ledger.cpus_of(before))
+        try:
+            found = self._members_of(task, self.ledger.cpus_of(before))
+        except OSError as error:
+            log.error("cannot look for what process %d has left on CPUs that it was refused: %s", task.process.pid, error)
+            return True
         return bool(found.members) or not found.is_certain
 
     def _log_held(self, task: Task) -> None:
@@ -345,7 +363,7 @@ class Allocator:
 
     def _is_searched(self, task: Task) -> bool:
         """Whether a search tells the processes of a task: outside pods, anybody may have been started on the CPUs of a shared pool."""
-        return bool(task.pod) or (task.origin is not None and self._is_exclusive(task))
+        return bool(task.pod or (task.origin and self._is_exclusive(task)))
 
     def _members_of(self, task: Task, *others: CpuSet) -> Search:
         """Search for the processes on a task's lists; those on the CPUs of other tasks in its container, or on ``others``, do not count."""
@@ -395,7 +413,9 @@ def _left(task: Task, process: Process) -> Task:
     return msgspec.structs.replace(task, process=process, on_move=on_move)
 
 
-def _request(command: Isolate, process: Process, container: PodContainer, pod: Pod | None, origin: Origin | None) -> Request:
+def _request(
+    command: Isolate, process: Process, container: PodContainer, pod: Pod | None, origin: Origin | msgspec.UnsetType
+) -> Request:
     if container.pod:
         # A task bears the name that is in the cgroup, which a static pod's uid on the API is not.
         known = pod or Pod(container.pod, "", container.pod, {})

@@ -28,7 +28,7 @@ FIRST_PAUSE = 0.01
 LAST_PAUSE = 1.0
 # Seconds of CPU time: after a search that took more and did not end its task, the pod's next one comes after so many times as long. Others
 # wait for the event loop, and a pod decides for how many tasks it leaves processes that are hard to find.
-LONG_SEARCH = 0.1
+LONG_SEARCH = 0.005
 REST = 10
 
 

@@ -200,8 +200,10 @@ class JournaledChange:
                 return cpu_map.new_mask(before)
             return mask
 
-        # Before the task's first step nobody else is on its old CPUs.
+        # Before the task's first step nobody else is on its old CPUs, unless the change is done again: then others may have come there.
         only_own = NOTHING if parking and step.last else old
+        if not just_started:
+            only_own -= _cpus_of_other_moves(change.journal.plan, move, after=True)
         known, pids = self._processes_of(change.journal, move, parking, only_own)
         mover.move(self._procfs, known if just_started else {}, pids, final_mask if step.last else parked_mask)
 
@@ -219,7 +221,7 @@ class JournaledChange:
 
         try:
             # When a last step is undone nobody else is on the task's new CPUs, unless a task that has not moved yet is.
-            only_own = new - _old_cpus_of_others(change.journal.plan, move) if step.last else NOTHING
+            only_own = new - _cpus_of_other_moves(change.journal.plan, move, after=False) if step.last else NOTHING
             mover.move(self._procfs, {}, self._processes_of(change.journal, move, parking, only_own)[1], target, keep=True)
         except AffinityError as error:
             log.error("cannot restore a thread's CPUs while a change of pools is undone: %s", error)
@@ -236,6 +238,8 @@ class JournaledChange:
         of_others = {member.process for member in journal.members if member.task != task.process}
         of_others |= {other.process for other in _booked(journal.plan, after=False)} - {task.process}
         cpus = move.old | move.new | parking
+        # Outside pods one that was moved is not on ``only_own`` any more, and goes on belonging to the task.
+        created: set[Process] = set()
 
         def recorded() -> list[Member]:
             return [member for member in journal.members if member.task == task.process and self._procfs.is_alive(member.process)]
@@ -244,8 +248,9 @@ class JournaledChange:
             known = [member.process for member in recorded()]
             own = only_own if _is_exclusive(journal, task) else NOTHING
             found = self._find(task, known, of_others, cpus, others, own)
-            created = sorted(set(found.members) - of_others)
-            listed = dict.fromkeys(process.pid for process in (*(member.process for member in recorded()), *created))
+            created.update(set(found.members) - of_others)
+            running = [process for process in sorted(created) if self._procfs.is_alive(process)]
+            listed = dict.fromkeys(process.pid for process in (*(member.process for member in recorded()), *running))
             return mover.Pids(list(listed), found.is_certain)
 
         return {member.process.pid: [thread.tid for thread in member.threads] for member in recorded()}, pids
@@ -371,8 +376,9 @@ def _is_exclusive(journal: Journal, task: Task) -> bool:
     return journal.old.layout.pools[task.pool].exclusive
 
 
-def _old_cpus_of_others(plan: Plan, move: Move) -> CpuSet:
-    return NOTHING.union(*(other.old for other in plan.moves if other.task.process != move.task.process))
+def _cpus_of_other_moves(plan: Plan, move: Move, *, after: bool) -> CpuSet:
+    others = [other for other in plan.moves if other.task.process != move.task.process]
+    return NOTHING.union(*(other.new if after else other.old for other in others))
 
 
 def _narrowed(move: Move, masks: Masks) -> mover.Target:

@@ -34,18 +34,31 @@ class Procfs:
         stat = self._read(f"{pid}/stat")
         return int(stat[stat.rindex(")") + 2 :].split()[1])
 
-    def ancestors(self, pid: int) -> tuple[Process, ...]:
-        """The parent, its parent, and so on, up to init."""
+    def ancestors(self, pid: int, most: int) -> list[Process]:
+        """The parent, its parent, and so on, up to init; ``most`` of them."""
         while True:
             found: list[Process] = []
             above = self.parent(pid)
             try:
-                while above:
+                while above and len(found) < most:
                     found.append(self.process(above))
                     above = self.parent(above)
             except ProcessLookupError:
                 continue  # one has ended, and those below it have another parent
-            return tuple(found)
+            return found
+
+    def namespace_init(self, pid: int) -> list[Process]:
+        """The init of the pid namespace that a process is in; none if that is this process's namespace, or its init has ended."""
+        namespace = self._namespace(pid)
+        if namespace == self._namespace(os.getpid()):
+            return []
+        for other in self.pids():
+            try:
+                if self.is_namespace_init(other) and self._namespace(other) == namespace:
+                    return [self.process(other)]
+            except ProcessLookupError:
+                continue
+        return []
 
     def name(self, pid: int) -> str:
         """The command name the kernel shows."""
@@ -131,6 +144,12 @@ class Procfs:
     def boot_id(self) -> str:
         """The id of this boot: state of processes from another boot is void."""
         return self._read("sys/kernel/random/boot_id").strip()
+
+    def _namespace(self, pid: int) -> str:
+        try:
+            return os.readlink(f"{self._prefix}/{pid}/ns/pid")  # noqa: PTH115
+        except FileNotFoundError as error:
+            raise ProcessLookupError(f"process {pid} is gone") from error
 
     def _read(self, name: str) -> str:
         # Plain system calls: a Path and a text file would be half of what an allocation costs.

@@ -17,9 +17,10 @@ class Process(msgspec.Struct, frozen=True, order=True):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where the processes of a task outside pods come from: its first process, and the ancestors that this had when it asked.
+    """Where the processes of a task of an exclusive pool outside pods come from: its first process, and the ancestors of this.
 
-    When one of its descendants loses its parent, another of these becomes the parent.
+    When one of its descendants loses its parent, another of these becomes the parent. They are those that the process had when it asked,
+    and the init of its pid namespace.
     """
 
     first: Process
@@ -27,7 +28,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What one ``cmk isolate`` asks for, and for which process. ``pod`` is None for a process outside every pod, ``origin`` in one."""
+    """What one ``cmk isolate`` asks for, and for which process. ``pod`` is None for a process outside every pod."""
 
     pool: str
     process: Process
@@ -36,7 +37,7 @@ class Request(msgspec.Struct, frozen=True):
     pod: Pod | None = None
     container: str = ""
     on_move: OnMove = OnMove()
-    origin: Origin | None = None
+    origin: Origin | msgspec.UnsetType = msgspec.UNSET
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -51,7 +52,7 @@ class Task(msgspec.Struct, frozen=True):
     socket: int = ANY_SOCKET
     on_move: OnMove = OnMove()
     generation: int = 1
-    origin: Origin | None = None
+    origin: Origin | msgspec.UnsetType = msgspec.UNSET  # which is not written
 
 
 class TasksFile(msgspec.Struct, frozen=True):

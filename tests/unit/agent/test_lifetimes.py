@@ -276,9 +276,12 @@ def test_after_a_long_search_no_task_of_its_pod_is_searched_for_until_it_has_res
 def test_a_pod_that_has_rested_is_searched_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(watch: Watch, first: Sleeper, second: Sleeper) -> None:
         monkeypatch.setattr(lifetimes, "LONG_SEARCH", -1)
+        watch.is_certain = False
         watch.lifetimes.watch(first.task, first.pidfd())
         watch.lifetimes.watch(second.task, second.pidfd())
         await first.end()
+        await watch.until(lambda: watch.searched == [first.task])
+        watch.is_certain = True
         await second.end()
         await watch.until(lambda: sorted(watch.ended) == sorted([first.process, second.process]))
 

@@ -91,6 +91,24 @@ def test_a_change_moves_every_thread_writes_the_new_state_and_leaves_no_journal(
     assert not host.path.exists()
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_a_task_leaves_while_the_change_is_under_way_moves_with_it(host: Host, resumed: bool) -> None:
+    """Outside pods it is no descendant any more, and found on the old CPUs alone."""
+    with subprocess.Popen(["sleep", "60"]) as left:
+        os.sched_setaffinity(left.pid, FIRST)
+        listed: list[Process] = []
+
+        def find_family(_: Task, cpus: frozenset[int]) -> Search:
+            return Search([process for process in listed if os.sched_getaffinity(process.pid) <= cpus], is_certain=True)
+
+        changer = JournaledChange(host.path, host._write, Procfs(), find_family)
+        change = changer.start(OLD, NEW, plan(OLD.layout, NEW.layout, [host.task]))
+        listed.append(Procfs().process(left.pid))
+        changer.resume() if resumed else changer.finish(change)
+        assert host.masks() == {frozenset(os.sched_getaffinity(left.pid))} == {SECOND}
+        left.kill()
+
+
 def test_a_change_that_the_kernel_refuses_is_undone_and_says_why(host: Host) -> None:
     change = host.changer.start(OLD, IMPOSSIBLE, plan(OLD.layout, IMPOSSIBLE.layout, [host.task]))
     with pytest.raises(ChangeError, match=f"process {host.task.process.pid}, thread .* refused by the kernel"):

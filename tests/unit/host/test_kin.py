@@ -54,14 +54,14 @@ def test_whoever_may_descend_from_a_process_is_its_kin(
     tmp_path: Path, parents: dict[int, tuple[int, int]], included: bool
 ) -> None:
     procfs = procfs_of(tmp_path, {1: (0, 0), 10: (1, 100), 20: (10, 200)} | parents)
-    origin = Origin(OWNER, procfs.ancestors(OWNER.pid))
+    origin = Origin(OWNER, tuple(procfs.ancestors(OWNER.pid, 9)))
     assert origin.ancestors == (SHELL, INIT)
     assert Kin(procfs, origin).includes(30 if parents else 20) is included
 
 
 def test_an_ancestor_of_the_same_clock_tick_is_no_kin(tmp_path: Path) -> None:
     procfs = procfs_of(tmp_path, {1: (0, 0), 10: (1, 200), 20: (10, 200)})
-    assert not Kin(procfs, Origin(OWNER, procfs.ancestors(OWNER.pid))).includes(10)
+    assert not Kin(procfs, Origin(OWNER, tuple(procfs.ancestors(OWNER.pid, 9)))).includes(10)
 
 
 def test_a_process_with_the_pid_of_an_ancestor_that_has_ended_is_none_of_them(tmp_path: Path) -> None:
@@ -73,3 +73,13 @@ def test_a_process_that_ends_meanwhile_is_a_lookup_error(tmp_path: Path) -> None
     procfs = procfs_of(tmp_path, {1: (0, 0), 30: (29, 300)})
     with pytest.raises(ProcessLookupError):
         Kin(procfs, Origin(OWNER, (SHELL, INIT))).includes(30)
+
+
+def test_each_process_of_a_long_chain_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    procfs = procfs_of(tmp_path, {1: (0, 0), 10: (1, 100), 20: (10, 200)} | {pid: (pid - 1, 300) for pid in range(21, 321)})
+    kin = Kin(procfs, Origin(OWNER, (SHELL, INIT)))
+    read: list[int] = []
+    parent = Procfs.parent
+    monkeypatch.setattr(Procfs, "parent", lambda self, pid: read.append(pid) or parent(self, pid))
+    assert all(kin.includes(pid) for pid in reversed(range(21, 321)))
+    assert sorted(read) == list(range(21, 321))

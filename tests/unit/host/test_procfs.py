@@ -70,3 +70,25 @@ def test_a_process_without_threads_has_ended(tmp_path: Path) -> None:
     (tmp_path / "42/task").mkdir(parents=True)
     with pytest.raises(ProcessLookupError):
         Procfs(tmp_path).threads(42)
+
+
+def test_ancestors_end_with_init_or_at_the_number_asked_for(tmp_path: Path) -> None:
+    for pid, parent in {1: 0, 7: 1, 8: 7, 9: 8}.items():
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / f"{pid}/stat").write_text(f"{pid} (x) S {parent}" + " 0" * 17 + " 5 0\n")
+    assert Procfs(tmp_path).ancestors(9, 100) == [Process(8, 5), Process(7, 5), Process(1, 5)]
+    assert Procfs(tmp_path).ancestors(9, 2) == [Process(8, 5), Process(7, 5)]
+
+
+@pytest.mark.parametrize(("inside", "found"), [("pid:[2]", [Process(8, 5)]), ("pid:[1]", [])])
+def test_the_init_of_a_process_s_pid_namespace_is_the_one_that_is_number_1_there(
+    tmp_path: Path, inside: str, found: list[Process]
+) -> None:
+    """Orphans of a process that has entered the namespace come to it."""
+    places = {os.getpid(): ("pid:[1]", ""), 7: ("pid:[3]", "7 1"), 8: ("pid:[2]", "8 1"), 9: (inside, "9 5")}
+    for pid, (namespace, numbers) in places.items():
+        (tmp_path / f"{pid}/ns").mkdir(parents=True)
+        (tmp_path / f"{pid}/ns/pid").symlink_to(namespace)
+        (tmp_path / f"{pid}/status").write_text(f"NSpid:\t{numbers}\n")
+        (tmp_path / f"{pid}/stat").write_text(f"{pid} (x) S 1" + " 0" * 17 + " 5 0\n")
+    assert Procfs(tmp_path).namespace_init(9) == found
