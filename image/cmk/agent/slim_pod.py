@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cmk.isolation.conflicts import program_of
+from cmk.isolation.conflicts import image_name, program_of
 from cmk.kube import shapes
 from cmk.kube.shapes import ShapeError
-from cmk.legacy.running import loop_of
+from cmk.legacy.running import is_workload, loop_of
 from cmk.model import pods
 
 
@@ -21,12 +21,9 @@ def slim(item: Any) -> Any:  # noqa: ANN401  # an item may have any shape
     kept = {key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion") if key in meta}
     if annotations := {key: text for key, text in (meta.get("annotations") or {}).items() if key in pods.ANNOTATIONS}:
         kept["annotations"] = annotations
-    if owners := [ref for ref in meta.get("ownerReferences") or [] if ref.get("controller")]:
-        kept["ownerReferences"] = owners[:1]
-    containers = {
-        key: [found for container in spec.get(key) or [] if (found := _slim_container(container))]
-        for key in ("containers", "initContainers")
-    }
+    if owners := [ref for ref in meta.get("ownerReferences") or [] if is_workload(ref)]:
+        kept["ownerReferences"] = [{key: owners[0][key] for key in ("kind", "name", "controller")}]
+    containers = {key: _slim_containers(spec.get(key) or []) for key in ("containers", "initContainers")}
     kept_spec: dict[str, Any] = dict(containers)
     if any("image" in each or "args" in each for each in containers["containers"]):
         paths = [volume["hostPath"]["path"] for volume in spec.get("volumes") or [] if volume.get("hostPath")]
@@ -35,13 +32,19 @@ def slim(item: Any) -> Any:  # noqa: ANN401  # an item may have any shape
     return {"metadata": kept, "spec": kept_spec, "status": {"phase": (obj.get("status") or {}).get("phase")}}
 
 
+def _slim_containers(containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    slimmed = [found for container in containers if (found := _slim_container(container))]
+    # Of those that request nothing, one of each kind says as much as thousands.
+    return list({place if "resources" in each else str(each): each for place, each in enumerate(slimmed)}.values())
+
+
 def _slim_container(container: dict[str, Any]) -> dict[str, Any]:
     """Empty if nothing in it matters."""
     kept: dict[str, Any] = {}
     if requests := pods.requests_of(container):
         kept = {"resources": {"requests": requests}, "restartPolicy": container.get("restartPolicy")}
     if program_of(container):
-        kept["image"] = container["image"]
+        kept["image"] = image_name(container)
     if loop := loop_of(container):
         kept["args"] = [loop]
     if (container.get("securityContext") or {}).get("privileged"):

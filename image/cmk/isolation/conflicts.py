@@ -84,7 +84,12 @@ def manager_of(pod: Mapping[str, Any], own: Iterable[str]) -> str:
 
 def program_of(container: Mapping[str, Any]) -> str:
     """The CPU manager in a container, known by its image; empty when it is another program."""
-    return _IMAGES.get(str(container.get("image") or "").split("@")[0].split("/")[-1].split(":")[0], "")
+    return _IMAGES.get(image_name(container), "")
+
+
+def image_name(container: Mapping[str, Any]) -> str:
+    """The last part of the name of a container's image, without tag and digest."""
+    return str(container.get("image") or "").split("@")[0].split("/")[-1].split(":")[0]
 
 
 def conflict_of(managers: Iterable[str]) -> str:

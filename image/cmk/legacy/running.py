@@ -36,9 +36,14 @@ def _to_remove(meta: dict[str, Any]) -> str:
     They will be pasted into a shell. Who made the pod wrote its owner references; the API server checks only the pod's name.
     """
     for owner in meta.get("ownerReferences") or []:
-        if owner.get("controller") and owner["kind"] in _OWNERS and _NAME.fullmatch(owner["name"]):
+        if is_workload(owner):
             return f"{owner['kind'].lower()} {owner['name']}"
     return f"pod {meta['name']}"
+
+
+def is_workload(owner: dict[str, Any]) -> bool:
+    """Whether an owner reference names a controller that can be removed with its pods, by a name that it can have."""
+    return bool(owner.get("controller") and owner["kind"] in _OWNERS and _NAME.fullmatch(owner["name"]))
 
 
 def _runs_loop(pod: dict[str, Any]) -> bool:

@@ -53,6 +53,12 @@ PODS: dict[str, Any] = {
     "owners": pod(
         [LOOP], ownerReferences=[*[{"kind": "A", "name": "a"}] * 9, {"kind": "DaemonSet", "name": "d", "controller": True}]
     ),
+    "a long owner": pod([LOOP], ownerReferences=[{"kind": LONG, "name": LONG, "controller": True}]),
+    "a manager with a long image": pod([{"image": f"{LONG}/cpusetter:{LONG}", "securityContext": {"privileged": True}}]),
+    "very many privileged containers": pod([{"securityContext": {"privileged": True}}] * 15000),
+    "two managers": reaching(
+        pod([{"image": "a/cpusetter:1"}, {"image": "dracpu", **CORES}, {"image": "a/cpusetter:2"}]), hostPID=True
+    ),
     "an owner": pod([LOOP], ownerReferences=[{"kind": "A", "name": "a"}]),
     "null": {**pod([]), "status": None},
     "terminal": {**pod([CORES]), "status": {"phase": "Failed"}},
