@@ -13,9 +13,12 @@ import msgspec
 
 from cmk.agent.files import StateFiles
 from cmk.host.confined import Confined, confined_processes
+from cmk.host.kin import Kin
+from cmk.host.members import search_members
 from cmk.host.procfs import Procfs
 from cmk.host.state import DamagedError, StateError
 from cmk.model import cpuset
+from cmk.model.cgroup_path import PodContainer
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
 from cmk.model.tasks import Task, TasksFile
@@ -55,9 +58,10 @@ class Recovery:
     def discard_journal(self, damage: DamagedError) -> None:
         """Forget an interrupted change, of which no journal tells any more, once no task runs that it may have moved. Raises UnfitError."""
         self.read()
-        pids = {task.process.pid for task in self.tasks.tasks if self._procfs.is_alive(task.process)}
-        if self.layout is not None:
-            pids |= {item.process.pid for item in self._confined(self.layout.layout)}
+        layout = self.layout.layout if self.layout is not None else None
+        pids = {task.process.pid for task in self._living(layout)}
+        if layout is not None:
+            pids |= {item.process.pid for item in self._confined(layout)}
         if pids:
             raise UnfitError(
                 f"{damage}; it was of a change of pools that was interrupted, and these processes may be on CPUs of either layout: "
@@ -71,7 +75,7 @@ class Recovery:
             return self.tasks
         found = self._confined(layout)
         if self.layout_doubt:
-            _require_fit(layout, [task for task in self.tasks.tasks if self._procfs.is_alive(task.process)], found)
+            _require_fit(layout, self._living(layout), found)
         return TasksFile(self.tasks.boot, rebuilt(layout, self.tasks.tasks, found), self.tasks.pods)
 
     def settle(self, saved: SavedLayout) -> list[str]:
@@ -83,10 +87,19 @@ class Recovery:
             self._files.write_layout(saved)
         return doubts
 
+    def _living(self, layout: Layout | None) -> list[Task]:
+        """Tasks of the file whose first process runs, or, outside pods, has left others on cores."""
+        return [task for task in self.tasks.tasks if self._procfs.is_alive(task.process) or self._has_left_some(task, layout)]
+
+    def _has_left_some(self, task: Task, layout: Layout | None) -> bool:
+        if not task.origin or layout is None:
+            return False
+        found = search_members(self._procfs, PodContainer(), layout.exclusive, [], Kin(self._procfs, task.origin))
+        return bool(found.members) or not found.is_certain
+
     def _confined(self, layout: Layout) -> list[Confined]:
-        exclusive = _exclusive(layout)
-        others = NOTHING.union(*(pool.cpus for pool in layout.pools.values())) - exclusive
-        return confined_processes(self._procfs, exclusive, others)
+        others = NOTHING.union(*(pool.cpus for pool in layout.pools.values())) - layout.exclusive
+        return confined_processes(self._procfs, layout.exclusive, others)
 
 
 def rebuilt(layout: Layout, known: Iterable[Task], found: Iterable[Confined]) -> list[Task]:
@@ -174,10 +187,6 @@ def _require_fit(layout: Layout, tasks: Iterable[Task], found: Iterable[Confined
             raise UnfitError(
                 _text(item, f"and on {cpuset.kernel_list(item.astride)}, which only a task of another layout would be")
             )
-
-
-def _exclusive(layout: Layout) -> CpuSet:
-    return NOTHING.union(*(pool.cpus for pool in layout.pools.values() if pool.exclusive))
 
 
 def _text(item: Confined, what: str) -> str:

@@ -14,7 +14,9 @@ import pytest
 
 from cmk.agent import allocator
 from cmk.agent.files import StateFiles
+from cmk.agent.recovery import Recovery, UnfitError
 from cmk.host.procfs import Procfs
+from cmk.host.state import DamagedError
 from cmk.model.config import Section
 from cmk.model.layout import CpuList, Layout, Pool, SavedLayout
 from cmk.model.plan import plan
@@ -133,5 +135,20 @@ def test_who_has_more_ancestors_than_are_written_down_is_refused(tmp_path: Path,
             assert "has more than 1 ancestors" in (await client.answer())[0]
         async with await node.ask("shared") as client:
             assert (await client.answer())[0].startswith("cmk/1 ok")
+
+    on_node(tmp_path, scenario, require_request=False)
+
+
+def test_what_an_owner_has_left_counts_when_the_journal_is_damaged(tmp_path: Path) -> None:
+    async def scenario(node: Node) -> None:
+        async with await node.ask() as client:
+            await client.answer()
+            child = await client.orphan()
+            node.files.write_layout(SavedLayout(LAYOUT, Section({}, "h"), "default", TOPOLOGY))
+            node.service.save()
+            await client.kill()
+            with pytest.raises(UnfitError, match=f"either layout: .*{client.pid}"):
+                Recovery(node.files, Procfs()).discard_journal(DamagedError("x"))
+            os.kill(child, signal.SIGKILL)
 
     on_node(tmp_path, scenario, require_request=False)
