@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Any
+
+import msgspec
 
 from cmk.agent.options import Options
 from cmk.host import state
@@ -20,6 +23,17 @@ from cmk.model.tasks import Task, TasksFile
 log = logging.getLogger(__name__)
 
 
+_Encoded = tuple[Task | Pod, msgspec.Raw]
+
+
+class _EncodedTasks(msgspec.Struct):
+    """A TasksFile with parts that are JSON already."""
+
+    boot: str
+    tasks: list[msgspec.Raw]
+    pods: list[msgspec.Raw]
+
+
 class StateFiles:
     """Every method raises StateError when a file cannot be written, DamagedError when no generation of it is whole.
 
@@ -31,7 +45,9 @@ class StateFiles:
         self._procfs = procfs
         self._boot = procfs.boot_id()
         self._layout = state.StateFile(options.layout_file, SavedLayout, durable=True)
-        self._tasks = state.StateFile(options.tasks_file, TasksFile, durable=False)
+        self._tasks: state.StateFile[Any] = state.StateFile(options.tasks_file, TasksFile, durable=False)
+        # By id: what was written last, kept so that nothing else gets its id.
+        self._known: dict[int, _Encoded] = {}
 
     @property
     def layout_fault(self) -> str:
@@ -62,7 +78,23 @@ class StateFiles:
 
     def write_tasks(self, tasks: Iterable[Task], pods: Iterable[Pod]) -> None:
         """Replace the tasks. Of the pods only those with grants are of use to an agent that starts without an API server."""
-        self._tasks.write(TasksFile(self._boot, list(tasks), [pod for pod in pods if pod.grants]))
+        encoded: dict[int, _Encoded] = {}
+        content = _EncodedTasks(
+            self._boot, self._encode(tasks, encoded), self._encode((pod for pod in pods if pod.grants), encoded)
+        )
+        self._known = encoded
+        self._tasks.write(content)
+
+    def _encode(self, items: Iterable[Task | Pod], encoded: dict[int, _Encoded]) -> list[msgspec.Raw]:
+        """JSON of tasks or pods, made once for each: the file is written for each allocation, and most in it is as it was."""
+        found = []
+        for item in items:
+            known = self._known.get(id(item))
+            if known is None or known[0] is not item:
+                known = item, msgspec.Raw(msgspec.json.encode(item))
+            encoded[id(item)] = known
+            found.append(known[1])
+        return found
 
     def change(self) -> JournaledChange:
         """Changes of this node's pools: they keep a journal, and end by writing layout and tasks."""

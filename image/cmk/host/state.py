@@ -21,6 +21,9 @@ from cmk.model.errors import CmkError
 
 _T = TypeVar("_T")
 
+# The bytes of a file in parts: hundreds of kilobytes, once per allocation, are not copied to join them.
+Data = tuple[bytes | memoryview, ...]
+
 LARGEST = 64 << 20  # bytes; a journal, the largest of all, has about 60 for each thread that moves
 _CHECK = re.compile(rb',"check":"[0-9]+-[0-9a-f]{8}"(\}\]?)\Z')
 _LONGEST_CHECK = 64  # bytes
@@ -106,7 +109,7 @@ def write(path: Path, value: Any, *, durable: bool, mode: int = 0o600) -> None: 
     replace(path, _sealed(value), durable=durable, mode=mode)
 
 
-def replace(path: Path, data: bytes, *, durable: bool, mode: int = 0o600, previous: Path | None = None) -> None:
+def replace(path: Path, data: Data, *, durable: bool, mode: int = 0o600, previous: Path | None = None) -> None:
     """Replace ``path``; what it has becomes ``previous``. ``durable`` adds fsync of file and directory. Raises StateError."""
     temporary = _new(path)
     try:
@@ -166,11 +169,11 @@ class NodeLock:
             return False
 
 
-def _sealed(value: object) -> bytes:
+def _sealed(value: object) -> Data:
     """JSON of an object, or of a list of objects that is not empty, with its check."""
     content = msgspec.json.encode(value)
-    end = -2 if content.endswith(b"}]") else -1
-    return b"%b%b%b" % (content[:end], _check_of(content), content[end:])
+    end = len(content) - (2 if content.endswith(b"}]") else 1)
+    return memoryview(content)[:end], _check_of(content), content[end:]
 
 
 def _check_of(content: bytes) -> bytes:
@@ -220,7 +223,7 @@ def _new(path: Path) -> str:
     return f"{directory}/.{name}.new"
 
 
-def _create(path: str, data: bytes, *, durable: bool, mode: int) -> None:
+def _create(path: str, data: Data, *, durable: bool, mode: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, mode)
@@ -228,8 +231,11 @@ def _create(path: str, data: bytes, *, durable: bool, mode: int) -> None:
         os.unlink(path)  # noqa: PTH108
         fd = os.open(path, flags, mode)
     try:
-        while data:
-            data = data[os.write(fd, data) :]
+        written = os.writev(fd, data)
+        if written < sum(map(len, data)):  # a disk that is full takes a part
+            left = b"".join(data)[written:]
+            while left:
+                left = left[os.write(fd, left) :]
         if durable:
             os.fsync(fd)
     finally:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cmk.agent.files import StateFiles
@@ -56,3 +57,15 @@ def test_a_deleted_layout_may_be_deleted_again(tmp_path: Path) -> None:
     files.delete_layout()
     files.delete_layout()
     assert files.read_layout() is None
+
+
+def test_each_task_is_encoded_once_however_often_the_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[object] = []
+    encode = msgspec.json.encode
+    monkeypatch.setattr(msgspec.json, "encode", lambda item: encoded.append(item) or encode(item))
+    files, tasks = files_in(tmp_path), [TASK]
+    for number in range(100):
+        tasks.append(msgspec.structs.replace(TASK, process=Process(number, 1)))
+        files.write_tasks(tasks, [POD])
+    assert len([item for item in encoded if isinstance(item, Task | Pod)]) == 102
+    assert files.read_tasks() == TasksFile(Procfs().boot_id(), tasks, [POD])

@@ -200,7 +200,7 @@ def before_each_call(patch: pytest.MonkeyPatch, do: Callable[[], None]) -> None:
 
         return run
 
-    for name in ("open", "write", "link", "replace"):
+    for name in ("open", "writev", "link", "replace"):
         patch.setattr(os, name, patched(getattr(os, name)))
 
 
@@ -264,7 +264,7 @@ def test_a_full_disk_keeps_the_old_state(path: Path) -> None:
         state.write(Path("/dev/full/x"), TASK, durable=False)
 
 
-@pytest.mark.parametrize("name", ["write", "link", "replace"])
+@pytest.mark.parametrize("name", ["writev", "link", "replace"])
 def test_what_cannot_be_written_keeps_both_generations_and_takes_no_room(
     path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
