@@ -31,14 +31,15 @@ INFRA, OWNER = CPUS[0], CPUS[-1]
 CLIENT_CONTAINER = "c" * 64
 # Containers of the pod that has all tasks: a search for what a task has left goes by container.
 CONTAINERS = 10
+SECONDS_TO_END = 60.0
 PROCFS = Procfs()
 
 
 class TooLongError(Exception):
-    """There was no answer in time; ``seconds`` is for how long it was waited for."""
+    """There was no reply within so many ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"no answer in {seconds:.0f} s")
+        super().__init__(f"no reply in {seconds:.0f} s")
         self.seconds = seconds
 
 
@@ -81,7 +82,7 @@ class Child:
         self._log = log
 
     def ask(self, line: str, seconds: float = 600) -> str:
-        """The reply to a line; raises TooLongError."""
+        """The reply to a line; raises TooLongError after so many seconds."""
         end, reply = time.monotonic() + seconds, b""
         os.write(self.process.stdin.fileno(), f"{line}\n".encode())
         while not reply.endswith(b"\n"):
@@ -110,14 +111,17 @@ class Cgroups:
     """Pods that are cpusets with the paths that kubelet gives them. ``host`` is a directory with no other cpusets in it than these."""
 
     def __init__(self, root: Path) -> None:
+        self._top = CPUSETS / f"cmk-bench-{os.getpid()}"
+        self.host = root / "cgroups"
+
+    def make(self) -> None:
+        """Make the group above all pods."""
         if not (CPUSETS / "cgroup.clone_children").exists():
             raise SystemExit("bench: needs the cpusets of cgroup v1")
-        self._top = CPUSETS / f"cmk-bench-{os.getpid()}"
         self._top.mkdir()
         for name in ("cpuset.cpus", "cpuset.mems"):  # a group without takes no process
             (self._top / name).write_text((CPUSETS / name).read_text())
         (self._top / "cgroup.clone_children").write_text("1")  # those below have the same
-        self.host = root / "cgroups"
         self.host.mkdir()
         (self.host / "cpuset").symlink_to(self._top)
 
@@ -129,23 +133,25 @@ class Cgroups:
 
     def remove(self) -> None:
         """Remove the cgroups, whose processes have ended or are about to."""
+        end = time.monotonic() + SECONDS_TO_END
         for path, _, _ in os.walk(self._top, topdown=False):
-            for _ in range(1000):
+            while True:
                 try:
                     Path(path).rmdir()
                     break
                 except OSError as error:
-                    if error.errno != errno.EBUSY:
+                    if error.errno != errno.EBUSY or time.monotonic() > end:
                         raise
                     time.sleep(0.01)
 
 
 class Node:
-    """A node that is served."""
+    """A node that is served. Everything that it starts ends with ``stack``."""
 
     def __init__(self, shape: Shape, root: Path, stack: ExitStack, *, in_one_pod: bool) -> None:
         self.cgroups = Cgroups(root)
         stack.callback(self.cgroups.remove)
+        self.cgroups.make()
         self._program, self._stack, self._log = root.parent / "size", stack, root / "log"
         self._tasks: list[Task] = []
         sleepers = self._sleepers()
