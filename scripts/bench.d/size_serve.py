@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -52,18 +53,21 @@ class Ticks:
         self._loop = asyncio.get_running_loop()
         self._longest = 0.0
         self._last = time.monotonic()
+        self._asked: list[Callable[[float], None]] = []
         self._tick()
 
-    def longest(self) -> float:
-        """Milliseconds of the longest pause since this was asked last, the one that goes on included."""
-        longest = max(self._longest, time.monotonic() - self._last)
-        self._longest = 0.0
-        return longest * 1000
+    def ask(self, reply: Callable[[float], None]) -> None:
+        """Tell how many milliseconds the longest pause was since this was asked last, after the one that goes on now."""
+        self._asked.append(reply)
 
     def _tick(self) -> None:
         now = time.monotonic()
         self._longest, self._last = max(self._longest, now - self._last), now
         self._loop.call_later(SECONDS_BETWEEN_TICKS, self._tick)
+        for reply in self._asked:
+            reply(self._longest * 1000)
+            self._longest = 0.0
+        self._asked.clear()
 
 
 class Serving:
@@ -106,11 +110,10 @@ class Serving:
         elif not word:
             self._end(None)
             return
-        reply = {
-            "stall": self._ticks.longest(),
-            "tasks": len(self._service.ledger.tasks),
-            "layers": self._service.layers.states(),
-        }
+        self._ticks.ask(self._reply)
+
+    def _reply(self, stall: float) -> None:
+        reply = {"stall": stall, "tasks": len(self._service.ledger.tasks), "layers": self._service.layers.states()}
         print(msgspec.json.encode(reply).decode(), flush=True)
 
     def _end(self, error: Exception | None) -> None:
