@@ -2,7 +2,8 @@
  *
  * size sleep               for each line "COUNT CPU PROCS" of input, so many processes that sleep in the cgroup of this file, on one CPU or,
  *                          for -1, on all; prints their pids. At the end of the input all of them end, then this one
- * size spawn SOCKET TEXT   while chains of threads go on, each of which starts the next and ends, send a request; prints the reply
+ * size spawn SOCKET TEXT   send a request while threads are started all the time: by chains of threads, each of which starts the next and
+ *                          ends, and by threads that start others that sleep for a while; prints the reply
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -19,8 +20,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHAINS 4
-#define MOST 65536
+#define CHAINS 2
+#define STARTERS 2
+#define PAUSE_US 20
+#define LIFE_US 200000 /* some thousand live at a time; more would take pids that the machine needs */
+#define MOST_REPLY 65536
 
 static pthread_attr_t attributes;
 
@@ -85,23 +89,39 @@ static void sleepers(void) {
     ;
 }
 
-static void *next_link(void *unused) {
+static void *sleeping(void *unused) {
+  usleep(LIFE_US);
+  return unused;
+}
+
+static void *chain(void *unused) {
   pthread_t thread;
-  while (pthread_create(&thread, &attributes, next_link, NULL))
-    usleep(100);
+  while (pthread_create(&thread, &attributes, chain, NULL))
+    usleep(PAUSE_US);
+  return unused;
+}
+
+static void *starter(void *unused) {
+  pthread_t thread;
+  for (;;) {
+    if (pthread_create(&thread, &attributes, sleeping, NULL))
+      usleep(LIFE_US);
+    usleep(PAUSE_US);
+  }
   return unused;
 }
 
 static void spawn(const char *address, const char *request) {
   pthread_t thread;
-  static char reply[MOST];
+  static char reply[MOST_REPLY];
   struct sockaddr_un agent = {.sun_family = AF_UNIX};
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   pthread_attr_setstacksize(&attributes, 65536);
-  for (int number = 0; number < CHAINS; number++)
-    if (pthread_create(&thread, &attributes, next_link, NULL))
+  for (int number = 0; number < CHAINS + STARTERS; number++)
+    if (pthread_create(&thread, &attributes, number < CHAINS ? chain : starter, NULL))
       die("pthread_create");
+  usleep(LIFE_US); /* from then on as many end as are started */
   strncpy(agent.sun_path, address, sizeof agent.sun_path - 1);
   int client = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
   if (connect(client, (struct sockaddr *)&agent, sizeof agent) || send(client, request, strlen(request), 0) < 0)
