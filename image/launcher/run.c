@@ -25,6 +25,9 @@ void run(char **command)
 void stay_as_parent(void)
 {
 	sigset_t waited, before;
+	/* Inherited as ignored, no end of a child would be seen. The workload inherits it as it was. */
+	struct sigaction usual = {.sa_handler = SIG_DFL}, inherited;
+	sigaction(SIGCHLD, &usual, &inherited);
 	sigemptyset(&waited);
 	sigaddset(&waited, SIGCHLD);
 	for (int i = 0; i < FORWARDED; i++)
@@ -34,6 +37,7 @@ void stay_as_parent(void)
 	if (child < 0)
 		fail(EXIT_LATER, "cannot fork: %s", strerror(errno));
 	if (child == 0) {
+		sigaction(SIGCHLD, &inherited, NULL);
 		sigprocmask(SIG_SETMASK, &before, NULL);
 		return;
 	}

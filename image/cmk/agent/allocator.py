@@ -202,7 +202,7 @@ class Allocator:
         ancestors = peer.read(partial(self._procfs.ancestors, most=MOST_ANCESTORS + 1))
         if len(ancestors) > MOST_ANCESTORS:
             raise Refused(f"process {process.pid} has more than {MOST_ANCESTORS} ancestors: start it by fewer", final=True)
-        return Origin(process, (*ancestors, *peer.read(self._procfs.namespace_init)))
+        return Origin(process, tuple(ancestors))
 
     def _allocate(self, command: Isolate, request: Request, peer: Peer) -> dict[str, str]:
         """Allocate, write the files and pin; when a step fails, those before it are undone. Runs without interruption.

@@ -88,7 +88,7 @@ class ConfDir:
 
     def save(self, saved: SavedLayout, ledger: Ledger, moving: dict[str, tuple[str, ...]] | None = None) -> None:
         """Write layout and tasks, durably."""
-        tasks = [msgspec.convert(task, HostTask, from_attributes=True) for task in ledger.tasks.values()]
+        tasks = [HostTask(**msgspec.structs.asdict(task)) for task in ledger.tasks.values()]
         pidns = self._host.namespace if tasks else ""
         boot = self._procfs.boot_id()
         self._keep(saved)

@@ -31,7 +31,7 @@ class Kin:
         while is_kin is None:
             line.append(process)
             if process.start < self._origin.first.start or process in self._origin.ancestors:
-                is_kin = process in self._origin.ancestors
+                is_kin = process in self._origin.ancestors or self._procfs.is_namespace_init(process.pid)
             elif above := self._procfs.parent(process.pid):
                 process = self._procfs.process(above)
                 is_kin = self._is_kin.get(process)

@@ -47,19 +47,6 @@ class Procfs:
                 continue  # one has ended, and those below it have another parent
             return found
 
-    def namespace_init(self, pid: int) -> list[Process]:
-        """The init of the pid namespace that a process is in; none if that is this process's namespace, or its init has ended."""
-        namespace = self._namespace(pid)
-        if namespace == self._namespace(os.getpid()):
-            return []
-        for other in self.pids():
-            try:
-                if self.is_namespace_init(other) and self._namespace(other) == namespace:
-                    return [self.process(other)]
-            except ProcessLookupError:
-                continue
-        return []
-
     def name(self, pid: int) -> str:
         """The command name the kernel shows."""
         return self._read(f"{pid}/comm").strip()
@@ -106,7 +93,7 @@ class Procfs:
 
     def credentials(self, pid: int) -> tuple[int, int]:
         """Effective uid and gid."""
-        lines = [line.split() for line in self._read(f"{pid}/status").splitlines()]
+        lines = [line.split() for line in self._status(pid)]
         ids = {words[0]: int(words[2]) for words in lines if words[:1] in (["Uid:"], ["Gid:"])}
         return ids["Uid:"], ids["Gid:"]
 
@@ -116,7 +103,7 @@ class Procfs:
 
     def is_namespace_init(self, pid: int) -> bool:
         """Whether the process is pid 1 of a pid namespace below ours: when it ends, the kernel kills all others of that namespace."""
-        for line in self._read(f"{pid}/status").splitlines():
+        for line in self._status(pid):
             if line.startswith("NSpid:"):
                 pids = line.split()[1:]
                 return len(pids) > 1 and pids[-1] == "1"
@@ -145,11 +132,9 @@ class Procfs:
         """The id of this boot: state of processes from another boot is void."""
         return self._read("sys/kernel/random/boot_id").strip()
 
-    def _namespace(self, pid: int) -> str:
-        try:
-            return os.readlink(f"{self._prefix}/{pid}/ns/pid")  # noqa: PTH115
-        except FileNotFoundError as error:
-            raise ProcessLookupError(f"process {pid} is gone") from error
+    def _status(self, pid: int) -> list[str]:
+        # Not splitlines: in a process's name, which anybody can choose, the kernel escapes but one of the characters that end lines there.
+        return self._read(f"{pid}/status").split("\n")
 
     def _read(self, name: str) -> str:
         # Plain system calls: a Path and a text file would be half of what an allocation costs.

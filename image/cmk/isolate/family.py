@@ -161,17 +161,22 @@ def _scan(
         if name in seen or not name.isdigit() or others.get(int(name)) == _NOTHING:
             continue
         try:
+            ends = False
             for tid in _threads(procfs, name, since):
                 mask = posix.sched_getaffinity(int(tid)) if own_numbers else _mask(procfs, name, tid)
                 for index, (cpus, _, _) in enumerate(wanted):
                     if not mask <= cpus or not (state := _state(procfs, tid)):
                         continue
                     if state == _ENDS:
-                        vanished = True
+                        ends = ends or f"{name}/{tid}" not in seen
+                        seen.add(f"{name}/{tid}")
                     elif kin[index].includes(int(name), mask):
                         process = {"pid": int(name), "start": kin[index].start(int(name))}
                         found[index].setdefault(int(name), Relative(process, set())).cpus.update(mask)
-            seen.add(name)
+            if ends:  # it may have started another thread, which this has not listed: look again
+                vanished = True
+            else:
+                seen.add(name)
         except _ENDED:
             vanished = True
         except OSError as error:
@@ -214,6 +219,15 @@ def _state(procfs: str, tid: str) -> str:
     return _ENDS if fields[0] in "ZX" or flags & _EXITING else _RUNS
 
 
+def _is_namespace_init(procfs: str, pid: int) -> bool:
+    """Whether orphans of a pid namespace below procfs's come to this process."""
+    try:
+        numbers = _read(f"{procfs}/{pid}/status").partition("\nNSpid:")[2].partition("\n")[0].split()
+    except _ENDED:
+        return False
+    return len(numbers) > 1 and numbers[-1] == "1"
+
+
 def _stat(procfs: str, number: int) -> list[str]:
     """Fields of ``stat`` from the state on."""
     stat = _read(f"{procfs}/{number}/stat")
@@ -254,7 +268,8 @@ class _Kin:
             pid = self._stat(pid)[0]
             if pid in (0, 1):
                 break
-        return (not self._elders or pid in self._elders) and not mask <= self._others.get(pid, _NOTHING)
+        is_heir = not self._elders or pid in self._elders or _is_namespace_init(self._procfs, pid)
+        return is_heir and not mask <= self._others.get(pid, _NOTHING)
 
     def _ancestors(self, pid: int) -> set[int]:
         """The first process's parent and its ancestors, to whom orphans may come; empty if it is not known any more."""

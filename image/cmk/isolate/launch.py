@@ -86,9 +86,11 @@ def _stay_as_parent() -> int | None:
     """Fork; returns None in the child and, once the child has ended, its status in the parent."""
     import _signal  # noqa: PLC0415  # no stub; signal itself would import enum
 
+    inherited = _signal.signal(_SIGCHLD, _signal.SIG_DFL)  # inherited as ignored, no end of a child would be seen
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, (*_FORWARDED, _SIGCHLD))
     child = posix.fork()
     if child == 0:
+        _signal.signal(_SIGCHLD, inherited)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
         return None
     while True:

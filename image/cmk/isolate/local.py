@@ -477,10 +477,12 @@ def _exists(path: str) -> bool:
 
 def write(path: str, data: bytes, *, durable: bool = False) -> None:
     """Replace a file by rename, so that a kill leaves the old file or the new one; with ``durable`` a power cut does so, too."""
-    directory, _, name = path.rpartition("/")
+    directory, name = path.rsplit("/", 1)
     temporary = f"{directory}/.{name}.new"
     try:
-        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC | posix.O_NOFOLLOW
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC
+        if posix.access(temporary, posix.F_OK, follow_symlinks=False):  # of a writer that was killed, perhaps of another user
+            posix.unlink(temporary)
         fd = posix.open(temporary, flags, 0o644)
         try:
             while data:
@@ -492,9 +494,7 @@ def write(path: str, data: bytes, *, durable: bool = False) -> None:
         posix.rename(temporary, path)
         if durable:
             fd = posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
-            try:
-                posix.fsync(fd)
-            finally:
-                posix.close(fd)
+            posix.fsync(fd)
+            posix.close(fd)
     except OSError as error:
         raise Failure(LATER, f"cannot write {path}: {error.strerror}") from None

@@ -40,7 +40,7 @@ class MixedCgroupsError(CmkError):
 def parse_cgroup(text: str) -> PodContainer:
     """Read ``/proc/<pid>/cgroup`` of cgroup v1, v2 and hybrid; raises MixedCgroupsError when its lines disagree on the pod."""
     # Of the dozen hierarchies of cgroup v1 most have the same path.
-    named = {parse_path(path) for path in {line.split(":", 2)[-1] for line in text.splitlines()}} - {PodContainer()}
+    named = {parse_path(path) for path in {line.split(":", 2)[-1] for line in text.split("\n")}} - {PodContainer()}
     pods = sorted({container.pod for container in named})
     if len(pods) > 1:
         raise MixedCgroupsError(f"the process is in the cgroups of several pods: {', '.join(pods)}")

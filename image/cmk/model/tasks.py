@@ -19,8 +19,7 @@ class Process(msgspec.Struct, frozen=True, order=True):
 class Origin(msgspec.Struct, frozen=True):
     """Where the processes of a task of an exclusive pool outside pods come from: its first process, and the ancestors of this.
 
-    When one of its descendants loses its parent, another of these becomes the parent. They are those that the process had when it asked,
-    and the init of its pid namespace.
+    They are those that it had when it asked. When one of its descendants loses its parent, another of these becomes the parent.
     """
 
     first: Process

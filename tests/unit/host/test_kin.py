@@ -18,6 +18,7 @@ def procfs_of(root: Path, processes: dict[int, tuple[int, int]]) -> Procfs:
     for pid, (parent, start) in processes.items():
         (root / str(pid)).mkdir()
         (root / str(pid) / "stat").write_text(f"{pid} (x) S {parent}" + " 0" * 17 + f" {start} 0\n")
+        (root / str(pid) / "status").write_text(f"Name:\tx\nNSpid:\t{pid}\n")
     return Procfs(root)
 
 
@@ -67,6 +68,14 @@ def test_an_ancestor_of_the_same_clock_tick_is_no_kin(tmp_path: Path) -> None:
 def test_a_process_with_the_pid_of_an_ancestor_that_has_ended_is_none_of_them(tmp_path: Path) -> None:
     procfs = procfs_of(tmp_path, {1: (0, 0), 10: (9, 300), 9: (1, 50)})
     assert not Kin(procfs, Origin(OWNER, (SHELL, INIT))).includes(10)
+
+
+@pytest.mark.parametrize(("numbers", "is_kin"), [("11 1", True), ("11 7", False), ("11", False)])
+def test_an_orphan_that_came_to_the_init_of_a_pid_namespace_is_kin(tmp_path: Path, numbers: str, is_kin: bool) -> None:
+    """What the owner, or one that it has started, has left there after nsenter."""
+    procfs = procfs_of(tmp_path, {1: (0, 0), 11: (1, 150), 30: (11, 300)})
+    (tmp_path / "11/status").write_text(f"Name:\tx\nNSpid:\t{numbers}\n")
+    assert Kin(procfs, Origin(OWNER, (SHELL, INIT))).includes(30) is is_kin
 
 
 def test_a_process_that_ends_meanwhile_is_a_lookup_error(tmp_path: Path) -> None:

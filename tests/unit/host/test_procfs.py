@@ -80,15 +80,15 @@ def test_ancestors_end_with_init_or_at_the_number_asked_for(tmp_path: Path) -> N
     assert Procfs(tmp_path).ancestors(9, 2) == [Process(8, 5), Process(7, 5)]
 
 
-@pytest.mark.parametrize(("inside", "found"), [("pid:[2]", [Process(8, 5)]), ("pid:[1]", [])])
-def test_the_init_of_a_process_s_pid_namespace_is_the_one_that_is_number_1_there(
-    tmp_path: Path, inside: str, found: list[Process]
-) -> None:
-    """Orphans of a process that has entered the namespace come to it."""
-    places = {os.getpid(): ("pid:[1]", ""), 7: ("pid:[3]", "7 1"), 8: ("pid:[2]", "8 1"), 9: (inside, "9 5")}
-    for pid, (namespace, numbers) in places.items():
-        (tmp_path / f"{pid}/ns").mkdir(parents=True)
-        (tmp_path / f"{pid}/ns/pid").symlink_to(namespace)
-        (tmp_path / f"{pid}/status").write_text(f"NSpid:\t{numbers}\n")
-        (tmp_path / f"{pid}/stat").write_text(f"{pid} (x) S 1" + " 0" * 17 + " 5 0\n")
-    assert Procfs(tmp_path).namespace_init(9) == found
+def test_no_name_of_a_process_is_taken_for_a_line_of_the_kernel(tmp_path: Path) -> None:
+    (tmp_path / "42").mkdir()
+    for end in ("\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"):
+        name = f"Name:\ta{end}NSpid:\t2 1{end}Uid:\t0\t0\t0\t0\n"
+        (tmp_path / "42/status").write_text(f"{name}Uid:\t5\t6\t5\t5\nGid:\t7\t8\t7\t7\nNSpid:\t42\n", newline="")
+        (tmp_path / "42/cgroup").write_text(
+            f"0::/a{end}1:x:/kubepods/pod0c8a3e6e-6d3f-4f0c-9d5e-0a1b2c3d4e5f/{'ab' * 32}\n", newline=""
+        )
+        assert not Procfs(tmp_path).is_namespace_init(42)
+        assert Procfs(tmp_path).credentials(42) == (6, 8)
+        (tmp_path / "42/stat").write_text("42 (x) S 1 1 1 0 -1 0 0 0\n")
+        assert Procfs(tmp_path).pod_container(42).pod == "0c8a3e6e-6d3f-4f0c-9d5e-0a1b2c3d4e5f"

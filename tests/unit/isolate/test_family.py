@@ -193,7 +193,7 @@ def test_the_child_of_a_process_that_ends_is_looked_for_after_it(
     started: list[int] = []
 
     def threads(_procfs: str, name: str, _since: int) -> list[str]:
-        if name == str(child.pid):
+        if name == str(child.pid) and not started:
             started.append(fake.start(child.pid).pid)
         return [name]
 
@@ -251,6 +251,30 @@ def test_all_of_a_family_are_found_although_another_process_ends_during_the_look
 
     monkeypatch.setattr(family, "_threads", threads)
     assert find(fake, {"pid": owner.pid, "start": owner.start}, 100) == [owner.pid, first.pid, second.pid]
+
+
+def test_a_process_whose_threads_each_start_the_next_and_end_is_found(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = fake.start(100, frozenset({0}))
+    child = fake.start(owner.pid)
+    fake.end(owner.pid)
+    states = iter([family._ENDS, family._ENDS, family._RUNS])
+    tids = iter([["901"], ["902"], ["903"]])
+    real, state = family._threads, family._state
+    monkeypatch.setattr(family, "_threads", lambda p, name, since: next(tids) if name == str(child.pid) else real(p, name, since))
+    monkeypatch.setattr(family, "_state", lambda p, tid: next(states) if tid.startswith("90") else state(p, tid))
+    process = fake._process
+    monkeypatch.setattr(fake, "_process", lambda tid: child if tid > 900 else process(tid))
+    assert find(fake, {"pid": owner.pid, "start": owner.start}, 100) == [child.pid]
+
+
+@pytest.mark.parametrize(("numbers", "found"), [("150 1", True), ("150 7", False)])
+def test_an_orphan_that_came_to_the_init_of_a_pid_namespace_is_family(fake: FakeHost, numbers: str, found: bool) -> None:
+    init = fake.start(1)
+    fake.ticks += 1
+    owner = fake.start(100, frozenset({0}))
+    child = fake.start(init.pid, frozenset({0}))
+    (fake.proc / f"{init.pid}/status").write_text(f"Name:\tx\nNSpid:\t{numbers}\n")
+    assert find(fake, {"pid": owner.pid, "start": owner.start}, 100) == [owner.pid] + [child.pid] * found
 
 
 def test_two_ended_tasks_do_not_pass_to_one_process(fake: FakeHost) -> None:

@@ -333,3 +333,18 @@ def test_json_is_read_and_written_by_whatever_module_a_python_has(module: object
     monkeypatch.setattr(local, "_json", module)
     assert local.encode(content) == json.dumps(content, separators=(",", ":"))
     assert local._decode(json.dumps(content)) == content
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "file"])
+def test_what_a_writer_has_left_that_was_killed_is_in_nobody_s_way(tmp_path: Path, kind: str) -> None:
+    """Perhaps as a file of another user's; somebody may have put anything there."""
+    left = tmp_path / ".pools.json.new"
+    if kind == "fifo":
+        os.mkfifo(left)
+    elif kind == "link":
+        left.symlink_to("/nowhere/else")
+    else:
+        left.write_text("half of a very long file")
+    local.write(str(tmp_path / "pools.json"), b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["pools.json"]
+    assert (tmp_path / "pools.json").read_text() == "{}"

@@ -91,6 +91,16 @@ def test_a_waiting_parent_forwards_signals(launcher: Launcher, agent: Agents, nu
         assert process.returncode == 7
 
 
+def test_a_waiting_parent_whose_own_parent_ignored_ends_of_children(launcher: Launcher, agent: Agents) -> None:
+    """It sees the end of its child, and the workload ignores those of its own as it would without cmk."""
+    agent(launcher.socket, OK)
+    script = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])"
+    ignoring = Launcher(launcher.language, [sys.executable, "-c", script, *launcher.command], launcher.socket.parent)
+    assert ignoring.run("isolate", "--pool=infra", "--wait", "sh", "--", "-c", "exit 7").returncode == 7
+    done = ignoring.run("isolate", "--pool=infra", "--wait", "grep", "--", "SigIgn", "/proc/self/status")
+    assert int(done.stdout.split()[1], 16) & 1 << signal.SIGCHLD - 1
+
+
 def test_a_waiting_parent_asks_as_the_child(launcher: Launcher, agent: Agents) -> None:
     # The agent pins who asks: that must be the workload.
     agent(launcher.socket, OK)
