@@ -12,9 +12,10 @@ from cmk.direct.pools import LayoutFile, PoolsFile
 from cmk.host.journal import Journal
 from cmk.host.notify import Notice
 from cmk.isolate import local
-from cmk.model import node_state
+from cmk.model import report_state
 from cmk.model.layout import SavedLayout
-from cmk.model.tasks import TasksFile
+from cmk.model.node_state import NodeState
+from cmk.model.tasks import Process, TasksFile
 
 CORE_0 = """{"id": 0, "socket": 0, "cpus": [0, 2], "isolated_cpus": [0], "base_frequency": 2400000, "energy_preference": "performance"}"""
 CORE_1 = """{"id": 1, "socket": 0, "cpus": [1, 3], "isolated_cpus": [], "base_frequency": 0, "energy_preference": ""}"""
@@ -88,10 +89,12 @@ def test_a_pools_file_that_an_older_version_has_written_after_a_newer_one_is_rea
     assert len(msgspec.convert(local.read_sealed(str(tmp_path / "pools.json")), PoolsFile).tasks) == 1
 
 
-def test_the_state_in_a_node_report_is_read_and_written_as_ever() -> None:
+def test_the_state_in_a_node_report_of_an_older_agent_is_read() -> None:
     text = f"""{{
       "topology": {TOPOLOGY}, "layout": {LAYOUT}, "section": {SECTION}, "tasks": [{TASK}], "pods": [{POD}], "outside": [0],
-      "labels": {{"a": "b"}}
+      "labels": {{"a": "b"}}, "not_listed": {{"shared": 3}}
     }}"""
-    written = json.dumps(node_state.dump(node_state.load(json.loads(text))))
-    assert json.loads(written) == json.loads(text)
+    read = report_state.load({"spec": {"report": {}}, "status": {"state": json.loads(text)}})
+    assert read is not None
+    assert (read.tasks[0].process, read.pods[0].name, read.outside) == (Process(7, 70), "web", {0})
+    assert read == msgspec.json.decode(text, type=NodeState)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from cmk.agent.node_layout import Impossible, NodeLayout
 from cmk.agent.observed import Observed
 from cmk.isolation.layers import Layers
 from cmk.kube.client import Json
-from cmk.model import node_state, report
+from cmk.model import config, node_state, report, report_state, short_topology
 from cmk.model.isolation_config import LayerState
 from cmk.model.layout import SavedLayout
 from cmk.model.ledger import Ledger
@@ -26,19 +26,25 @@ from cmk.model.report import Condition, Reduction, Refusal
 # Tasks of a shared pool that are listed: anybody may have any number of them, and etcd takes 1.5 MiB.
 MOST_TASKS = 200
 # Of what may be as long as workloads make it: lists of processes, and texts that name them.
-MOST_ITEMS = 200
-LONGEST_TEXT = 2000
+MOST_ITEMS = 40
+LONGEST_TEXT = 1000
+# Of ten outcomes in the history the newest is in a condition too, at length.
+LONGEST_OUTCOME = 200
 _ALWAYS = ("agentVersion", "conditions", "configHash", "scope", "pending", "pools")
 NOT_REFUSED = Refusal()
 
 
 class Content(NamedTuple):
-    """What depends on whether the node serves. ``spec`` is the report as CMK 1.5.x printed it; ``details`` are fields of ``status``."""
+    """What depends on whether the node serves. ``spec`` has the report in the shape of CMK 1.5.x, but for the topology.
+
+    ``details`` are fields of ``status``, ``state`` is one too; ``not_listed`` is how many tasks of which pool are counted only.
+    """
 
     conditions: list[Condition]
     spec: Json
-    state: NodeState
+    state: Json
     details: Json
+    not_listed: Mapping[str, int] = {}
 
 
 def served(
@@ -56,16 +62,17 @@ def served(
     states = layers.states()
     most = MOST_TASKS if refusal.reduction is Reduction.NONE else 0
     tasks, not_listed = node_state.listed_tasks(ledger.tasks.values(), ledger.layout, most)
-    pods = node_state.relevant_pods(observed.pods.values(), ledger.tasks.values())
-    labels = _sorted_labels(observed)
+    pods = node_state.relevant_pods(observed.pods.values(), tasks, ledger.layout)
+    description = report.describe(ledger, path, {task.process for task in tasks})
+    state = NodeState(node.topology, ledger.layout, saved.section, tasks, pods, node.outside, observed.labels, not_listed)
     return Content(
         [*_served(saved, pending, observed), *report.isolation_conditions(states)],
-        report.node_report(ledger, node.topology, path, most),
-        NodeState(node.topology, ledger.layout, saved.section, tasks, pods, node.outside, labels, not_listed),
+        _spec(node, report.check(ledger, node.topology), description),
+        report_state.dump(state, description, config.BUILT_IN_LABELS | observed.labels_used),
         {
             "configHash": saved.section.hash,
             "scope": saved.scope,
-            "pending": msgspec.to_builtins(pending) if pending else {},
+            "pending": {"hash": pending.hash, "reason": pending.reason.value} if pending else {},
             "values": [f"{node.name}: {value}" for value in saved.section.values()],
             "pools": report.pool_counts(ledger),
             "warnings": [*saved.layout.warnings, *troubles],
@@ -75,22 +82,28 @@ def served(
                 "besideTasks": layers.beside_tasks(),
             },
         },
+        not_listed,
     )
 
 
 def refused(node: NodeLayout, refusal: Impossible, observed: Observed, path: str) -> Content:
     """Content for a node that has no layout and serves nothing."""
-    pods = node_state.relevant_pods(observed.pods.values(), ())
+    description: Json = {"path": path, "pools": {}}
+    state = NodeState(node.topology, outside=node.outside, labels=observed.labels)
     return Content(
         [Condition("Ready", False, refusal.reason, refusal.text)],
-        {
-            "checks": {"configDirectory": {"errors": [refusal.text], "ok": False}},
-            "description": {"path": path, "pools": {}},
-            "topology": report.describe_topology(node.topology),
-        },
-        NodeState(node.topology, pods=pods, outside=node.outside, labels=_sorted_labels(observed)),
+        _spec(node, [refusal.text], description),
+        report_state.dump(state, description, config.BUILT_IN_LABELS | observed.labels_used),
         {},
     )
+
+
+def _spec(node: NodeLayout, errors: list[str], description: Json) -> Json:
+    return {
+        "checks": report.checks(report.bounded(errors, LONGEST_TEXT, MOST_ITEMS)),
+        "description": description,
+        "topology": short_topology.dump(node.topology),
+    }
 
 
 def body(
@@ -101,18 +114,21 @@ def body(
     Of a report that was refused even without tasks of shared pools only conditions, counts and what names the configuration is left.
     """
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    conditions = [*content.conditions, report.reduced_condition(refusal, content.state.not_listed)]
+    conditions = [*content.conditions, report.reduced_condition(refusal, content.not_listed)]
     status: Json = {
         "agentVersion": __version__,
         "conditions": report.merge_conditions(_conditions(stored), conditions, now),
         "isolatedFrom": list(node.topology.isolated_from),
-        "history": [msgspec.to_builtins(entry) for entry in history],
+        "history": report.bounded([msgspec.to_builtins(entry) for entry in history], LONGEST_OUTCOME, MOST_ITEMS),
         **content.details,
     }
     status = report.bounded(status, LONGEST_TEXT, MOST_ITEMS)
+    whole: Json = {"spec": {"report": content.spec}, "status": {**status, "state": content.state}}
     if refusal.reduction is Reduction.PLAN:
-        return {"spec": {"report": {}}, "status": {key: status[key] for key in _ALWAYS if key in status}}
-    return {"spec": {"report": content.spec}, "status": {**status, "state": node_state.dump(content.state)}}
+        whole = {"spec": {"report": {}}, "status": {key: status[key] for key in _ALWAYS if key in status}}
+    # With lists in place of tuples it equals what the API server has, and is not written again.
+    plain: Json = msgspec.json.decode(msgspec.json.encode(whole))
+    return plain
 
 
 def _conditions(stored: Json | None) -> list[Json]:
@@ -121,10 +137,6 @@ def _conditions(stored: Json | None) -> list[Json]:
     conditions = status.get("conditions") if isinstance(status, dict) else None
     found = conditions if isinstance(conditions, list) else []
     return [item for item in found if isinstance(item, dict) and isinstance(item.get("type"), str)]
-
-
-def _sorted_labels(observed: Observed) -> dict[str, str]:
-    return dict(sorted(observed.labels.items()))
 
 
 def _shown(layer: LayerState) -> Json:
@@ -141,8 +153,9 @@ def _served(saved: SavedLayout, pending: Pending | None, observed: Observed) -> 
     if observed.error:
         return [ready, Condition("ConfigApplied", False, Obstacle.CONFIG_INVALID, observed.error), _refused("")]
     if pending is not None:
-        refused = pending.text if pending.reason is Obstacle.CONFIG_REFUSED else ""
-        return [ready, Condition("ConfigApplied", False, pending.reason, pending.text), _refused(refused)]
+        is_refused = pending.reason is Obstacle.CONFIG_REFUSED
+        text = "refused: see condition ConfigRefused" if is_refused else pending.text
+        return [ready, Condition("ConfigApplied", False, pending.reason, text), _refused(pending.text if is_refused else "")]
     if observed.chosen and not observed.chosen.section.same_pools(saved.section):
         text = f"configuration {observed.chosen.section.hash} of {observed.chosen.scope} is about to be applied"
         return [ready, Condition("ConfigApplied", False, Reason.CHANGING, text), _refused("")]

@@ -19,7 +19,7 @@ class Observed(msgspec.Struct, frozen=True):
     ``report_events`` counts what the watch has said of the report, so that a report that is gone once more makes a difference.
     ``pods`` are those bound to the node, by uid; before they are known, those that an earlier agent knew. ``other_managers`` names other
     managers of CPUs on the node. ``selection``, and ``chosen``, the section that holds for this node, are None while they are not known;
-    ``error`` says why a configuration cannot be used.
+    ``error`` says why a configuration cannot be used. ``labels_used`` are keys of labels by which the configuration chooses.
     """
 
     node: Json | None = None
@@ -32,6 +32,7 @@ class Observed(msgspec.Struct, frozen=True):
     selection: Selection | None = None
     chosen: Chosen | None = None
     error: str = ""
+    labels_used: frozenset[str] = frozenset()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -50,14 +51,14 @@ def with_configuration(observed: Observed, name: str, cluster: str | None, shard
     ``cluster`` is the text of config.json, None while it is not known. ``shards`` are texts of hosts.json, each None if there is no such
     ConfigMap; None while one of them is not known.
     """
-    selection, chosen, error = None, None, ""
+    selection, chosen, error, used = None, None, "", frozenset[str]()
     try:
         if cluster is not None:
             parsed = config.parse_cluster(cluster)
-            selection = parsed.selection
+            selection, used = parsed.selection, parsed.labels_used
             if shards is not None and observed.node is not None:
                 hosts = {host: value for text in shards if text for host, value in config.parse_hosts(text).items()}
                 chosen = config.choose(parsed, hosts, name, observed.labels)
     except ConfigError as problem:
         error = str(problem)
-    return msgspec.structs.replace(observed, selection=selection, chosen=chosen, error=error)
+    return msgspec.structs.replace(observed, selection=selection, chosen=chosen, error=error, labels_used=used)

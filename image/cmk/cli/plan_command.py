@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +13,10 @@ import typer
 from cmk.cli import common, fleet_table, rendered_config
 from cmk.fleet import preview
 from cmk.fleet.preview import Node
-from cmk.model import cpuset, lscpu, node_state
+from cmk.model import cpuset, lscpu, report_state, short_topology
 from cmk.model.config import ConfigError
 from cmk.model.lscpu import LscpuError
-from cmk.model.node_state import NodeState
+from cmk.model.node_state import NodeStateError
 
 CLUSTER = "cluster"
 EXIT_SAME, EXIT_REFUSED, EXIT_CHANGES = 0, 1, 2
@@ -37,8 +37,8 @@ def plan(
     against: Annotated[
         str,
         typer.Option(
-            help="The nodes to plan for: 'cluster'; a file or directory of NodeReports (kubectl get cmk-nr -o json); or a file with the "
-            "output of lscpu -p=CPU,CORE,SOCKET of one machine."
+            help="The nodes to plan for: 'cluster'; a file or directory of NodeReports (kubectl get nodes,cmk-nr -o json); or a file with "
+            "the output of lscpu -p=CPU,CORE,SOCKET of one machine."
         ),
     ] = CLUSTER,
     node: Annotated[str, typer.Option(help="With lscpu's output: the name of that machine.")] = "",
@@ -75,19 +75,20 @@ def _nodes(against: str, name: str, isolcpus: str) -> list[Node]:
     path = Path(against)
     if path.is_dir():
         files = [item for item in sorted(path.iterdir()) if item.suffix in {".json", ".yaml", ".yml"}]
-        nodes = [node for item in files for node in _reports(item, _read(item))]
+        nodes = _saved((item, _read(item)) for item in files)
         if not nodes:
-            raise ConfigError(f"{path} has no NodeReports; to save them: kubectl get cmk-nr -o json > {path}/reports.json")
+            raise ConfigError(f"{path} has no NodeReports; to save them: kubectl get nodes,cmk-nr -o json > {path}/reports.json")
         return nodes
     text = path.read_text()
     if path.suffix in {".json", ".yaml", ".yml"}:
-        return list(_reports(path, _read(path)))
+        return _saved([(path, _read(path))])
     try:
         machine = lscpu.parse(text, cpuset.parse(isolcpus))
     except LscpuError as error:
         raise ConfigError(f"{path}: {error}") from error
-    state = {"status": {"agentVersion": "", "state": node_state.dump(NodeState(machine))}}
-    return [Node(name or path.stem, {}, state)]
+    report = {"topology": short_topology.dump(machine), "description": {"pools": {}}}
+    status = {"isolatedFrom": machine.isolated_from, "state": {}}
+    return [Node(name or path.stem, {}, {"spec": {"report": report}, "status": status})]
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
@@ -105,10 +106,29 @@ def _read(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _reports(path: Path, content: Any) -> Iterator[Node]:  # noqa: ANN401  # whatever the file holds
-    items = content.get("items") if isinstance(content, dict) and "items" in content else [content]
-    for item in items or []:
-        if not isinstance(item, dict) or item.get("kind") != "NodeReport":
-            raise ConfigError(f"{path} has objects that are not NodeReports; to save these: kubectl get cmk-nr -o json")
-        state = (item.get("status") or {}).get("state") or {}
-        yield Node(item["metadata"]["name"], state.get("labels") or {}, item)
+def _saved(files: Iterable[tuple[Path, Any]]) -> list[Node]:
+    """The nodes in files with NodeReports, and with the Nodes themselves if they were saved too."""
+    reports: dict[str, Any] = {}
+    labels: dict[str, dict[str, str]] = {}
+    for path, content in files:
+        items = content.get("items") if isinstance(content, dict) and "items" in content else [content]
+        for item in items or []:
+            kind = item.get("kind") if isinstance(item, dict) else None
+            if kind == "NodeReport":
+                reports[item["metadata"]["name"]] = item
+            elif kind == "Node":
+                labels[item["metadata"]["name"]] = item["metadata"].get("labels") or {}
+            else:
+                raise ConfigError(f"{path} has objects that are not NodeReports; to save these: kubectl get nodes,cmk-nr -o json")
+    return [
+        Node(name, labels[name], reports.get(name)) if name in labels else _with_labels(name, reports[name])
+        for name in dict.fromkeys((*reports, *labels))
+    ]
+
+
+def _with_labels(name: str, report: Any) -> Node:  # noqa: ANN401  # values of JSON
+    try:
+        labels, known = report_state.labels_of(report)
+    except NodeStateError:
+        labels, known = {}, None  # the plan says so
+    return Node(name, labels, report, labels_known=known)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cmk.model import config, cpuset, node_state
+from cmk.model import config, cpuset, report_state
 from cmk.model.config import Chosen, ClusterConfig, ConfigError, Host
 from cmk.model.layout import Layout, LayoutError
 from cmk.model.node_state import NodeState, NodeStateError
@@ -33,12 +33,16 @@ class Outcome(StrEnum):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A node, from the API or from a file. ``report`` is its NodeReport, if any. ``ready``: its kubelet is ready and pods are scheduled."""
+    """A node, from the API or from a file. ``report`` is its NodeReport, if any. ``ready``: its kubelet is ready and pods are scheduled.
+
+    ``labels_known`` are the keys of labels of which it is known whether the node has them, None for all.
+    """
 
     name: str
     labels: Mapping[str, str]
     report: Mapping[str, Any] | None = None
     ready: bool = True
+    labels_known: frozenset[str] | None = None
 
     @property
     def status(self) -> Mapping[str, Any]:
@@ -107,8 +111,9 @@ def plan(wanted: ClusterConfig, hosts: Mapping[str, Host], nodes: Iterable[Node]
     for node in nodes:
         names.update(config.names_of(node.name, node.labels))
         if node.report is not None or wanted.selection.matches(node.name, node.labels):
-            plans.append(_plan_one(wanted, hosts, node))
-            about_nodes += [*_losing(node, plans[-1]), *_not_listed(node)]
+            state = _state_of(node)
+            plans.append(_plan_one(wanted, hosts, node, state))
+            about_nodes += [*_losing(node, plans[-1]), *_not_listed(node.name, state)]
     return FleetPlan(sorted(plans, key=lambda plan: plan.node), [*unmatched(hosts, names), *sorted(about_nodes)])
 
 
@@ -117,7 +122,21 @@ def unmatched(hosts: Mapping[str, Host], names: Set[str]) -> list[str]:
     return [f"{hosts[name].scope or f'hosts.{name}'} matches no node" for name in sorted(hosts.keys() - names)]
 
 
-def _plan_one(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node) -> NodePlan:
+def _state_of(node: Node) -> NodeState | NodeStateError | None:
+    try:
+        state = report_state.load(node.report or {})
+    except NodeStateError as error:
+        return error
+    return state and msgspec.structs.replace(state, labels=dict(node.labels))
+
+
+def _plan_one(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node, state: NodeState | NodeStateError | None) -> NodePlan:
+    if node.labels_known is not None and (missing := wanted.labels_used - node.labels_known):
+        text = (
+            f"its report does not tell whether it has the labels {', '.join(sorted(missing))}, by which the configuration chooses: "
+            "plan for the cluster, or save nodes as well (kubectl get nodes,cmk-nr -o json)"
+        )
+        return NodePlan(node.name, Outcome.UNKNOWN, text=text)
     if not wanted.selection.matches(node.name, node.labels):
         text = "not selected any more: its agent removes label, taint, resources and report once no bound pod needs them"
         return NodePlan(node.name, Outcome.LEAVES, text=text)
@@ -128,13 +147,12 @@ def _plan_one(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node) -> N
     about = NodePlan(node.name, Outcome.NEW, chosen.scope, chosen.section.hash)
     if node.report is None:
         return about
-    if "state" not in node.status:
+    if state is None:
         return _but(about, Outcome.UNKNOWN, _why_no_state(node))
+    if isinstance(state, NodeStateError):
+        return _but(about, Outcome.UNKNOWN, f"its report cannot be read: {state}")
     try:
-        state = msgspec.structs.replace(node_state.load(node.status["state"]), labels=dict(node.labels))
         layout, change = state.plan(chosen)
-    except NodeStateError as error:
-        return _but(about, Outcome.UNKNOWN, f"its report cannot be read: {error}")
     except (ConfigError, LayoutError) as error:
         serves = bool(node.status.get("configHash"))
         text = f"{error}; set hosts.{node.name}.pools in the chart's values"
@@ -189,14 +207,10 @@ def _why_no_state(node: Node) -> str:
     return "its agent is of a version that cannot change pools: the pools stay until the agent is replaced"
 
 
-def _not_listed(node: Node) -> list[str]:
-    state = node.status.get("state")
-    counts = state.get("not_listed") if isinstance(state, dict) else None
-    if not isinstance(counts, dict):
-        return []
+def _not_listed(name: str, state: NodeState | NodeStateError | None) -> list[str]:
+    counts = state.not_listed if isinstance(state, NodeState) else {}
     return [
-        f"{node.name}: {count} more tasks of pool {pool} are counted in its report, but not listed"
-        for pool, count in counts.items()
+        f"{name}: {count} more tasks of pool {pool} are counted in its report, but not listed" for pool, count in counts.items()
     ]
 
 

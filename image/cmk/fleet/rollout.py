@@ -50,18 +50,17 @@ def row_of(wanted: ClusterConfig, hosts: Mapping[str, Host], node: Node, version
         return Row(node.name, IMPOSSIBLE, text=str(error))
     status, scope = node.status, chosen.scope
     pending = status.get("pending") or {}
-    ready: Mapping[str, Any] = next((item for item in status.get("conditions") or [] if item.get("type") == "Ready"), {})
+    ready, text = _condition(status, "Ready"), _text_of(status)
     if status.get("agentVersion") == version:
         if status.get("configHash") == chosen.section.hash:
             return Row(node.name, APPLIED, scope)
         current = pending.get("hash") == chosen.section.hash
-        reason, text = (pending.get("reason"), pending.get("text")) if current else (ready.get("reason"), ready.get("message"))
-        state = STATES.get(str(reason), WAITING)
+        state = STATES.get(str((pending if current else ready).get("reason")), WAITING)
         if state != WAITING:
-            return Row(node.name, state, scope, str(text or ""))
+            return Row(node.name, state, scope, text if current else str(ready.get("message") or ""))
     if not node.ready:
         return Row(node.name, NOT_READY, scope, "not waited for: the node is not ready or takes no pods")
-    return Row(node.name, WAITING, scope, _why(status, pending, ready, version))
+    return Row(node.name, WAITING, scope, _why(status, text, ready, version))
 
 
 def allowed(text: str, nodes: int) -> int:
@@ -72,11 +71,22 @@ def allowed(text: str, nodes: int) -> int:
     return nodes * int(number) // 100 if percent else int(number)
 
 
-def _why(status: Mapping[str, Any], pending: Mapping[str, Any], ready: Mapping[str, Any], version: str) -> str:
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    return next((item for item in status.get("conditions") or [] if item.get("type") == kind), {})
+
+
+def _text_of(status: Mapping[str, Any]) -> str:
+    """Why the pending configuration is not applied. Older agents have it in ``pending``, others in one of two conditions."""
+    pending = status.get("pending") or {}
+    kind = "ConfigRefused" if pending.get("reason") == Obstacle.CONFIG_REFUSED else "ConfigApplied"
+    return str(pending.get("text") or (pending and _condition(status, kind).get("message")) or "")
+
+
+def _why(status: Mapping[str, Any], text: str, ready: Mapping[str, Any], version: str) -> str:
     if not status:
         return "no agent has reported: look at its pod"
     if ready.get("status") == "False":
         return str(ready.get("message") or "")
     if status.get("agentVersion") != version:
         return f"its agent is still {status.get('agentVersion')}, not {version}"
-    return str(pending.get("text") or "") or f"its agent still reports {status.get('configHash') or 'no configuration'}"
+    return text or f"its agent still reports {status.get('configHash') or 'no configuration'}"

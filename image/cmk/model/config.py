@@ -25,6 +25,8 @@ _FEATURE_LABELS: dict[str, Preference] = {
     "feature.node.kubernetes.io/cpu-power.sst_cp.enabled": "sst-cp",
 }
 HOSTNAME_LABEL = "kubernetes.io/hostname"
+# Labels that count under every configuration.
+BUILT_IN_LABELS = frozenset({HOSTNAME_LABEL, *_FEATURE_LABELS})
 REST = "rest"
 REMAINING = -1
 AUTO = "auto"
@@ -164,6 +166,11 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     selection: Selection
     default: Section
     groups: dict[str, Group] = {}
+
+    @property
+    def labels_used(self) -> frozenset[str]:
+        """Keys of the labels by which it chooses nodes and sections."""
+        return frozenset(self.selection.selector).union(*(group.match_labels for group in self.groups.values()))
 
 
 class Host(msgspec.Struct, frozen=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 
@@ -14,7 +13,7 @@ from cmk.model.cpuset import CpuSet
 from cmk.model.errors import CmkError
 from cmk.model.layout import Layout
 from cmk.model.plan import Plan
-from cmk.model.pods import Pod
+from cmk.model.pods import Pod, pool_of, resource_of
 from cmk.model.tasks import Process, Task
 from cmk.model.topology import Topology
 
@@ -48,34 +47,36 @@ class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
         return after, planner.plan(before, after, self.tasks, self.pods)
 
 
-def dump(state: NodeState) -> dict[str, Any]:
-    """The state as JSON values, in a stable order."""
-    values: dict[str, Any] = msgspec.to_builtins(state, order="sorted")
-    return values
-
-
 def load(values: object) -> NodeState:
-    """Read the values that ``dump`` returned; raises NodeStateError."""
+    """Read a state as agents wrote it in full, before ``report_state``; raises NodeStateError."""
     try:
         return msgspec.convert(values, NodeState)
     except msgspec.ValidationError as error:
         raise NodeStateError(str(error)) from error
 
 
-def relevant_pods(pods: Iterable[Pod], tasks: Iterable[Task]) -> tuple[Pod, ...]:
-    """Pods that have not ended and that hold lists or may request them, sorted by uid."""
+def relevant_pods(pods: Iterable[Pod], tasks: Iterable[Task], layout: Layout) -> tuple[Pod, ...]:
+    """Pods that a plan needs, sorted by uid: those of ``tasks`` and those that request lists, and of each only that.
+
+    However many pods request lists, no more than there are can be granted: the plan without the rest is refused whenever that of all is.
+    """
     holders = {task.pod for task in tasks}
-    relevant = (
-        _without_wish(pod)
-        for pod in pods
-        if not pod.terminal and (pod.grants or pod.uid in holders or pod.config_hash in holders)
-    )
+    known = [_without_more(pod, layout) for pod in sorted(pods, key=lambda pod: pod.uid) if not pod.terminal]
+    requested = dict.fromkeys(layout.pools, 0)
+    relevant = []
+    for pod in sorted(known, key=lambda pod: holders.isdisjoint((pod.uid, pod.config_hash))):
+        counts = {pool_of(resource): count for resource, count in pod.grants.items()}
+        is_holder = not holders.isdisjoint((pod.uid, pod.config_hash))
+        if is_holder or any(requested[pool] < len(layout.pools[pool].lists) for pool in counts):
+            relevant.append(pod)
+            requested |= {pool: requested[pool] + count for pool, count in counts.items()}
     return tuple(sorted(relevant, key=lambda pod: pod.uid))
 
 
-def _without_wish(pod: Pod) -> Pod:
-    """Tasks have the wish that holds for them; in a pod it is an annotation of any length."""
-    return msgspec.structs.replace(pod, on_move="") if pod.on_move else pod
+def _without_more(pod: Pod, layout: Layout) -> Pod:
+    """The pod with what can be granted to it, and without its wish: tasks have the one that holds, a pod an annotation of any length."""
+    counts = {resource_of(name): pod.granted(resource_of(name), len(pool.lists)) for name, pool in sorted(layout.pools.items())}
+    return msgspec.structs.replace(pod, on_move="", grants={resource: count for resource, count in counts.items() if count})
 
 
 def listed_tasks(tasks: Iterable[Task], layout: Layout, most: int) -> tuple[tuple[Task, ...], dict[str, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from enum import IntEnum
 from typing import Any
 
@@ -13,6 +13,7 @@ from cmk.model.choice import OLD_NAMES
 from cmk.model.isolation_config import CONFLICT, IMPOSSIBLE, ON, LayerState
 from cmk.model.ledger import Ledger
 from cmk.model.reasons import Obstacle, Reason
+from cmk.model.tasks import Process
 from cmk.model.topology import Topology
 
 
@@ -40,23 +41,20 @@ class Refusal(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-def describe(ledger: Ledger, path: str, most: int | None = None) -> dict[str, Any]:
+def describe(ledger: Ledger, path: str, listed: Set[Process] | None = None) -> dict[str, Any]:
     """Pools, lists and the host pids on them (``cmk describe``).
 
-    With ``most``, each shared pool has so many pids at most, and each of its lists that has more tells in ``tasksNotListed`` how many.
+    With ``listed``, tasks of shared pools that are not among them are left out, and each list tells in ``tasksNotListed`` how many.
     """
     pools = {}
     for name, pool in sorted(ledger.layout.pools.items()):
-        users, left = ledger.users(name), None if pool.exclusive else most
+        users = ledger.users(name)
         lists: dict[str, dict[str, Any]] = {}
         for item in pool.lists:
-            pids = sorted(task.process.pid for task in users[item.name])
-            listed = pids if left is None else pids[:left]
-            lists[item.name] = {"cpus": item.name, "tasks": listed}
-            if left is not None:
-                left -= len(listed)
-            if len(listed) < len(pids):
-                lists[item.name]["tasksNotListed"] = len(pids) - len(listed)
+            shown = [task for task in users[item.name] if pool.exclusive or listed is None or task.process in listed]
+            lists[item.name] = {"cpus": item.name, "tasks": sorted(task.process.pid for task in shown)}
+            if len(shown) < len(users[item.name]):
+                lists[item.name]["tasksNotListed"] = len(users[item.name]) - len(shown)
         pools[name] = {"cpuLists": lists, "exclusive": pool.exclusive, "name": name}
     return {"path": path, "pools": pools}
 
@@ -68,14 +66,18 @@ def use_old_names(pools: dict[str, Any]) -> None:
             pools[old] = {**pools.pop(new), "name": old}
 
 
-def node_report(ledger: Ledger, topology: Topology, path: str, most: int | None = None) -> dict[str, Any]:
-    """The node's report (``cmk node-report``); ``most`` as for ``describe``."""
-    errors = check(ledger, topology)
+def node_report(ledger: Ledger, topology: Topology, path: str) -> dict[str, Any]:
+    """The node's report (``cmk node-report``)."""
     return {
-        "checks": {"configDirectory": {"errors": errors, "ok": not errors}},
-        "description": describe(ledger, path, most),
+        "checks": checks(check(ledger, topology)),
+        "description": describe(ledger, path),
         "topology": describe_topology(topology),
     }
+
+
+def checks(errors: list[str]) -> dict[str, Any]:
+    """The result of ``check`` in CMK's shape."""
+    return {"configDirectory": {"errors": errors, "ok": not errors}}
 
 
 def describe_topology(topology: Topology) -> dict[str, Any]:
@@ -176,11 +178,13 @@ def reduced_condition(refusal: Refusal, not_listed: Mapping[str, int]) -> Condit
 
 
 def bounded(value: Any, longest: int, most: int) -> Any:  # noqa: ANN401  # values of JSON
-    """JSON values with every text cut to ``longest`` characters and every list to ``most`` items."""
+    """JSON values with every text cut to ``longest`` characters, every list to ``most`` items; a text at its end counts the others."""
     if isinstance(value, str):
         return value if len(value) <= longest else f"{value[: longest - 3]}..."
     if isinstance(value, dict):
         return {key: bounded(item, longest, most) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [bounded(item, longest, most) for item in value[:most]]
+        items = [bounded(item, longest, most) for item in value[:most]]
+        more = f"and {len(value) - most} more"
+        return items if len(value) <= most else [*items, {"name": more} if isinstance(value[0], dict) else more]
     return value

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from cmk.agent import node_report
 from cmk.agent.files import StateFiles
+from cmk.agent.history import MOST, Entry
 from cmk.agent.node_layout import NodeLayout, Wanted
 from cmk.agent.observed import Observed
 from cmk.agent.options import Options
@@ -24,8 +26,12 @@ from tests.unit.machines import machine
 LABELS = {f"feature.node.kubernetes.io/cpu-cpuid.F{number}": "true" for number in range(100)}
 
 
-def full_report(root: Path, cpus: int, pods: int, shared_tasks: int = 0) -> dict[str, Any]:
-    """The report of a node with two sockets: all cores but two are exclusive, and their tasks are spread over so many pods."""
+def full_report(root: Path, cpus: int, pods: int, shared_tasks: int = 0, waiting: Iterable[Pod] = ()) -> dict[str, Any]:
+    """The report of a node with two sockets: all cores but two are exclusive, and their tasks are spread over so many pods.
+
+    ``waiting`` are pods that are bound too, and hold nothing.
+    """
+    root.mkdir(exist_ok=True)
     dice = random.Random(cpus)  # noqa: S311  # the same report each time
     topology = machine(sockets=2, cores=cpus // 4)
     layout = NodeLayout("worker-0", StateFiles(options_in(root), Procfs()), topology)
@@ -35,7 +41,8 @@ def full_report(root: Path, cpus: int, pods: int, shared_tasks: int = 0) -> dict
     now = Observed(
         node={"metadata": {"name": "worker-0", "labels": LABELS}},
         chosen=Chosen(section, "hosts.worker-0"),
-        pods={pod.uid: pod for pod in bound},
+        labels_used=frozenset({"cmk-node"}),
+        pods={pod.uid: pod for pod in (*bound, *waiting)},
     )
     wanted = layout.wanted(now)
     assert isinstance(wanted, Wanted)
@@ -51,7 +58,8 @@ def full_report(root: Path, cpus: int, pods: int, shared_tasks: int = 0) -> dict
     options = Options("worker-0", "ns", "config", "hosts", *[Path("/nowhere")] * 4)
     layers = Layers(options.host_paths, Procfs(), ledger, topology, lambda: None)
     content = node_report.served(layout, wanted.saved, ledger, layers, None, now, "/var/lib/cmk")
-    return node_report.body(layout, content, None)
+    history = [Entry("2026-01-01T00:00:00Z", "0123456789abcdef", "fedcba9876543210", 12, 345, "applied")] * MOST
+    return node_report.body(layout, content, None, history=history)
 
 
 def bytes_of(value: Any) -> int:  # noqa: ANN401  # values of JSON

@@ -17,15 +17,17 @@ from cmk.agent.observed import Observed
 from cmk.agent.options import Options
 from cmk.host.procfs import Procfs
 from cmk.isolation.layers import Layers
-from cmk.model import node_state
+from cmk.model import report_state
 from cmk.model.config import Chosen, PoolConfig, Section
 from cmk.model.ledger import Ledger
+from cmk.model.node_state import NodeState
 from cmk.model.onmove import How, OnMove
 from cmk.model.pods import Pod
 from cmk.model.reasons import Obstacle
 from cmk.model.report import Reduction, Refusal
 from cmk.model.tasks import Process, Task
 from cmk.model.topology import Core, Topology
+from tests.unit.agent.full_nodes import bytes_of
 from tests.unit.agent.harness import options_in
 
 WHOLE = {"Reduced": ("False", "None")}
@@ -81,20 +83,28 @@ def test_other_pools_are_on_their_way(layout: NodeLayout) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "refused"), [(Obstacle.CONFIG_REFUSED, "True"), (Obstacle.PAUSED, "False"), (Obstacle.LAYOUT_IMPOSSIBLE, "False")]
+    ("reason", "refused", "where"),
+    [
+        (Obstacle.CONFIG_REFUSED, "True", "ConfigRefused"),
+        (Obstacle.PAUSED, "False", "ConfigApplied"),
+        (Obstacle.LAYOUT_IMPOSSIBLE, "False", "ConfigApplied"),
+    ],
 )
-def test_why_a_configuration_is_not_applied(layout: NodeLayout, reason: Obstacle, refused: str) -> None:
+def test_why_a_configuration_is_not_applied_is_said_once(layout: NodeLayout, reason: Obstacle, refused: str, where: str) -> None:
     body = served(layout, observed(1, "def"), Pending(reason, "because", "def"))
     found = conditions(body)
     assert (found["ConfigApplied"], found["ConfigRefused"][0]) == (("False", reason), refused)
-    assert body["status"]["pending"] == {"reason": reason, "text": "because", "hash": "def"}
+    assert body["status"]["pending"] == {"reason": reason, "hash": "def"}
+    assert [item["type"] for item in body["status"]["conditions"] if item["message"] == "because"] == [where]
 
 
 def test_what_a_plan_elsewhere_needs_is_in_it(layout: NodeLayout) -> None:
     body = served(layout, observed(2))
-    found = node_state.load(json.loads(json.dumps(body["status"]["state"])))
+    found = state_of(body)
     assert layout.saved is not None
-    assert (found.topology, found.layout, found.section) == (layout.topology, layout.saved.layout, layout.saved.section)
+    assert (found.topology, found.layout) == (layout.topology, layout.saved.layout)
+    assert found.section is not None
+    assert found.section.same_pools(layout.saved.section)
 
 
 def test_an_unreadable_configuration_leaves_the_node_serving(layout: NodeLayout) -> None:
@@ -130,8 +140,11 @@ OWNER = Task(Process(7, 1), "exclusive", ("0",))
 WORST = Pod("u" * 36, "n" * 63, "p" * 253, {"cmk.intel.com/exclusive-cores": 1}, on_move="x" * 250_000)
 
 
-def size(body: dict[str, Any]) -> int:
-    return len(json.dumps(body))
+def state_of(body: dict[str, Any]) -> NodeState:
+    """The state as a reader finds it: the API server sorts keys."""
+    found = report_state.load(json.loads(json.dumps(body, sort_keys=True)))
+    assert found is not None
+    return found
 
 
 def test_tasks_of_shared_pools_beyond_some_hundred_are_counted(layout: NodeLayout) -> None:
@@ -141,7 +154,7 @@ def test_tasks_of_shared_pools_beyond_some_hundred_are_counted(layout: NodeLayou
     (infra,) = description["infra"]["cpuLists"].values()
     assert (len(infra["tasks"]), infra["tasksNotListed"]) == (MOST_TASKS, 5000 - MOST_TASKS)
     assert body["status"]["pools"]["infra"]["tasks"] == 5000
-    assert body["status"]["state"]["not_listed"] == {"infra": 5000 - MOST_TASKS}
+    assert state_of(body).not_listed == {"infra": 5000 - MOST_TASKS}
     (reduced,) = (item for item in body["status"]["conditions"] if item["type"] == "Reduced")
     assert (reduced["status"], reduced["reason"]) == ("True", "ManyTasks")
     assert reduced["message"] == f"counted, but not listed: {5000 - MOST_TASKS} tasks of pool infra"
@@ -152,7 +165,7 @@ def test_a_report_has_a_bounded_size(layout: NodeLayout) -> None:
     now = msgspec.structs.replace(observed(2), pods=pods)
     pending = Pending(Obstacle.CONFIG_REFUSED, "x" * 10**6, "def")
     body = served(layout, now, pending, tasks=[OWNER, *many(50_000)])
-    assert size(body) < 600_000
+    assert bytes_of(body) < 20_000
 
 
 @pytest.mark.parametrize("reduction", list(Reduction)[1:])
@@ -167,8 +180,8 @@ def test_a_refused_report_says_what_it_leaves_out(layout: NodeLayout, reduction:
         "infra": {"lists": 1, "free": 0, "tasks": 3},
     }
     assert (body["status"]["configHash"], conditions(body)["Ready"]) == ("abc", ("True", "Serving"))
-    listed = [task["process"]["pid"] for task in body["status"].get("state", {}).get("tasks", [])]
-    assert listed == ([7] if reduction is Reduction.SHARED_TASKS else [])
+    state = report_state.load(body)
+    assert [task.process.pid for task in (state.tasks if state else ())] == ([7] if reduction is Reduction.SHARED_TASKS else [])
     assert ("state" in body["status"], "description" in body["spec"]["report"]) == (reduction is Reduction.SHARED_TASKS,) * 2
 
 
@@ -176,9 +189,9 @@ def test_a_refused_report_says_what_it_leaves_out(layout: NodeLayout, reduction:
 def test_what_a_plan_may_be_refused_for_is_listed_first(layout: NodeLayout, one: dict[str, Any]) -> None:
     *others, last = many(1000)
     body = served(layout, observed(2), tasks=[*others, msgspec.structs.replace(last, **one)])
-    listed = node_state.load(json.loads(json.dumps(body["status"]["state"]))).tasks
+    listed = state_of(body).tasks
     assert len(listed) == MOST_TASKS
-    assert last.process in {task.process for task in listed}
+    assert last.process.pid in {task.process.pid for task in listed}
 
 
 @pytest.mark.parametrize("stored", [None, [], {"status": None}, {"status": []}, {"status": {"conditions": {"a": 1}}}])

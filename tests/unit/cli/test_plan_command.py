@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from cmk.cli.app import app
 from cmk.fleet.preview import Node
+from cmk.model.config import Selection
 from tests.unit.fleet.fleets import POD, TASK, config, node
 
 LSCPU = "# CPU,Core,Socket\n" + "".join(f"{cpu},{cpu % 4},0\n" for cpu in range(8))
@@ -78,6 +79,17 @@ def test_nothing_to_do(wanted: Path, tmp_path: Path) -> None:
     assert run("--config", wanted, "--against", path).exit_code == 0
 
 
+def test_nodes_that_are_saved_too_tell_all_their_labels(wanted: Path, tmp_path: Path) -> None:
+    by_label = msgspec.structs.replace(config(1), selection=Selection({"cmk": "yes"}))
+    (wanted / "config.json").write_bytes(msgspec.json.encode(by_label))
+    path, one = tmp_path / "saved.json", report(node("a", exclusive=2))
+    path.write_text(json.dumps(one))
+    assert "does not tell whether it has the labels cmk" in run("--config", wanted, "--against", path).output
+    kinds = {"kind": "List", "items": [one, {"kind": "Node", "metadata": {"name": "a", "labels": {"cmk": "yes"}}}]}
+    path.write_text(json.dumps(kinds))
+    assert "a: pool exclusive: 0,4 1,5 -> 0,4" in run("--config", wanted, "--against", path).output
+
+
 def test_a_refusal(wanted: Path, tmp_path: Path) -> None:
     path = tmp_path / "full.json"
     path.write_text(
@@ -106,7 +118,7 @@ def test_a_machine_that_is_no_node_yet(wanted: Path, tmp_path: Path) -> None:
         (("-f", "values.yaml", "--chart=/nowhere"), "there is no chart in /nowhere: name it with --chart"),
         (("--config=/nowhere", "--against={wanted}"), "No such file or directory"),
         (("--config={wanted}", "--against=/nowhere"), "No such file or directory"),
-        (("--config={wanted}", "--against={empty}"), "has no NodeReports; to save them: kubectl get cmk-nr -o json > "),
+        (("--config={wanted}", "--against={empty}"), "has no NodeReports; to save them: kubectl get nodes,cmk-nr -o json > "),
         (("--config={wanted}", "--against={wanted}"), "has objects that are not NodeReports"),
         (("--config={wanted}", "--against={wanted}/../bad.json"), "bad.json is not valid JSON"),
         (("--config={wanted}", "--against={wanted}/../bad.yaml"), "bad.yaml is not valid YAML"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from cmk.fleet.preview import Node
-from cmk.model import layout, node_state
+from cmk.model import layout, report, report_state, short_topology
 from cmk.model.config import ClusterConfig, PoolConfig, Section, Selection
+from cmk.model.layout import Layout
+from cmk.model.ledger import Ledger
 from cmk.model.node_state import NodeState
 from cmk.model.pods import Pod
 from cmk.model.tasks import Process, Task
@@ -31,8 +34,20 @@ def node(name: str, exclusive: int = 2, tasks: tuple[Task, ...] = (), pods: tupl
     """One that serves so many exclusive cores."""
     held = section(exclusive)
     state = NodeState(TOPOLOGY, layout.for_section(held, TOPOLOGY, {}, frozenset()), held, tasks, pods)
+    found = report_of(state)
     return Node(
         name,
         {},
-        {"status": {"configHash": held.hash, "scope": "default", "agentVersion": "1", "state": node_state.dump(state), **status}},
+        found | {"status": {"configHash": held.hash, "scope": "default", "agentVersion": "1", **found["status"], **status}},
     )
+
+
+def report_of(state: NodeState) -> dict[str, Any]:
+    """What a report has of a state."""
+    pools = state.layout or Layout({})
+    description = report.describe(Ledger(pools, state.tasks), "/state")
+    whole = {
+        "spec": {"report": {"description": description, "topology": short_topology.dump(state.topology)}},
+        "status": {"isolatedFrom": state.topology.isolated_from, "state": report_state.dump(state, description)},
+    }
+    return dict(json.loads(json.dumps(whole, sort_keys=True)))

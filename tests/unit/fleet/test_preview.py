@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
 
 from cmk.fleet import preview
 from cmk.fleet.preview import Node, Outcome, PoolChange, TaskMove
-from cmk.model import node_state
+from cmk.model import layout, report_state
 from cmk.model.config import ClusterConfig, Group, Host, Selection
 from cmk.model.node_state import NodeState
-from tests.unit.fleet.fleets import POD, TASK, TOPOLOGY, config, node, section
+from tests.unit.fleet.fleets import POD, TASK, TOPOLOGY, config, node, report_of, section
 
 
 def only(wanted: ClusterConfig, one: Node) -> preview.NodePlan:
@@ -46,14 +48,14 @@ def test_a_paused_node_stands_in_nobodys_way() -> None:
 
 
 def test_what_the_machine_cannot_do_is_refused_where_there_is_something_to_lose() -> None:
-    bare = Node("b", {}, {"status": {"state": node_state.dump(NodeState(TOPOLOGY))}})
+    bare = Node("b", {}, report_of(NodeState(TOPOLOGY)))
     found = preview.plan(config(9), {}, [node("a"), bare])
     assert [item.outcome for item in found.nodes] == [Outcome.REFUSED, Outcome.IMPOSSIBLE]
     assert all("set hosts." in item.text for item in found.nodes)
 
 
 def test_a_node_that_served_nobody_gets_all_its_pools() -> None:
-    bare = Node("b", {}, {"status": {"state": node_state.dump(NodeState(TOPOLOGY))}})
+    bare = Node("b", {}, report_of(NodeState(TOPOLOGY)))
     assert only(config(1), bare).pools["exclusive"] == PoolChange(None, ["0,4"])
 
 
@@ -88,9 +90,10 @@ def test_hosts_that_match_nothing_and_nodes_that_lose_their_section_are_named() 
 def test_a_drift_of_the_machine_is_no_change_of_pools(hash_: str) -> None:
     """The agent makes a new layout when the pools asked for differ, and not before."""
     one = node("a")
-    state = node_state.load(one.status["state"])
+    state = report_state.load(one.report or {})
+    assert state is not None
     smaller = msgspec.structs.replace(TOPOLOGY, cores=TOPOLOGY.cores[1:])
-    drifted = {"status": {**one.status, "state": node_state.dump(msgspec.structs.replace(state, topology=smaller))}}
+    drifted = report_of(msgspec.structs.replace(state, topology=smaller))
     assert only(config(2, hash_=hash_), msgspec.structs.replace(one, report=drifted)).outcome is Outcome.SAME
 
 
@@ -103,7 +106,27 @@ def test_a_reduced_report_says_so_where_a_plan_would_be() -> None:
 
 def test_tasks_that_a_report_only_counts_are_noted() -> None:
     counting = node("a", tasks=(TASK,))
-    counting.status["state"]["not_listed"] = {"infra": 4800}
+    assert counting.report is not None
+    counting.report["spec"]["report"]["description"]["pools"]["infra"]["cpuLists"]["2,3,6,7"]["tasksNotListed"] = 4800
     found = preview.plan(config(3), {}, [counting])
     assert (found.nodes[0].outcome, found.nodes[0].stays) == (Outcome.CHANGES, 1)
     assert found.notes == ["a: 4800 more tasks of pool infra are counted in its report, but not listed"]
+
+
+def test_labels_that_a_report_does_not_tell_of_leave_the_plan_unknown() -> None:
+    wanted = msgspec.structs.replace(config(1), groups={"big": Group(section(3), {"size": "big"})})
+    of_report = msgspec.structs.replace(node("a"), labels_known=frozenset({"other"}))
+    found = only(wanted, of_report)
+    assert found.outcome is Outcome.UNKNOWN
+    assert found.text == (
+        "its report does not tell whether it has the labels size, by which the configuration chooses: plan for the cluster, or save "
+        "nodes as well (kubectl get nodes,cmk-nr -o json)"
+    )
+
+
+@pytest.mark.parametrize("wanted", [config(0), config(1), config(2), config(3)], ids=lambda wanted: wanted.default.hash)
+def test_a_report_of_an_older_agent_leads_to_the_same_plan(wanted: ClusterConfig) -> None:
+    new = node("a", tasks=(TASK,), pods=(POD,))
+    state = NodeState(TOPOLOGY, layout.for_section(section(2), TOPOLOGY, {}, frozenset()), section(2), (TASK,), (POD,))
+    full = {"status": {**new.status, "state": json.loads(msgspec.json.encode(state))}}
+    assert only(wanted, msgspec.structs.replace(new, report=full)) == only(wanted, new)

@@ -13,7 +13,14 @@ from tests.unit.fleet.fleets import config, node, section
 
 
 def pending(reason: Obstacle, text: str, hash_: str = "h2") -> dict[str, Any]:
-    return {"pending": {"hash": hash_, "reason": reason.value, "text": text}}
+    is_refused = reason is Obstacle.CONFIG_REFUSED
+    applied = {"type": "ConfigApplied", "status": "False", "message": "refused: see ..." if is_refused else text}
+    refused = {"type": "ConfigRefused", "status": str(is_refused), "message": text if is_refused else ""}
+    return {"pending": {"hash": hash_, "reason": reason.value}, "conditions": [applied, refused]}
+
+
+def pending_of_an_older_agent(reason: Obstacle, text: str) -> dict[str, Any]:
+    return {"pending": {"hash": "h2", "reason": reason.value, "text": text}}
 
 
 def not_ready(reason: Obstacle, message: str) -> dict[str, Any]:
@@ -32,6 +39,7 @@ def not_ready(reason: Obstacle, message: str) -> dict[str, Any]:
         ({"configHash": "h1", **pending(Obstacle.LAYOUT_IMPOSSIBLE, "few")}, "impossible", "few"),
         ({"configHash": "h1", **pending(Obstacle.PAUSED, "p")}, "paused", "p"),
         ({"configHash": "h1", **pending(Obstacle.WAITING, "turn")}, "waiting", "turn"),
+        ({"configHash": "h1", **pending_of_an_older_agent(Obstacle.CONFIG_REFUSED, "why")}, "refused", "why"),
         (not_ready(Obstacle.LAYOUT_IMPOSSIBLE, "4 cores"), "impossible", "4 cores"),
         (not_ready(Obstacle.OLD_CMK_RUNS, "an old CMK runs"), "waiting", "an old CMK runs"),
         (not_ready(Obstacle.ADOPTION_REFUSED, "odd pools"), "impossible", "odd pools"),

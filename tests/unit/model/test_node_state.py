@@ -48,31 +48,36 @@ def test_a_node_without_pools_gets_its_first_layout() -> None:
     assert (plan.keeps, plan.moves, plan.refusals) == ((), (), ())
 
 
-def test_the_state_of_a_node_is_read_as_it_was_written() -> None:
-    assert node_state.load(node_state.dump(STATE)) == STATE
-
-
 @pytest.mark.parametrize("values", [None, {}, {"topology": 1}])
 def test_a_state_that_is_not_one_is_refused(values: object) -> None:
     with pytest.raises(NodeStateError):
         node_state.load(values)
 
 
+GRANT = {"cmk.intel.com/exclusive-cores": 1}
 POD = BoundPod("u", "ns", "p", {})
+LISTS = Layout({"exclusive": Pool("exclusive", True, (CpuList(frozenset({0}), 0), CpuList(frozenset({1}), 0)))})
 
 
 @pytest.mark.parametrize(
     ("pod", "relevant"),
     [
         pytest.param(POD, False, id="neither requests nor holds"),
-        pytest.param(structs.replace(POD, grants={"cmk.intel.com/exclusive-cores": 1}), True, id="requests"),
-        pytest.param(structs.replace(POD, grants={"cmk.intel.com/exclusive-cores": 1}, terminal=True), False, id="has ended"),
+        pytest.param(structs.replace(POD, grants=GRANT), True, id="requests"),
+        pytest.param(structs.replace(POD, grants={"cmk.intel.com/exclusive-cores": 3}), False, id="requests more than there is"),
+        pytest.param(structs.replace(POD, grants={"cmk.intel.com/other-cores": 1}), False, id="requests what there is not"),
+        pytest.param(structs.replace(POD, grants=GRANT, terminal=True), False, id="has ended"),
         pytest.param(structs.replace(POD, uid="u1"), True, id="holds"),
         pytest.param(structs.replace(POD, config_hash="u1"), True, id="holds as a static pod"),
     ],
 )
 def test_a_pod_is_relevant_while_it_holds_or_requests(pod: BoundPod, relevant: bool) -> None:
-    assert node_state.relevant_pods([pod], [TASK]) == ((pod,) if relevant else ())
+    assert node_state.relevant_pods([pod], [TASK], LISTS) == ((pod,) if relevant else ())
+
+
+def test_of_pods_that_request_no_more_count_than_there_are_lists() -> None:
+    pods = [structs.replace(POD, uid=f"u{number}", grants=GRANT) for number in range(9)]
+    assert [pod.uid for pod in node_state.relevant_pods(pods, [TASK], LISTS)] == ["u0", "u1"]
 
 
 KINDS = 18
