@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,8 +38,10 @@ _REFUSED = frozenset({400, 413, 422})
 _TOO_LARGE = ("too large", "larger than max")
 # After so long a whole report is tried again.
 SECONDS_OF_REDUCTION = 600.0
-# A report is derived data; under continuous allocation it follows at this pace.
+# A report is derived data. A few changes are written soon after one another; when tasks come and go all the time it follows more slowly.
 SECONDS_BETWEEN_REPORTS = 2.0
+REPORTS_PER_MINUTE = 10
+REPORTS_AT_ONCE = 5
 # While the API server cannot be reached, the newest events are worth keeping.
 MOST_EVENTS = 20
 
@@ -75,6 +78,22 @@ class Retries:
             self._wakeups.publish.wake_in(wait)
 
 
+class Pace:
+    """The pace of reports: one in ``SECONDS_BETWEEN_REPORTS``, and in any minute ``REPORTS_PER_MINUTE`` and ``REPORTS_AT_ONCE`` at most."""
+
+    def __init__(self) -> None:
+        self._last = self._due = -math.inf
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next report may be written, 0 or less if it may be now."""
+        ahead = (REPORTS_AT_ONCE - 1) * 60 / REPORTS_PER_MINUTE
+        return max(self._last + SECONDS_BETWEEN_REPORTS, self._due - ahead) - now
+
+    def count(self, now: float) -> None:
+        """A report has been written."""
+        self._last, self._due = now, max(self._due, now) + 60 / REPORTS_PER_MINUTE
+
+
 class Publisher:
     """``marks`` returns what the Node should carry, ``report`` the NodeReport's content, given the object as stored and what is refused.
 
@@ -96,7 +115,7 @@ class Publisher:
         self._wakeups = wakeups
         self._marks = marks
         self._report = report
-        self._next_report = 0.0
+        self._pace = Pace()
         self._written: Json | None = None
         self._events_before_write = -1
         self._refusal = Refusal()
@@ -198,13 +217,12 @@ class Publisher:
         body = self._report(observed, stored, self._refusal)
         if body is None or not observed.report_known or reports.is_current(body, stored):
             return
-        wait = self._next_report - loop.time()
-        if wait > 0 and stored is not None:
+        if (wait := self._pace.wait(loop.time())) > 0:
             self._wakeups.publish.wake_in(wait)
             return
         self._written = await asyncio.to_thread(reports.put, self._api, self._node, body, stored)
         self._events_before_write = observed.report_events
-        self._next_report = loop.time() + SECONDS_BETWEEN_REPORTS
+        self._pace.count(loop.time())
 
 
 def _bound(observed: Observed) -> Iterable[Pod] | None:

@@ -40,6 +40,7 @@ def own_affinity() -> Iterator[None]:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients_in_pod: None, own_affinity: None) -> World:
     """A world whose agents pause no longer than they must."""
     monkeypatch.setattr("cmk.agent.publisher.SECONDS_BETWEEN_REPORTS", 0)
+    monkeypatch.setattr("cmk.agent.publisher.REPORTS_AT_ONCE", 1000)
     monkeypatch.setattr("cmk.kube.watch.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("cmk.kube.watch.LAST_PAUSE", 0.05)
     monkeypatch.setattr("cmk.legacy.predecessor.SECONDS_BETWEEN_LOOKS", 0.01)

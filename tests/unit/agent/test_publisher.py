@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,17 @@ import pytest
 
 from cmk.agent.observed import Observed
 from cmk.agent.options import Options
-from cmk.agent.publisher import FIRST_RETRY, LAST_RETRY, MOST_EVENTS, Publisher, Retries
+from cmk.agent.publisher import (
+    FIRST_RETRY,
+    LAST_RETRY,
+    MOST_EVENTS,
+    REPORTS_AT_ONCE,
+    REPORTS_PER_MINUTE,
+    SECONDS_BETWEEN_REPORTS,
+    Pace,
+    Publisher,
+    Retries,
+)
 from cmk.agent.wakeups import Wakeups
 from cmk.agent.watches import Watches
 from cmk.kube import reports
@@ -193,6 +203,7 @@ def test_no_event_is_lost_for_one_that_is_dropped_while_it_is_sent(tmp_path: Pat
 
 def test_a_report_is_written_again_when_it_changes_or_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cmk.agent.publisher.SECONDS_BETWEEN_REPORTS", 0.01)
+    monkeypatch.setattr("cmk.agent.publisher.REPORTS_AT_ONCE", 100)
 
     async def scenario(reporting: Reporting) -> None:
         await reporting.until(lambda: reporting.stored("first"))
@@ -274,6 +285,7 @@ def test_a_report_that_is_refused_is_followed_by_a_reduced_one(tmp_path: Path, e
 def test_after_a_while_the_whole_report_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cmk.agent.publisher.SECONDS_OF_REDUCTION", 0.01)
     monkeypatch.setattr("cmk.agent.publisher.SECONDS_BETWEEN_REPORTS", 0)
+    monkeypatch.setattr("cmk.agent.publisher.REPORTS_AT_ONCE", 100)
 
     async def scenario(reporting: Reporting) -> None:
         assert isinstance(reporting, Smaller)
@@ -332,3 +344,52 @@ def test_a_failure_is_tried_again_half_as_often_each_time() -> None:
         assert len(times) < 600 / (LAST_RETRY / 2) + 8
 
     asyncio.run(scenario())
+
+
+def writes_at(wanted: Iterable[float]) -> list[float]:
+    """When reports are written that have changed at these times, on a clock of its own."""
+    pace, written, now = Pace(), [], 0.0
+    for time in wanted:
+        now = max(now, time)
+        if (wait := pace.wait(now)) > 0:
+            now += wait
+        pace.count(now)
+        written.append(now)
+    return written
+
+
+def test_a_report_that_changes_all_the_time_is_written_so_often_a_minute() -> None:
+    written = writes_at([0.0] * 1000)
+    assert min(later - earlier for earlier, later in pairwise(written)) >= SECONDS_BETWEEN_REPORTS
+    by_minute = [sum(begin <= time < begin + 60 for time in written) for begin in written[:-50]]
+    assert max(by_minute) <= REPORTS_PER_MINUTE + REPORTS_AT_ONCE
+    assert by_minute[100:] == [REPORTS_PER_MINUTE] * len(by_minute[100:])
+
+
+def test_a_few_changes_after_some_quiet_are_written_soon() -> None:
+    first, *later = writes_at([0.0, *[1000.0] * REPORTS_AT_ONCE])
+    assert (first, later) == (0.0, [1000.0 + number * SECONDS_BETWEEN_REPORTS for number in range(REPORTS_AT_ONCE)])
+
+
+def test_at_churn_the_publisher_keeps_the_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report changes at each wake-up, and somebody deletes it at once."""
+
+    async def run() -> None:
+        loop, reporting, now, written = asyncio.get_running_loop(), Reporting(tmp_path), 0.0, list[float]()
+
+        def put(*_: object) -> dict[str, Any]:
+            written.append(now)
+            return {}
+
+        monkeypatch.setattr("cmk.kube.reports.put", put)
+        monkeypatch.setattr(reporting.wakeups.publish, "wake_in", mock.Mock())
+        monkeypatch.setattr(loop, "time", lambda: now)
+        for number in range(1200):
+            now = number / 2
+            reporting.text = str(number)
+            reporting.watches.observed = Observed(report_known=True, report_events=number)
+            await reporting.publisher._write_report()
+        monkeypatch.undo()
+        assert len(written) <= 10 * REPORTS_PER_MINUTE + REPORTS_AT_ONCE
+
+    asyncio.run(run())
