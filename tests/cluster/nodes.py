@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import msgspec
-
-from cmk.model import config
+from cmk.model import config, report_state
+from cmk.model.node_state import NodeState
 from tests.cluster.cluster import AGENTS, NAMESPACE, Cluster, Json, wait_for
 
 
@@ -34,6 +32,13 @@ def agent(cluster: Cluster, node: str) -> Json:
 def status(cluster: Cluster, node: str = "node1") -> Json:
     """The status of a node's report."""
     return dict(cluster.get("cmk-nodereport", node)["status"])
+
+
+def state(cluster: Cluster, node: str = "node1") -> NodeState:
+    """What a node's report tells a plan."""
+    found = report_state.load(cluster.get("cmk-nodereport", node))
+    assert found is not None
+    return found
 
 
 def condition(cluster: Cluster, node: str, kind: str) -> Json:
@@ -66,15 +71,21 @@ def settle(cluster: Cluster) -> None:
 
 def _is_current(cluster: Cluster, node: str) -> bool:
     """Reports follow what changes by some seconds: a section, a label, a pod that has gone."""
-    state, labels = status(cluster, node).get("state", {}), cluster.get("node", node)["metadata"]["labels"]
+    report, labels = cluster.get("cmk-nodereport", node), cluster.get("node", node)["metadata"]["labels"]
+    known, keys = report_state.labels_of(report)
     parsed = config.parse_cluster(_text(cluster, "cmk-config", "config.json"))
     hosts = config.parse_hosts(_text(cluster, f"cmk-hosts-{config.shard_of(node):02}", "hosts.json") or "{}")
     section = config.choose(parsed, hosts, node, labels).section
-    pods = {pod["metadata"]["uid"] for pod in cluster.api.request("GET", "/api/v1/pods")["items"]}
+    pods = {
+        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in cluster.api.request("GET", "/api/v1/pods")["items"]
+    }
+    found = report_state.load(report)
     return (
         condition(cluster, node, "ConfigApplied").get("status") == "True"
-        and (state.get("section"), state.get("labels")) == (json.loads(msgspec.json.encode(section)), labels)
-        and pods.issuperset(pod["uid"] for pod in state.get("pods", ()))
+        and report["status"]["configHash"] == section.hash
+        and report["status"]["values"] == [f"{node}: {value}" for value in section.values()]
+        and known == {key: labels[key] for key in keys or () if key in labels}
+        and (found is None or pods.issuperset(map(str, found.pods)))
     )
 
 

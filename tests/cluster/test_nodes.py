@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.cluster.cluster import RESOURCE, Cluster, wait_for
-from tests.cluster.nodes import leave, prepare
+from tests.cluster.nodes import leave, prepare, state
 
 LABEL = "cmk.intel.com/cmk-node"
 
@@ -43,8 +43,7 @@ def test_the_report_tells_layout_and_topology(cluster: Cluster) -> None:
     pools = report["spec"]["report"]["description"]["pools"]
     assert list(pools["exclusive"]["cpuLists"]) == [str(cpus[0])]
     assert list(pools["infra"]["cpuLists"]) == [",".join(str(cpu) for cpu in cpus[1:])]
-    cores = report["spec"]["report"]["topology"]["sockets"]["0"]["cores"]
-    assert sorted(cpu["id"] for core in cores for cpu in core["cpus"]) == cpus
+    assert sorted(state(cluster).topology.cpus) == cpus
     (ready,) = (item for item in report["status"]["conditions"] if item["type"] == "Ready")
     assert ready["status"] == "True"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.cluster import CHART, NAMESPACE, REPO, RESOURCE, VALUES, Cluster, Json, isolate, manifest, wait_for
-from tests.cluster.nodes import agent, condition, everything_of, settle, status
+from tests.cluster.nodes import agent, condition, everything_of, settle, state, status
 
 HOOKS = ("--set", "plan.enabled=true,verify.enabled=true,verify.timeoutSeconds=60")
 # node1's exclusive core and infra change places.
@@ -99,7 +99,7 @@ def test_a_plan_says_beforehand_what_an_upgrade_does(restored: Cluster) -> None:
 
     with cluster.pod("planned", *isolate("sleep", "1000"), cores=1):
         (pid,) = wait_for("it runs isolated", lambda: cluster.tasks("exclusive"))
-        wait_for("its report says so", lambda: str(pid) in json.dumps(status(cluster)["state"]["tasks"]))
+        wait_for("its report says so", lambda: pid in {task.process.pid for task in state(cluster).tasks})
         code, nodes = plan()
         assert (code, {node["outcome"] for node in nodes.values()}) == (0, {"same"})
         code, nodes = plan(*SWAPPED)
@@ -116,8 +116,8 @@ def test_a_plan_says_beforehand_what_an_upgrade_does(restored: Cluster) -> None:
 
 @pytest.mark.parametrize("command", [("sleep", "1000"), ("false",)], ids=["between restarts", "crashing"])
 def test_a_pod_that_holds_nothing_at_the_moment_counts_as_well(restored: Cluster, command: tuple[str, ...]) -> None:
-    with restored.pod("idle", *command, cores=1, restartPolicy="Always", wait=False) as pod:
-        wait_for("the agent knows it", lambda: pod.uid in json.dumps(status(restored)["state"]))
+    with restored.pod("idle", *command, cores=1, restartPolicy="Always", wait=False):
+        wait_for("the agent knows it", lambda: "default/idle" in map(str, state(restored).pods))
         done = restored.upgrade(*HOOKS, *NO_EXCLUSIVE, check=False)
         assert done.returncode != 0
         assert "pool exclusive would have 0 cores, but 1 are held or requested: default/idle 1" in done.stderr
