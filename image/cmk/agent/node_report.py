@@ -25,8 +25,9 @@ from cmk.model.report import Condition, Reduction, Refusal
 
 # Tasks of a shared pool that are listed: anybody may have any number of them, and etcd takes 1.5 MiB.
 MOST_TASKS = 200
-# Of what may be as long as workloads make it: lists of processes, and texts that name them.
-MOST_ITEMS = 40
+# Of what may be as long as workloads make it: texts that name them, and lists; of processes and interrupts there are many.
+MOST_ITEMS = 200
+MOST_PROCESSES = 50
 LONGEST_TEXT = 1000
 # Of ten outcomes in the history the newest is in a condition too, at length.
 LONGEST_OUTCOME = 200
@@ -76,11 +77,15 @@ def served(
             "values": [f"{node.name}: {value}" for value in saved.section.values()],
             "pools": report.pool_counts(ledger),
             "warnings": [*saved.layout.warnings, *troubles],
-            "isolation": {
-                "layers": {name: _shown(layer) for name, layer in states.items()},
-                "driftsRepaired": layers.drift,
-                "besideTasks": layers.beside_tasks(),
-            },
+            "isolation": report.bounded(
+                {
+                    "layers": {name: _shown(layer) for name, layer in states.items()},
+                    "driftsRepaired": layers.drift,
+                    "besideTasks": layers.beside_tasks(),
+                },
+                LONGEST_TEXT,
+                MOST_PROCESSES,
+            ),
         },
         not_listed,
     )
@@ -100,7 +105,7 @@ def refused(node: NodeLayout, refusal: Impossible, observed: Observed, path: str
 
 def _spec(node: NodeLayout, errors: list[str], description: Json) -> Json:
     return {
-        "checks": report.checks(report.bounded(errors, LONGEST_TEXT, MOST_ITEMS)),
+        "checks": report.checks(report.bounded(errors, LONGEST_TEXT, MOST_PROCESSES)),
         "description": description,
         "topology": short_topology.dump(node.topology),
     }

@@ -13,12 +13,13 @@ from cmk.agent.change_pools import Pending
 from cmk.agent.files import StateFiles
 from cmk.agent.node_layout import Impossible, NodeLayout, Wanted
 from cmk.agent.node_report import MOST_TASKS, NOT_REFUSED
-from cmk.agent.observed import Observed
+from cmk.agent.observed import Observed, with_configuration
 from cmk.agent.options import Options
 from cmk.host.procfs import Procfs
 from cmk.isolation.layers import Layers
+from cmk.kube import reports
 from cmk.model import report_state
-from cmk.model.config import Chosen, PoolConfig, Section
+from cmk.model.config import BUILT_IN_LABELS, HOSTNAME_LABEL, Chosen, ClusterConfig, Group, PoolConfig, Section, Selection
 from cmk.model.ledger import Ledger
 from cmk.model.node_state import NodeState
 from cmk.model.onmove import How, OnMove
@@ -105,6 +106,21 @@ def test_what_a_plan_elsewhere_needs_is_in_it(layout: NodeLayout) -> None:
     assert (found.topology, found.layout) == (layout.topology, layout.saved.layout)
     assert found.section is not None
     assert found.section.same_pools(layout.saved.section)
+
+
+def test_a_report_that_the_api_server_has_is_not_written_again(layout: NodeLayout) -> None:
+    body = served(layout, observed(2), tasks=[OWNER])
+    assert reports.is_current(body, json.loads(json.dumps(body)))
+
+
+def test_labels_by_which_a_configuration_chooses_are_in_it(layout: NodeLayout) -> None:
+    node = {"metadata": {"labels": {"size": "big", "unused": "x", HOSTNAME_LABEL: "n"}}}
+    wanted = ClusterConfig(Selection({"cmk": "yes"}), Section({}, "h"), {"big": Group(Section({}, "h"), {"size": "big"})})
+    now = with_configuration(msgspec.structs.replace(observed(2), node=node), "n", msgspec.json.encode(wanted).decode(), None)
+    body = served(layout, now)
+    labels, known = report_state.labels_of(body)
+    assert labels == {"size": "big", HOSTNAME_LABEL: "n"}
+    assert known == {"cmk", "size", *BUILT_IN_LABELS}
 
 
 def test_an_unreadable_configuration_leaves_the_node_serving(layout: NodeLayout) -> None:

@@ -82,3 +82,25 @@ def test_conditions_of_isolation(layer: LayerState, isolated: tuple[bool, str, s
 def test_a_conflict_outweighs_what_is_not_possible() -> None:
     isolated, _ = report.isolation_conditions({"pods": IMPOSSIBLE, "irqs": CONFLICT})
     assert (isolated.reason, isolated.message) == ("Conflict", "isolation.irqs: kubelet pins; isolation.pods: no cgroups")
+
+
+@pytest.mark.parametrize(
+    ("value", "bounded"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["a", "b", "c", "d"], ["a", "b", "and 2 more"]),
+        ([{"pid": 1}, {"pid": 2}, {"pid": 3}], [{"pid": 1}, {"pid": 2}, {"name": "and 1 more"}]),
+        ({"text": "x" * 9}, {"text": "xxxxx..."}),
+    ],
+)
+def test_what_is_too_long_is_cut_and_counted(value: object, bounded: object) -> None:
+    assert report.bounded(value, 8, 2) == bounded
+
+
+def test_tasks_of_shared_pools_that_are_not_listed_are_counted() -> None:
+    ledger = ledger_with_a_task()
+    for pid in (1, 2, 3):
+        ledger.allocate(Request("infra", Process(pid, 1)))
+    pools = report.describe(ledger, "/x", {Process(2, 1)})["pools"]
+    assert pools["infra"]["cpuLists"] == {"1,3": {"cpus": "1,3", "tasks": [2], "tasksNotListed": 2}}
+    assert pools["exclusive"]["cpuLists"] == {"0,2": {"cpus": "0,2", "tasks": [2000]}}
