@@ -1,5 +1,6 @@
 """For all tests."""
 
+import ctypes
 import signal
 
 import pytest
@@ -13,11 +14,20 @@ settings.register_profile("cmk", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("cmk")
 
 
-def pytest_configure() -> None:
-    """A background job of a shell ignores SIGINT, one of nohup SIGHUP, and so would everything that it starts, which no shell can undo."""
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make signals and orphans the test's own.
+
+    A background job of a shell ignores SIGINT, one of nohup SIGHUP, and so would everything that it starts, which no shell can undo.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)  # still ignored here, but not inherited
+    if hasattr(config, "workerinput"):
+        # One of several that run tests side by side: an orphan of another's, come to init, may be its own test's for all the kernel tells.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
