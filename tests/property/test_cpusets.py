@@ -53,7 +53,7 @@ def holdings(draw: st.DrawFn) -> list[Hold]:
 def enforcing(kernel: Kernel, own: dict[str, frozenset[int]], holds: list[Hold], *, lend: bool, own_pod: bool) -> PodCpusets:
     closed = EXCLUSIVE & frozenset().union(*(hold.cpus for hold in holds)) if lend else EXCLUSIVE
     rules = CpusetRules(ALL, closed, own, own_pod=own_pod, strict=kernel.strict)
-    return PodCpusets(kernel, lambda groups: desired_cpusets(groups, rules, holds), lambda: None)
+    return PodCpusets(kernel, lambda groups: (desired_cpusets(groups, rules, holds), groups.keys()), lambda: None)
 
 
 def own_of(kernel: Kernel) -> dict[str, frozenset[int] | None]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from cmk.model.cgroup_path import PodContainer
 from cmk.model.choice import Refused
 from cmk.model.config import PoolConfig
 from cmk.model.layout import Layout, compute
@@ -110,6 +111,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def the_index_tells_what_the_tasks_tell(self) -> None:
         assert self.ledger.tasks == self.plain.tasks
+        open_in: dict[PodContainer, frozenset[int]] = {}
+        for task in self.ledger.tasks.values():
+            container = PodContainer(task.pod, task.container)
+            open_in[container] = open_in.get(container, frozenset()) | self.ledger.open_to(task)
+        assert self.ledger.open_in_containers() == open_in
         for pool in LAYOUT.pools:
             users = {name: {task.process for task in tasks} for name, tasks in self.ledger.users(pool).items()}
             assert users == self.plain.users(pool)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from cmk.host.containers import GONE
 from cmk.host.inotify import WRITTEN, DirectoryWatch
@@ -28,21 +28,28 @@ SECONDS_BETWEEN_PASSES_WITHOUT_WATCHES = 1.0
 
 
 class PodCpusets:
-    """Enforces the cpusets that ``wanted_for`` asks for, given the existing groups.
+    """Enforces the cpusets that ``wanted_for`` asks for, given the existing groups; it also says for which these may be others than before.
 
     ``drift``: how many cpusets another program changed that were put right. ``problem``: why some are not as they should be. ``unwatched``:
     why changes are noticed late. ``report_changed`` is called when ``drift`` or ``problem`` has changed.
     """
 
     def __init__(
-        self, tree: CpusetTree, wanted_for: Callable[[Groups], dict[str, CpuSet]], report_changed: Callable[[], None]
+        self,
+        tree: CpusetTree,
+        wanted_for: Callable[[Groups], tuple[Mapping[str, CpuSet], Set[str]]],
+        report_changed: Callable[[], None],
+        children: Callable[[], Mapping[str, Sequence[str]] | None] = lambda: None,
     ) -> None:
         self._tree = tree
         self._wanted_for = wanted_for
+        self._children = children
         self._report_changed = report_changed
         self._watch: DirectoryWatch | None = None
         self._groups: dict[str, CpuSet | None] = {}
-        self._enforced: dict[str, CpuSet] = {}
+        self._enforced: Mapping[str, CpuSet] = {}
+        # Groups that were read since they were compared with what they should be.
+        self._unsure: set[str] = set()
         self._next_pass: asyncio.TimerHandle | None = None
         self.problem = self.unwatched = ""
         self.drift = 0
@@ -52,7 +59,7 @@ class PodCpusets:
         self._watch = DirectoryWatch(WRITTEN)
         self.scan()
         if resumed:
-            wanted = self._wanted_for(self._groups)
+            wanted = self._wanted_for(self._groups)[0]
             self.drift = sum(bool(cpus) and cpus != wanted.get(path, cpus) for path, cpus in self._groups.items())
             if self.drift:
                 log.info("%d cpusets of pods are not as they should be: putting them right", self.drift)
@@ -125,8 +132,10 @@ class PodCpusets:
     def _enforce(self) -> None:
         problem = ""
         for _ in range(ROUNDS):
-            wanted = self._wanted_for(self._groups)
-            writes = desired.ordered_writes(self._groups, wanted, strict=self._tree.strict)
+            wanted, changed = self._wanted_for(self._groups)
+            self._unsure |= changed
+            unsure = {path: wanted[path] for path in self._unsure if path in wanted and path in self._groups}
+            writes = desired.ordered_writes(self._groups, unsure, strict=self._tree.strict, children=self._children())
             self._enforced = wanted
             problem = ""
             if not writes:
@@ -136,6 +145,8 @@ class PodCpusets:
             if not problem:
                 break
             self._scan("")
+        if not problem:
+            self._unsure.clear()
         if problem != self.problem:
             self.problem = problem
             (log.error if problem else log.info)("cpusets of pods: %s", problem or "as they should be again")
@@ -202,6 +213,7 @@ class PodCpusets:
         before = self._groups.get(group, now)
         known = group in self._groups
         self._groups[group] = now
+        self._unsure.add(group)
         if known and now != before and self._enforced.get(group) == before:
             self.drift += 1
             log.info(
@@ -241,4 +253,4 @@ class PodCpusets:
     def _forget(self, group: str) -> None:
         for path in [path for path in self._groups if path == group or path.startswith(f"{group}/")]:
             del self._groups[path]
-            self._enforced.pop(path, None)
+            self._unsure.discard(path)

@@ -7,7 +7,7 @@ exceeds its parent, a parent never cuts into a child) and cgroup-v2.rst (neither
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -90,12 +90,19 @@ def original_cpusets(
     return wanted
 
 
-def ordered_writes(groups: Groups, wanted: Mapping[str, CpuSet], *, strict: bool) -> list[CpusetWrite]:
+def ordered_writes(
+    groups: Groups, wanted: Mapping[str, CpuSet], *, strict: bool, children: Mapping[str, Sequence[str]] | None = None
+) -> list[CpusetWrite]:
     """Writes that lead from ``groups`` to ``wanted``: first those of groups that lose CPUs, then those of groups that gain some.
 
-    With ``strict`` each write leaves every child within its parent. No set is ever empty.
+    With ``strict`` each write leaves every child within its parent. No set is ever empty. ``children``: the groups right below each, if
+    they are known.
     """
+    differing = top_down(path for path, cpus in wanted.items() if groups[path] != cpus)
+    if not differing:
+        return []
     now = dict(groups)
+    below = _children(groups) if children is None else children
     writes: list[CpusetWrite] = []
 
     def write(path: str, cpus: CpuSet) -> None:
@@ -103,16 +110,10 @@ def ordered_writes(groups: Groups, wanted: Mapping[str, CpuSet], *, strict: bool
             writes.append(CpusetWrite(path, cpus))
             now[path] = cpus
 
-    children: dict[str, list[str]] = {}
-    for path in groups:
-        if path:
-            children.setdefault(parent_of(path), []).append(path)
-
     def used_below(path: str) -> CpuSet:
         """CPUs that the children have after the writes so far: a strict parent may not cut into them."""
-        return NOTHING.union(*(now[child] or NOTHING for child in children.get(path, ()))) if strict else NOTHING
+        return NOTHING.union(*(now[child] or NOTHING for child in below.get(path, ()))) if strict else NOTHING
 
-    differing = top_down(path for path, cpus in wanted.items() if now[path] != cpus)
     for path in reversed(differing):  # lose
         old = now[path]
         if old is None:
@@ -124,6 +125,14 @@ def ordered_writes(groups: Groups, wanted: Mapping[str, CpuSet], *, strict: bool
     for path in reversed(differing):  # children whose old and new CPUs are disjoint have left their old ones by now
         write(path, wanted[path])
     return writes
+
+
+def _children(groups: Groups) -> Mapping[str, Sequence[str]]:
+    children: dict[str, list[str]] = {}
+    for path in groups:
+        if path:
+            children.setdefault(parent_of(path), []).append(path)
+    return children
 
 
 def _held_by_group(groups: Groups, holds: list[Hold], *, own_pod: bool) -> dict[str, CpuSet]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from cmk.isolation import desired, masks
 from cmk.isolation.cgroups import CgroupError, CpusetTree
 from cmk.isolation.cpusets import PodCpusets
 from cmk.isolation.desired import CpusetRules, Groups, Hold
+from cmk.isolation.desired_cache import DesiredCpusets
 from cmk.isolation.originals import Originals
 from cmk.isolation.partitions import EXCLUSIVE, Partitions
 from cmk.model import cpuset
@@ -55,6 +56,7 @@ class PodLayer:
         self._cpusets: PodCpusets | None = None
         self._partitions: Partitions | None = None
         self._making_partitions: asyncio.Handle | None = None
+        self._desired = DesiredCpusets()
         self._strict = False
         self._pods = self._partition = LayerState(OFF)
 
@@ -169,7 +171,7 @@ class PodLayer:
                 self._pods = LayerState(IMPOSSIBLE, str(error))
                 log.error("isolation.pods is impossible: %s", error)
                 return
-        self._cpusets = PodCpusets(tree, self._wanted_for, self._report_changed)
+        self._cpusets = self._enforcing(tree)
         self._cpusets.start(resumed=resumed)
         self._pods = LayerState(ON)
         closed = cpuset.kernel_list(self._rules().closed) or "no core at present"
@@ -178,7 +180,7 @@ class PodLayer:
     def _switch_off(self, tree: CpusetTree) -> None:
         saved = self._originals.saved
         if saved.groups:
-            cpusets = self._cpusets or PodCpusets(tree, self._wanted_for, self._report_changed)
+            cpusets = self._cpusets or self._enforcing(tree)
             # On cgroup v2 a pod without its own cpuset never ran on isolcpus CPUs; restoring the parent's set would let it.
             with nullcontext() if self._strict else masks.preserved(self._procfs, saved.universe - self._topology.unbalanced):
                 cpusets.restore(saved.groups, saved.universe)
@@ -235,8 +237,12 @@ class PodLayer:
         except StateError as error:
             log.error("%s", error)
 
-    def _wanted_for(self, groups: Groups) -> dict[str, CpuSet]:
-        return desired.desired_cpusets(groups, self._rules(), self._holds())
+    def _enforcing(self, tree: CpusetTree) -> PodCpusets:
+        self._desired = DesiredCpusets()
+        return PodCpusets(tree, self._wanted_for, self._report_changed, lambda: self._desired.children)
+
+    def _wanted_for(self, groups: Groups) -> tuple[Mapping[str, CpuSet], Set[str]]:
+        return self._desired.update(groups, self._rules(), {hold.runs_in: hold.cpus for hold in self._holds()})
 
     def _rules(self) -> CpusetRules:
         saved = self._originals.saved
@@ -251,7 +257,7 @@ class PodLayer:
         return self.exclusive & frozenset().union(*(hold.cpus for hold in self._holds()))
 
     def _holds(self) -> list[Hold]:
-        return [Hold(PodContainer(task.pod, task.container), self._ledger.open_to(task)) for task in self._ledger.tasks.values()]
+        return [Hold(container, cpus) for container, cpus in self._ledger.open_in_containers().items()]
 
 
 def _conflict_in(tree: CpusetTree, groups: Groups, universe: CpuSet) -> str:

@@ -51,6 +51,11 @@ class Holdings:
         """The number of lists of a pool that the tasks of a pod hold."""
         return self._lists_of_pods[pod, pool]
 
+    @property
+    def containers(self) -> Mapping[PodContainer, Mapping[Lists, int]]:
+        """What ``held_in`` tells of each container with tasks."""
+        return self._in_containers
+
     def held_in(self, container: PodContainer) -> Mapping[Lists, int]:
         """What the tasks of a container hold, each with the number of tasks that hold just this."""
         return self._in_containers.get(container, {})

@@ -57,14 +57,14 @@ class Ledger:
 
     def cpus_of(self, task: Task) -> CpuSet:
         """CPUs that a task holds."""
-        return _NOTHING.union(*(item.cpus for item in self._lists(task)))
+        return self._cpus_of_lists(task.pool, task.lists)
 
     def beside(self, task: Task) -> list[CpuSet]:
         """CPUs that other tasks in a task's container hold, those of each list or group of lists once."""
         held = self._holdings.held_in(PodContainer(task.pod, task.container))
         own = self.tasks.get(task.process)
         others = (lists for lists, number in held.items() if number > (own is not None and lists == (own.pool, own.lists)))
-        return [_NOTHING.union(*(item.cpus for item in self.layout.pools[pool].named(names))) for pool, names in others]
+        return [self._cpus_of_lists(*lists) for lists in others]
 
     @property
     def exclusive(self) -> CpuSet:
@@ -79,6 +79,18 @@ class Ledger:
     def open_to(self, task: Task) -> CpuSet:
         """CPUs that a task may run on: those it holds, those it is giving up, and while pools change those it moves to or passes."""
         return self.cpus_of(task) | self._destinations.get(task.process, _NOTHING)
+
+    def open_in_containers(self) -> dict[PodContainer, CpuSet]:
+        """CPUs that tasks may run on, by container."""
+        cpus = {
+            container: _NOTHING.union(*(self._cpus_of_lists(*lists) for lists in held))
+            for container, held in self._holdings.containers.items()
+        }
+        for process, more in self._destinations.items():
+            if task := self.tasks.get(process):
+                container = PodContainer(task.pod, task.container)
+                cpus[container] |= more
+        return cpus
 
     def keep_open(self, process: Process, cpus: CpuSet) -> None:
         """Leave CPUs open to a process that is giving them up and still runs there, until this is called with none."""
@@ -162,6 +174,9 @@ class Ledger:
         """Variables that the workload sees."""
         lists = [item.cpus for item in self._lists(task)]
         return choice.environment(lists, self.layout.cpus_of("shared"), self.layout.cpus_of("infra"))
+
+    def _cpus_of_lists(self, pool: str, names: Iterable[str]) -> CpuSet:
+        return _NOTHING.union(*(item.cpus for item in self.layout.pools[pool].named(names)))
 
     def _lists(self, task: Task) -> list[CpuList]:
         return self.layout.pools[task.pool].named(task.lists)

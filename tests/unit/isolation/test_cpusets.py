@@ -36,7 +36,7 @@ class Reported:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.reports = 0
-        self.cpusets = PodCpusets(kernel, lambda groups: dict.fromkeys(groups, WANTED), self._count)
+        self.cpusets = PodCpusets(kernel, lambda groups: (dict.fromkeys(groups, WANTED), groups.keys()), self._count)
 
     def configured(self) -> set[CpuSet | None]:
         return {cpus for _, cpus in self.kernel.walk()}
