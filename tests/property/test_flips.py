@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cmk.agent.history import Entry
-from cmk.host.journal import Journal, Member
+from cmk.host.journal import Journal
+from cmk.host.moving import Member
 from cmk.host.state import DamagedError, StateFile, TwinFile
 from cmk.isolation.originals import Saved
 from cmk.model.config import PoolConfig, Section

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import hypothesis.strategies as st
 import msgspec
 from hypothesis import assume, given, settings
@@ -10,10 +12,11 @@ from cmk.model.advertise import demand
 from cmk.model.choice import Refused
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.ledger import Ledger
-from cmk.model.order import NoRoomError, ordered_steps
+from cmk.model.order import NoRoomError, Step, ordered_steps
 from cmk.model.plan import Plan, cpus_of, plan
 from cmk.model.pods import Pod
 from cmk.model.tasks import Process, Request, Task
+from tests.property.plain_order import plain_steps
 
 KINDS = {"exclusive": True, "gold": True, "shared": False, "infra": False}
 MANY = settings(deadline=None, max_examples=400)
@@ -119,6 +122,21 @@ def test_all_is_lost_or_nobody(change: tuple[Layout, Layout, list[Task], list[Po
     again = plan(new, new, after, pods)
     assert (again.moves, again.refusals) == ((), ())
     assert plan(old, new, reversed(tasks), reversed(pods)) == planned
+
+
+@MANY
+@given(changes() | swaps())
+def test_the_order_is_that_of_looking_at_every_task_for_every_step(change: tuple[Layout, Layout, list[Task], list[Pod]]) -> None:
+    old, new, tasks, _ = change
+    planned = plan(old, new, tasks)
+
+    def answer(steps: Callable[[Plan, Layout, Layout], tuple[Step, ...]]) -> tuple[Step, ...] | None:
+        try:
+            return steps(planned, old, new)
+        except NoRoomError:
+            return None
+
+    assert answer(ordered_steps) == answer(plain_steps)
 
 
 @MANY

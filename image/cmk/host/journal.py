@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from cmk.host import mover, state
 from cmk.host.affinity import AffinityError
 from cmk.host.members import Search, search_members
+from cmk.host.moving import Member, Moving
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from cmk.model.cpuset import CpuSet
@@ -24,7 +25,7 @@ from cmk.model.errors import CmkError
 from cmk.model.isolation_config import Thread
 from cmk.model.layout import SavedLayout
 from cmk.model.order import Step, ordered_steps
-from cmk.model.plan import Move, Plan, cpus_of
+from cmk.model.plan import Move, Plan
 from cmk.model.remap import CpuMap
 from cmk.model.tasks import Process, Task
 
@@ -33,14 +34,6 @@ log = logging.getLogger(__name__)
 NOTHING: CpuSet = frozenset()
 # Thread id → mask.
 Masks = dict[int, CpuSet]
-
-
-class Member(msgspec.Struct, frozen=True):
-    """A process of a task, the task's first process included. ``threads`` holds the masks before the change."""
-
-    process: Process
-    task: Process
-    threads: tuple[Thread, ...]
 
 
 class Journal(msgspec.Struct, frozen=True):
@@ -53,15 +46,45 @@ class Journal(msgspec.Struct, frozen=True):
     members: tuple[Member, ...]
 
 
-class StartedChange(NamedTuple):
+class StartedChange:
     """A change whose journal is written, and the order in which its tasks move."""
 
-    journal: Journal
-    steps: tuple[Step, ...]
+    def __init__(self, journal: Journal, steps: tuple[Step, ...]) -> None:
+        self.journal = journal
+        self.steps = steps
+        self.moving = Moving(journal.plan, journal.new.layout, journal.members)
+        self._parking = {step.process: step.cpus for step in steps if not step.last}
 
     def parking_of(self, process: Process) -> CpuSet:
         """CPUs on which a task is parked before its last step; empty when it is not."""
-        return next((step.cpus for step in self.steps if step.process == process and not step.last), NOTHING)
+        return self._parking.get(process, NOTHING)
+
+    def moves(self) -> Iterator[tuple[Step, list[Move]]]:
+        """The steps with what moves at once in each: one task, or of those in shared pools all that go the same way in their container.
+
+        Nobody owns where such a task is or goes, so that their order does not matter; their processes are looked for together.
+        """
+        for is_single, group in groupby(
+            self.steps, lambda step: isinstance(self._way(self.moving.move_of(step.process)), Process)
+        ):
+            if is_single:
+                yield from ((step, [self.moving.move_of(step.process)]) for step in group)
+            else:
+                steps = {step.process: step for step in group}
+                yield from ((steps[moves[0].task.process], moves) for moves in self.ways(map(self.moving.move_of, steps)))
+
+    def ways(self, moves: Iterable[Move]) -> list[list[Move]]:
+        """Moves by what moves at once."""
+        together: dict[object, list[Move]] = {}
+        for move in moves:
+            together.setdefault(self._way(move), []).append(move)
+        return list(together.values())
+
+    def _way(self, move: Move) -> object:
+        task = move.task
+        if not task.pod or _is_exclusive(self.journal, task) or self.parking_of(task.process):
+            return task.process
+        return task.pod, task.container, move.old_lists, move.new_lists
 
 
 class ChangeError(CmkError):
@@ -112,8 +135,8 @@ class JournaledChange:
         journal = change.journal
         masks = _recorded_masks(journal) if just_started else self._valid_masks(journal)
         try:
-            for step in change.steps:
-                self._move_task(change, step, masks.get(step.process, {}), just_started=just_started)
+            for step, moves in change.moves():
+                self._move_tasks(change, step, moves, _masks_of(moves, masks), just_started=just_started)
         except AffinityError as error:
             self.undo(change)
             raise ChangeError(str(error)) from error
@@ -128,8 +151,8 @@ class JournaledChange:
     def undo(self, change: StartedChange) -> None:
         """Restore every thread's original mask, write the old state and delete the journal. Raises StateError."""
         masks = self._valid_masks(change.journal)
-        for step in reversed(change.steps):
-            self._move_task_back(change, step, masks.get(step.process, {}))
+        for step, moves in reversed([*change.moves()]):
+            self._move_tasks_back(change, step, moves, _masks_of(moves, masks))
         self._commit(change.journal.old, _booked(change.journal.plan, after=False))
 
     def narrow_masks(self, change: StartedChange) -> None:
@@ -137,12 +160,11 @@ class JournaledChange:
 
         Kernels before 6.2 give every thread of a cpuset that changes all CPUs of it, and cpusets are narrowed after the change.
         """
-        journal = change.journal
-        for process, masks in self._valid_masks(journal).items():
-            move = _move_of(journal.plan, process)
+        masks = self._valid_masks(change.journal)
+        for moves in change.ways(change.journal.plan.moves):
             try:
-                pids = self._processes_of(journal, move, NOTHING, NOTHING)[1]
-                mover.move(self._procfs, {}, pids, _narrowed(move, masks), keep=True)
+                pids = self._processes_of(change, moves, NOTHING, NOTHING)[1]
+                mover.move(self._procfs, {}, pids, _narrowed(moves[0], _masks_of(moves, masks)), keep=True)
             except AffinityError as error:
                 log.error("cannot narrow a thread to its new CPUs after the change of pools: %s", error)
 
@@ -181,9 +203,9 @@ class JournaledChange:
         """Delete the journal of a change that has ended."""
         self._file.delete()
 
-    def _move_task(self, change: StartedChange, step: Step, masks: Masks, *, just_started: bool) -> None:
-        """Make one step: move the task's threads to its parking CPUs, or each to its new mask."""
-        move, parking = _move_of(change.journal.plan, step.process), change.parking_of(step.process)
+    def _move_tasks(self, change: StartedChange, step: Step, moves: Sequence[Move], masks: Masks, *, just_started: bool) -> None:
+        """Make one step: move the threads of tasks to their parking CPUs, or each to its new mask."""
+        move, parking = moves[0], change.parking_of(step.process)
         old, new, cpu_map = move.old, move.new, CpuMap(move.old_lists, move.new_lists)
 
         def original(tid: int, mask: Set[int]) -> Set[int]:
@@ -203,13 +225,13 @@ class JournaledChange:
         # Before the task's first step nobody else is on its old CPUs, unless the change is done again: then others may have come there.
         only_own = NOTHING if parking and step.last else old
         if not just_started:
-            only_own -= _cpus_of_other_moves(change.journal.plan, move, after=True)
-        known, pids = self._processes_of(change.journal, move, parking, only_own)
+            only_own -= change.moving.cpus_of_other_moves(move, after=True)
+        known, pids = self._processes_of(change, moves, parking, only_own)
         mover.move(self._procfs, known if just_started else {}, pids, final_mask if step.last else parked_mask)
 
-    def _move_task_back(self, change: StartedChange, step: Step, masks: Masks) -> None:
-        """Undo one step: the CPUs that the task came from are free once all later steps are undone."""
-        move, parking = _move_of(change.journal.plan, step.process), change.parking_of(step.process)
+    def _move_tasks_back(self, change: StartedChange, step: Step, moves: Sequence[Move], masks: Masks) -> None:
+        """Undo one step: the CPUs that tasks came from are free once all later steps are undone."""
+        move, parking = moves[0], change.parking_of(step.process)
         old, new, cpu_map = move.old, move.new, CpuMap(move.new_lists, move.old_lists)
 
         def target(tid: int, mask: Set[int]) -> Set[int]:
@@ -221,34 +243,33 @@ class JournaledChange:
 
         try:
             # When a last step is undone nobody else is on the task's new CPUs, unless a task that has not moved yet is.
-            only_own = new - _cpus_of_other_moves(change.journal.plan, move, after=False) if step.last else NOTHING
-            mover.move(self._procfs, {}, self._processes_of(change.journal, move, parking, only_own)[1], target, keep=True)
+            only_own = new - change.moving.cpus_of_other_moves(move, after=False) if step.last else NOTHING
+            mover.move(self._procfs, {}, self._processes_of(change, moves, parking, only_own)[1], target, keep=True)
         except AffinityError as error:
             log.error("cannot restore a thread's CPUs while a change of pools is undone: %s", error)
 
     def _processes_of(
-        self, journal: Journal, move: Move, parking: CpuSet, only_own: CpuSet
+        self, change: StartedChange, moves: Sequence[Move], parking: CpuSet, only_own: CpuSet
     ) -> tuple[mover.Threads, Callable[[], mover.Pids]]:
-        """The recorded processes of a task with their threads, and a function that lists the pids of these and of those created since.
+        """The recorded processes of tasks with their threads, and a function that lists the pids of these and of those created since.
 
         On the CPUs ``only_own`` no other task can have processes.
         """
-        task = move.task
-        others = _cpus_of_others(journal.new, journal.plan, task, started=True)
-        of_others = {member.process for member in journal.members if member.task != task.process}
-        of_others |= {other.process for other in _booked(journal.plan, after=False)} - {task.process}
+        move, moving, tasks = moves[0], change.moving, {each.task.process for each in moves}
+        task, others = move.task, moving.cpus_of_others(moves[0], started=True)
         cpus = move.old | move.new | parking
         # Outside pods one that was moved is not on ``only_own`` any more, and goes on belonging to the task.
         created: set[Process] = set()
 
         def recorded() -> list[Member]:
-            return [member for member in journal.members if member.task == task.process and self._procfs.is_alive(member.process)]
+            members = (member for task in tasks for member in moving.members_of(task))
+            return [member for member in members if self._procfs.is_alive(member.process)]
 
         def pids() -> mover.Pids:
             known = [member.process for member in recorded()]
-            own = only_own if _is_exclusive(journal, task) else NOTHING
-            found = self._find(task, known, of_others, cpus, others, own)
-            created.update(set(found.members) - of_others)
+            own = only_own if _is_exclusive(change.journal, task) else NOTHING
+            found = self._find(task, known, moving, cpus, others, own)
+            created.update(process for process in found.members if not moving.is_of_others(process, tasks))
             running = [process for process in sorted(created) if self._procfs.is_alive(process)]
             listed = dict.fromkeys(process.pid for process in (*(member.process for member in recorded()), *running))
             return mover.Pids(list(listed), found.is_certain)
@@ -256,13 +277,13 @@ class JournaledChange:
         return {member.process.pid: [thread.tid for thread in member.threads] for member in recorded()}, pids
 
     def _members(self, plan: Plan, new: SavedLayout) -> Iterable[Member]:
+        moving = Moving(plan, new.layout)
         for move in plan.moves:
             task = move.task
             only_own = move.old if new.layout.pools[task.pool].exclusive else NOTHING
-            of_others = {other.process for other in _booked(plan, after=False)} - {task.process}
-            cpus_of_others = _cpus_of_others(new, plan, task, started=False)
-            found = self._find(task, [task.process], of_others, move.old, cpus_of_others, only_own)
-            for process in dict.fromkeys((task.process, *(other for other in found.members if other not in of_others))):
+            found = self._find(task, [task.process], moving, move.old, moving.cpus_of_others(move, started=False), only_own)
+            own = (process for process in found.members if not moving.is_of_others(process, {task.process}))
+            for process in dict.fromkeys((task.process, *own)):
                 try:
                     yield Member(process, task.process, tuple(self._threads(process.pid)))
                 except ProcessLookupError:
@@ -272,7 +293,7 @@ class JournaledChange:
         self,
         task: Task,
         known: Sequence[Process],
-        of_others: Set[Process],
+        moving: Moving,
         cpus: CpuSet,
         others: list[CpuSet],
         only_own: CpuSet,
@@ -280,7 +301,7 @@ class JournaledChange:
         """Further processes of a task: in a pod those of its container, else the descendants of known ones and who is on ``only_own``."""
         if task.pod:
             return search_members(self._procfs, PodContainer(task.pod, task.container), cpus, others)
-        found = self._descendants(known, {process.pid for process in of_others})
+        found = self._descendants(known, moving.pids_of_others({task.process}))
         family = self._find_family(task, only_own) if only_own else Search([], is_certain=True)
         return Search(found + family.members, family.is_certain)
 
@@ -376,11 +397,6 @@ def _is_exclusive(journal: Journal, task: Task) -> bool:
     return journal.old.layout.pools[task.pool].exclusive
 
 
-def _cpus_of_other_moves(plan: Plan, move: Move, *, after: bool) -> CpuSet:
-    others = [other for other in plan.moves if other.task.process != move.task.process]
-    return NOTHING.union(*(other.new if after else other.old for other in others))
-
-
 def _narrowed(move: Move, masks: Masks) -> mover.Target:
     """The new mask for each thread that was on the task's old lists and has more CPUs than its new lists."""
     old, new, cpu_map = move.old, move.new, CpuMap(move.old_lists, move.new_lists)
@@ -400,23 +416,9 @@ def _recorded_masks(journal: Journal) -> dict[Process, Masks]:
     return masks
 
 
-def _move_of(plan: Plan, process: Process) -> Move:
-    return next(move for move in plan.moves if move.task.process == process)
-
-
-def _cpus_of_others(new: SavedLayout, plan: Plan, task: Task, *, started: bool) -> list[CpuSet]:
-    """CPUs of other tasks in the same container: a process confined to these is not this task's.
-
-    After the first move (``started``) this holds only for tasks that keep their CPUs.
-    """
-    owners = [(kept, cpus_of(new.layout, kept)) for kept in plan.keeps]
-    if not started:
-        owners += [(move.task, move.old) for move in plan.moves]
-    return [
-        cpus
-        for other, cpus in owners
-        if other.process != task.process and (other.pod, other.container) == (task.pod, task.container)
-    ]
+def _masks_of(moves: Iterable[Move], masks: dict[Process, Masks]) -> Masks:
+    """Recorded masks of all threads of these tasks."""
+    return {tid: mask for move in moves for tid, mask in masks.get(move.task.process, {}).items()}
 
 
 def _booked(plan: Plan, *, after: bool) -> list[Task]:

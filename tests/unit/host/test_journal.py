@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cmk.host import state
+from cmk.host import journal, state
 from cmk.host.journal import ChangeError, Journal, JournaledChange
 from cmk.host.members import Search
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
+from cmk.model.cgroup_path import PodContainer
 from cmk.model.config import Section
 from cmk.model.layout import CpuList, Layout, Pool, SavedLayout
 from cmk.model.plan import plan
@@ -39,6 +40,12 @@ def saved(exclusive: frozenset[int]) -> SavedLayout:
     return SavedLayout(Layout(pools), Section({}, f"on {min(exclusive)}"), "default", Topology(()))
 
 
+def saved_shared(shared: frozenset[int]) -> SavedLayout:
+    pools = {"shared": Pool("shared", False, (CpuList(shared, 0),)), "infra": Pool("infra", False, ())}
+    return SavedLayout(Layout(pools), Section({}, f"on {min(shared)}"), "default", Topology(()))
+
+
+NAME = str(CPUS[0])
 OLD, NEW, IMPOSSIBLE = saved(FIRST), saved(SECOND), saved(NONE)
 
 
@@ -178,3 +185,34 @@ def test_a_journal_that_cannot_be_written_starts_nothing(host: Host) -> None:
     with pytest.raises(StateError, match="cannot write"):
         host.start(NEW)
     assert (host.masks(), host.path.exists()) == ({FIRST}, False)
+
+
+def test_tasks_of_a_container_that_go_the_same_way_are_looked_for_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = [saved_shared(cpus) for cpus in (FIRST, SECOND)]
+    places = [PodContainer("a", "a1"), PodContainer("a", "a2"), PodContainer("b", "b1")]
+    sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(12)]
+    try:
+        tasks = []
+        for number, sleeper in enumerate(sleepers):
+            os.sched_setaffinity(sleeper.pid, FIRST)
+            place = places[number % 3]
+            tasks.append(Task(Procfs().process(sleeper.pid), "shared", (NAME,), place.pod, place.container))
+        searches: list[PodContainer] = []
+
+        def search(_: Procfs, container: PodContainer, *_rest: object) -> Search:
+            searches.append(container)
+            return Search([], is_certain=True)
+
+        monkeypatch.setattr(journal, "search_members", search)
+        changer = JournaledChange(tmp_path / "journal.json", lambda *_: None, Procfs())
+        change = changer.start(*shared, plan(shared[0].layout, shared[1].layout, tasks))
+        searches.clear()
+        changer.finish(change)
+        assert sorted(searches, key=places.index) == places
+        assert {frozenset(os.sched_getaffinity(sleeper.pid)) for sleeper in sleepers} == {SECOND}
+    finally:
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()

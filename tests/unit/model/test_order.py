@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cmk.model.layout import CpuList, Layout, Pool
-from cmk.model.order import NoRoomError, Step, ordered_steps
+from cmk.model.order import NoRoomError, Step, _Places, ordered_steps
 from cmk.model.plan import Plan, plan
 from cmk.model.tasks import Process, Task
 
@@ -50,3 +50,18 @@ def test_a_cycle_with_no_cpu_to_park_on_names_the_processes_and_the_remedy() -> 
     none: frozenset[int] = frozenset()
     with pytest.raises(NoRoomError, match=r"processes 7 \(CPUs 1\), 8 \(CPUs 2\) .* give pool infra one core more"):
         order(layout(1, 2, none), layout(2, 1, none))
+
+
+def test_the_work_for_a_thousand_tasks_of_a_shared_list_grows_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(number: int) -> int:
+        before, after = CpuList(frozenset({1}), 0), CpuList(frozenset({2}), 0)
+        old, new = (Layout({"shared": Pool("shared", False, (item,))}) for item in (before, after))
+        planned = plan(old, new, [Task(Process(pid, 1), "shared", ("1",)) for pid in range(1, number + 1)])
+        looks: list[object] = []
+        blocked = _Places.is_blocked
+        monkeypatch.setattr(_Places, "is_blocked", lambda self, move: looks.append(move) or blocked(self, move))
+        assert len(ordered_steps(planned, old, new)) == number
+        monkeypatch.undo()
+        return len(looks)
+
+    assert [work(number) for number in (10, 100, 1000)] == [10, 100, 1000]
