@@ -80,7 +80,7 @@ class Serving:
             path.mkdir()
         (root / "launcher").write_bytes(b"no program")
         options = Options("node", "ns", "c", "h", *paths, root / "launcher", cgroups=Path(node.cgroups), limits=LIMITS)
-        procfs = Procfs()
+        procfs = Procfs(cgroups=Path(node.cgroups))
 
         async def nobody() -> list[dict[str, object]]:
             return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Containers:
         cpusets = root / "cpuset"
         self._base = cpusets if cpusets.is_dir() else root
         self._kubepods: Path | None = None
+        self._pods: defaultdict[str, list[Path]] = defaultdict(list)
         self._paths: dict[PodContainer, list[str]] = {}
 
     def pids(self, container: PodContainer) -> list[int] | None:
@@ -56,26 +58,24 @@ class Containers:
         return list(dict.fromkeys(pids))
 
     def _find(self, container: PodContainer) -> list[str]:
+        return self._groups(container) or (self._list_pods() and self._groups(container)) or []
+
+    def _groups(self, container: PodContainer) -> list[str]:
+        """The container's groups right below those of its pod, as far as this is known."""
+        groups = [(pod, group) for pod in self._pods.get(container.pod, ()) for group in _directories(pod)]
+        return [str(group) for pod, group in groups if parse_path(f"{pod.name}/{group.name}") == container]
+
+    def _list_pods(self) -> bool:
+        """List all pods anew, once for all that have come since; returns whether there are any."""
         if self._kubepods is None:
             self._kubepods = find_kubepods(self._base)
-        if self._kubepods is None:
-            return []
-        return [
-            str(group)
-            for pod in _pods(self._kubepods, container.pod)
-            for group in _directories(pod)
-            if parse_path(f"{pod.name}/{group.name}") == container
-        ]
-
-
-def _pods(kubepods: Path, uid: str) -> Iterator[Path]:
-    """Groups of a pod, which is below kubepods or below the group of its quality of service."""
-    for entry in _directories(kubepods):
-        found = parse_path(entry.name).pod
-        if found == uid:
-            yield entry
-        elif not found:
-            yield from (pod for pod in _directories(entry) if parse_path(pod.name).pod == uid)
+        self._pods = defaultdict(list)
+        for entry in _directories(self._kubepods) if self._kubepods else ():
+            # Pods are below kubepods or below the group of their quality of service.
+            found = parse_path(entry.name).pod
+            for pod in [entry] if found else _directories(entry):
+                self._pods[parse_path(pod.name).pod].append(pod)
+        return bool(self._pods)
 
 
 def _pids_below(path: str) -> Iterator[int]:
@@ -94,7 +94,8 @@ def _pids_below(path: str) -> Iterator[int]:
 
 def _directories(path: Path) -> list[Path]:
     try:
-        return [entry for entry in path.iterdir() if entry.is_dir()]
+        with os.scandir(path) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError as error:
         if error.errno not in GONE:
             raise

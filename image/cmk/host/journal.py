@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from cmk.host import mover, state
-from cmk.host.affinity import AffinityError
+from cmk.host.affinity import AffinityError, mask_of
 from cmk.host.members import Search, search_members
 from cmk.host.moving import Member, Moving
 from cmk.host.procfs import Procfs
@@ -162,9 +162,13 @@ class JournaledChange:
         """
         masks = self._valid_masks(change.journal)
         for moves in change.ways(change.journal.plan.moves):
+            recorded = _masks_of(moves, masks)
+            now = [mask for mask in map(mask_of, recorded) if mask is not None]
+            if now and not any(mask > moves[0].new for mask in now):
+                continue  # the kernel widens all threads or none
             try:
                 pids = self._processes_of(change, moves, NOTHING, NOTHING)[1]
-                mover.move(self._procfs, {}, pids, _narrowed(moves[0], _masks_of(moves, masks)), keep=True)
+                mover.move(self._procfs, {}, pids, _narrowed(moves[0], recorded), keep=True)
             except AffinityError as error:
                 log.error("cannot narrow a thread to its new CPUs after the change of pools: %s", error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,21 @@ def test_what_has_no_group_is_not_told(tmp_path: Path, path: str, container: Pod
     assert Containers(tmp_path).pids(container) is None
 
 
-def test_a_container_of_a_pod_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    group(tmp_path, f"kubepods/pod{UID}/{ID}", 7)
+def test_pods_are_listed_once_for_all_containers_and_again_for_one_that_came_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(100):
+        group(tmp_path, f"kubepods/burstable/pod{UID[:-2]}{number:02}/{ID}", number + 1)
+    listed: list[Path] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(Path(path)) or scandir(path))
     containers = Containers(tmp_path)
+    for number in range(100):
+        for _ in range(2):
+            assert containers.pids(PodContainer(f"{UID[:-2]}{number:02}", ID)) == [number + 1]
+    quality = tmp_path / "kubepods/burstable"
+    assert listed.count(quality) == 1
+    assert len(listed) <= 110
+    group(tmp_path, f"kubepods/burstable/pod{UID}/{ID}", 7)
     assert containers.pids(PLACE) == [7]
-    monkeypatch.setattr(Path, "iterdir", lambda _: pytest.fail("the tree is read again"))
-    assert containers.pids(PLACE) == [7]
+    assert listed.count(quality) == 2
