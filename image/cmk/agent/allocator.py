@@ -374,16 +374,19 @@ class Allocator:
     def _on_end(self, process: Process) -> None:
         self.ledger.release(process)
         self._notifier.remove_notice(process)
-        self._enforce()
         self._wake()
         if self._saving is None:
-            self._saving = asyncio.get_running_loop().call_soon(self._save_ends)
+            self._saving = asyncio.get_running_loop().call_soon(self._settle_ends)
         self._wakeups.wake_both()
 
-    def _save_ends(self) -> None:
-        """Save once for all ends that the event loop has found at once: there are hundreds when a container is killed."""
+    def _settle_ends(self) -> None:
+        """Save and enforce once for all ends that the event loop has found at once: there are hundreds when a container is killed.
+
+        Who gets a core meanwhile finds it closed to all others as well: an allocation enforces for itself.
+        """
         self._saving = None
         self._try_to_save()
+        self._enforce()
 
     def _wake(self) -> None:
         self._released.set()

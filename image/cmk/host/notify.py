@@ -47,6 +47,8 @@ class Notifier:
         self._directories = list(directories)
         self._procfs = procfs
         self.troubles = Troubles()
+        # Files that there are; None while nobody has looked. Most tasks have none, and a thousand may end at once.
+        self._names: set[str] | None = None
 
     def write_notice(self, ledger: Ledger, task: Task) -> None:
         """Write the file of a task with on-move ``notify``; other tasks have none. Raises StateError if no directory takes it."""
@@ -55,6 +57,8 @@ class Notifier:
         notice = Notice(task.generation, comma_list(ledger.cpus_of(task)), list(task.lists))
         content = msgspec.json.encode(notice)
         failures = []
+        if self._names is not None:
+            self._names.add(name_of(task.process))
         for directory in self._directories:
             place = directory / DIRECTORY
             try:
@@ -87,14 +91,19 @@ class Notifier:
 
     def remove_notice(self, process: Process) -> None:
         """Remove a task's file, if there is one."""
-        self._in_each(lambda _, notices: notices.remove(name_of(process)))
+        name = name_of(process)
+        if self._names is None or name in self._names:
+            self._in_each(lambda _, notices: notices.remove(name))
+            if self._names is not None:
+                self._names.discard(name)
 
     def write_all(self, ledger: Ledger) -> None:
         """Write the files of all tasks and remove all others: an agent may have been killed between a change and its notices.
 
         A file that cannot be written or removed is logged: the tasks have moved and stay where they are.
         """
-        self._remove_others({name_of(process) for process in ledger.tasks})
+        self._names = {name_of(process) for process, task in ledger.tasks.items() if task.on_move.how is How.NOTIFY}
+        self._remove_others(self._names)
         for task in ledger.tasks.values():
             try:
                 self.write_notice(ledger, task)

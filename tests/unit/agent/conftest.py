@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,22 @@ from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from tests.unit.agent.harness import PLACE, is_client
 from tests.unit.agent.world import World
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the test's processes are listed: while others keep ending, nobody can tell what an owner outside pods has left."""
+    mark = f"CMK_TEST={uuid.uuid4()}"
+    monkeypatch.setenv(*mark.split("="))
+    every = Procfs.pids
+
+    def is_marked(pid: int) -> bool:
+        try:
+            return mark.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+
+    monkeypatch.setattr(Procfs, "pids", lambda self: filter(is_marked, every(self)))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import uuid
 from pathlib import Path
 
 import msgspec
@@ -22,23 +21,7 @@ from cmk.model.layout import CpuList, Layout, Pool, SavedLayout
 from cmk.model.plan import plan
 from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, SHARED, TOPOLOGY, Node, on_node, text_of
 
-pytestmark = pytest.mark.usefixtures("own_affinity", "a_quiet_machine")
-
-
-@pytest.fixture
-def a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the test's processes are there: while others keep ending, nobody can tell what an owner outside pods has left."""
-    mark = f"CMK_TEST={uuid.uuid4()}"
-    monkeypatch.setenv(*mark.split("="))
-    every = Procfs.pids
-
-    def is_marked(pid: int) -> bool:
-        try:
-            return mark.encode() in Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
-            return False
-
-    monkeypatch.setattr(Procfs, "pids", lambda self: filter(is_marked, every(self)))
+pytestmark = pytest.mark.usefixtures("own_affinity")
 
 
 def test_an_orphan_keeps_the_core_until_it_ends(tmp_path: Path) -> None:

@@ -202,3 +202,11 @@ def test_files_that_cannot_be_written_or_removed_are_logged(tmp_path: Path, capl
     writer.remove_all()
     assert f"cannot remove 1 of the files in {tmp_path}/state, the first 1-1.json: Is a directory" in caplog.text
     assert f"cannot write {tmp_path}/state/{name_of(NOTIFIED.process)}" in caplog.text
+
+
+def test_the_end_of_a_task_without_a_file_touches_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand may end at once, and hardly any has one."""
+    notifier = Notifier([tmp_path], Procfs())
+    notifier.write_all(Ledger(Layout({})))
+    monkeypatch.setattr(foreign, "opened", lambda _: pytest.fail("opened"))
+    notifier.remove_notice(Process(7, 1))
