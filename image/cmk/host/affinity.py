@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Set
-from time import monotonic
+from time import thread_time
 
 from cmk.host.passes import passes
 from cmk.host.procfs import Procfs
@@ -16,9 +16,9 @@ from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.errors import CmkError
 
-SECONDS = 1.0
+SECONDS = 0.1
 # More than for a pin: after an undo that was not completed, the process holds CPUs until it ends.
-UNDO_SECONDS = 2.0
+UNDO_SECONDS = 0.2
 
 
 class AffinityError(CmkError):
@@ -68,7 +68,7 @@ class Pinning:
     """
 
     def __init__(
-        self, procfs: Procfs, pid: int, cpus: CpuSet, has_ended: Callable[[], bool], clock: Callable[[], float] = monotonic
+        self, procfs: Procfs, pid: int, cpus: CpuSet, has_ended: Callable[[], bool], clock: Callable[[], float] = thread_time
     ) -> None:
         self._procfs = procfs
         self._pid = pid

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from time import monotonic
+from time import thread_time
 from typing import NamedTuple
 
 from cmk.host.affinity import mask_of
@@ -18,7 +18,7 @@ from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.cpuset import CpuSet
 from cmk.model.tasks import Process
 
-SECONDS = 1.0
+SECONDS = 0.1
 
 
 class Search(NamedTuple):
@@ -34,7 +34,7 @@ def search_members(
     cpus: CpuSet,
     others: Sequence[CpuSet],
     kin: Kin | None = None,
-    clock: Callable[[], float] = monotonic,
+    clock: Callable[[], float] = thread_time,
 ) -> Search:
     """Live processes in ``container`` with a thread whose affinity lies within ``cpus`` and within none of ``others``.
 
