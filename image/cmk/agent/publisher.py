@@ -212,13 +212,14 @@ class Publisher:
 
     async def _write_report(self) -> None:
         observed, loop = self._watches.observed, asyncio.get_running_loop()
+        # Before the report is made: this runs after each allocation, and it tells of every task.
+        if (wait := self._pace.wait(loop.time())) > 0:
+            self._wakeups.publish.wake_in(wait)
+            return
         # Until the watch says something of the report after our last write, ours is what is stored.
         stored = self._written if observed.report_events == self._events_before_write else observed.report
         body = self._report(observed, stored, self._refusal)
         if body is None or not observed.report_known or reports.is_current(body, stored):
-            return
-        if (wait := self._pace.wait(loop.time())) > 0:
-            self._wakeups.publish.wake_in(wait)
             return
         self._written = await asyncio.to_thread(reports.put, self._api, self._node, body, stored)
         self._events_before_write = observed.report_events

@@ -391,5 +391,6 @@ def test_at_churn_the_publisher_keeps_the_pace(tmp_path: Path, monkeypatch: pyte
             await reporting.publisher._write_report()
         monkeypatch.undo()
         assert len(written) <= 10 * REPORTS_PER_MINUTE + REPORTS_AT_ONCE
+        assert len(reporting.refusals) == len(written), "a report is made that is not written"
 
     asyncio.run(run())
