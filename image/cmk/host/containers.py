@@ -15,8 +15,6 @@ _KUBEPODS = ("kubepods", "kubepods.slice")
 _LEVELS = 3
 # The kernel answers ENODEV for a group that is removed between open and read.
 GONE = (errno.ENOENT, errno.ENODEV)
-# Of a threaded group of cgroup v2: the group above it lists its processes.
-_THREADED = errno.EOPNOTSUPP
 # Paths of so many containers are remembered; a node has some hundreds of pods.
 _REMEMBERED = 2048
 
@@ -33,7 +31,7 @@ def find_kubepods(base: Path, is_one: Callable[[Path], bool] = Path.is_dir) -> P
 
 
 class Containers:
-    """Containers of the pods on this node. ``root`` is the mount of the host's cgroups, of v1 or v2. Methods raise OSError."""
+    """Containers of the pods on this node. ``root`` is the mount of the host's cgroups, of v1 or v2."""
 
     def __init__(self, root: Path) -> None:
         cpusets = root / "cpuset"
@@ -43,9 +41,15 @@ class Containers:
         self._paths: dict[PodContainer, list[str]] = {}
 
     def pids(self, container: PodContainer) -> list[int] | None:
-        """Processes of a container, also in groups that it has made below its own; None if its group cannot be found."""
-        if not container.container:
+        """Processes of a container, also in groups that it has made below its own; None if they cannot be told: its group is not found,
+        or cannot be read, as one that is threaded.
+        """
+        try:
+            return self._read(container) if container.container else None
+        except OSError:
             return None
+
+    def _read(self, container: PodContainer) -> list[int] | None:
         if container not in self._paths:
             if not (paths := self._find(container)):
                 return None
@@ -79,17 +83,20 @@ class Containers:
 
 
 def _pids_below(path: str) -> Iterator[int]:
-    """Processes in a group and in all below it."""
-    try:
-        with open(f"{path}/cgroup.procs", "rb", buffering=0) as file:  # noqa: PTH123  # Path doubles the cost
-            listed = file.read().split()
-        yield from (int(pid) for pid in listed if pid != b"0")  # 0: it is in a pid namespace that is not below ours
-        if os.stat(path).st_nlink > 2:  # noqa: PTH116  # cgroups count the groups below
-            for below in _directories(Path(path)):
-                yield from _pids_below(str(below))
-    except OSError as error:
-        if error.errno not in (*GONE, _THREADED):
-            raise
+    """Processes in a group and in all below it, of which a workload may have made any number in any depth."""
+    groups = [path]
+    while groups:
+        group = groups.pop()
+        try:
+            with open(f"{group}/cgroup.procs", "rb", buffering=0) as file:  # noqa: PTH123  # Path doubles the cost
+                listed = file.read().split()
+            yield from (int(pid) for pid in listed if pid != b"0")  # 0: it is in a pid namespace that is not below ours
+            if os.stat(group).st_nlink > 2:  # noqa: PTH116  # cgroups count the groups below
+                groups += map(str, _directories(Path(group)))
+        except OSError as error:
+            # The group above one that is threaded lists its processes, if it is not the first.
+            if error.errno not in GONE and (error.errno != errno.EOPNOTSUPP or group == path):
+                raise
 
 
 def _directories(path: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from itertools import groupby
 from pathlib import Path
@@ -52,7 +53,10 @@ class StartedChange:
     def __init__(self, journal: Journal, steps: tuple[Step, ...]) -> None:
         self.journal = journal
         self.steps = steps
-        self.moving = Moving(journal.plan, journal.new.layout, journal.members)
+        self.moving = Moving(journal.plan, journal.old.layout, journal.members)
+        # By first process: what tasks have started, or left, since the journal was written. Outside pods, one that was moved is not on CPUs
+        # of its task alone any more, and goes on belonging to it.
+        self.created: defaultdict[Process, set[Process]] = defaultdict(set)
         self._parking = {step.process: step.cpus for step in steps if not step.last}
 
     def parking_of(self, process: Process) -> CpuSet:
@@ -122,7 +126,7 @@ class JournaledChange:
         after all, the next process finishes the change.
         """
         steps = ordered_steps(plan, old.layout, new.layout)
-        journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan, new)))
+        journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan, old, new)))
         self._file.write(journal)
         return StartedChange(journal, steps)
 
@@ -262,8 +266,7 @@ class JournaledChange:
         move, moving, tasks = moves[0], change.moving, {each.task.process for each in moves}
         task, others = move.task, moving.cpus_of_others(moves[0], started=True)
         cpus = move.old | move.new | parking
-        # Outside pods one that was moved is not on ``only_own`` any more, and goes on belonging to the task.
-        created: set[Process] = set()
+        created = change.created[task.process]
 
         def recorded() -> list[Member]:
             members = (member for task in tasks for member in moving.members_of(task))
@@ -280,8 +283,8 @@ class JournaledChange:
 
         return {member.process.pid: [thread.tid for thread in member.threads] for member in recorded()}, pids
 
-    def _members(self, plan: Plan, new: SavedLayout) -> Iterable[Member]:
-        moving = Moving(plan, new.layout)
+    def _members(self, plan: Plan, old: SavedLayout, new: SavedLayout) -> Iterable[Member]:
+        moving = Moving(plan, old.layout)
         for move in plan.moves:
             task = move.task
             only_own = move.old if new.layout.pools[task.pool].exclusive else NOTHING

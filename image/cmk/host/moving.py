@@ -27,9 +27,12 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Moving:
-    """The moves of a plan, and the processes of its tasks, as far as they are known."""
+    """The moves of a plan, and the processes of its tasks, as far as they are known.
 
-    def __init__(self, plan: Plan, new: Layout, members: Iterable[Member] = ()) -> None:
+    ``layout`` is the one before the change. Tasks that keep their CPUs have the same in both; what has been booked since is on the old one.
+    """
+
+    def __init__(self, plan: Plan, layout: Layout, members: Iterable[Member] = ()) -> None:
         self._moves = {move.task.process: move for move in plan.moves}
         self._members: defaultdict[Process, list[Member]] = defaultdict(list)
         self._tasks: defaultdict[Process, set[Process]] = defaultdict(set)
@@ -42,7 +45,7 @@ class Moving:
         self._kept: defaultdict[PodContainer, Counter[CpuSet]] = defaultdict(Counter)
         self._left: defaultdict[PodContainer, Counter[CpuSet]] = defaultdict(Counter)
         for task in plan.keeps:
-            self._kept[_container(task)][cpus_of(new, task)] += 1
+            self._kept[_container(task)][cpus_of(layout, task)] += 1
         for move in plan.moves:
             self._left[_container(move.task)][move.old] += 1
         self._old = Counter(cpu for move in plan.moves for cpu in move.old)

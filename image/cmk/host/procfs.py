@@ -114,7 +114,7 @@ class Procfs:
         return (int(name) for name in os.listdir(self.root) if name.isdigit())  # noqa: PTH208  # pathlib doubles the cost
 
     def pids_in(self, container: PodContainer) -> Iterable[int]:
-        """Processes of a container, perhaps among others. Raises OSError."""
+        """Processes of a container, perhaps among others."""
         found = self._containers.pids(container) if self._containers else None
         return self.pids() if found is None else found
 

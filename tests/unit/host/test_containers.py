@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,26 @@ def test_pods_are_listed_once_for_all_containers_and_again_for_one_that_came_lat
     group(tmp_path, f"kubepods/burstable/pod{UID}/{ID}", 7)
     assert containers.pids(PLACE) == [7]
     assert listed.count(quality) == 2
+
+
+def test_a_group_that_cannot_be_read_tells_nothing(tmp_path: Path) -> None:
+    path = group(tmp_path, f"kubepods/pod{UID}/{ID}")
+    (path / "cgroup.procs").unlink()
+    (path / "cgroup.procs").mkdir()
+    assert Containers(tmp_path).pids(PLACE) is None
+
+
+def test_groups_of_any_depth_are_read_or_told_to_be_unknown(tmp_path: Path) -> None:
+    path = group(tmp_path, f"kubepods/pod{UID}/{ID}", 7)
+    before = os.open(".", os.O_RDONLY)
+    os.chdir(path)
+    try:
+        for _ in range(1200):  # deeper than Python recurses, and than a path may be long
+            Path("abcd").mkdir()
+            os.chdir("abcd")
+            Path("cgroup.procs").write_text("8\n")
+        assert Containers(tmp_path).pids(PLACE) is None
+    finally:
+        os.fchdir(before)
+        os.close(before)
+        subprocess.run(["rm", "-rf", str(path)], check=True)

@@ -216,3 +216,18 @@ def test_tasks_of_a_container_that_go_the_same_way_are_looked_for_together(
         for sleeper in sleepers:
             sleeper.kill()
             sleeper.wait()
+
+
+def test_a_change_is_undone_also_when_a_task_has_come_to_a_pool_that_would_have_gone(tmp_path: Path) -> None:
+    """In direct mode cmk isolate allocates on the old layout until the next command undoes what was interrupted."""
+    gone = Pool("gone", True, (CpuList(NONE, 0),))
+    old = msgspec.structs.replace(OLD, layout=Layout(OLD.layout.pools | {"gone": gone}))
+    with subprocess.Popen(["sleep", "60"]) as moving:
+        os.sched_setaffinity(moving.pid, FIRST)
+        task = Task(Procfs().process(moving.pid), "exclusive", (NAME,))
+        changer = JournaledChange(tmp_path / "journal.json", lambda *_: None, Procfs())
+        changer.start(old, NEW, plan(old.layout, NEW.layout, [task]))
+        come = Task(Process(7, 1), "gone", (gone.lists[0].name,))
+        assert changer.undo_interrupted([task, come])
+        assert os.sched_getaffinity(moving.pid) == FIRST
+        moving.kill()
