@@ -288,21 +288,11 @@ def test_a_pod_that_has_rested_is_searched_for_again(monkeypatch: pytest.MonkeyP
     with_two(scenario)
 
 
-def test_a_process_with_lists_of_its_own_does_not_hold_those_of_the_task_that_it_was_left_by() -> None:
+@pytest.mark.parametrize("has_lists", [False, True], ids=["its first lists", "asked for again"])
+def test_a_process_with_lists_of_its_own_does_not_hold_those_of_the_task_that_it_was_left_by(has_lists: bool) -> None:
     async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
-        watch.lifetimes.watch(first.task, first.pidfd())
-        watch.members = [left.process]
-        await first.end()
-        await watch.until(lambda: watch.searched == [first.task])
-        watch.lifetimes.watch(left.task, left.pidfd())
-        await watch.until(lambda: watch.ended == [first.process])
-
-    with_two(scenario)
-
-
-def test_a_process_that_holds_the_lists_of_another_task_lets_go_of_them_also_when_it_has_lists_already() -> None:
-    async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
-        watch.lifetimes.watch(left.task, left.pidfd())
+        if has_lists:
+            watch.lifetimes.watch(left.task, left.pidfd())
         watch.lifetimes.watch(first.task, first.pidfd())
         watch.members = [left.process]
         await first.end()
