@@ -189,15 +189,15 @@ class Allocator:
             raise Refused(str(error), final=True) from error
 
     def _needs_grant(self, name: str) -> bool:
-        return self._is_of_cores(name) and self.ledger.require_grant
+        return self._is_exclusive_pool(name) and self.ledger.require_grant
 
-    def _is_of_cores(self, name: str) -> bool:
+    def _is_exclusive_pool(self, name: str) -> bool:
         pool = self.ledger.pool(name)
         return pool is not None and pool.exclusive
 
     def _origin_of(self, command: Isolate, peer: Peer, process: Process, container: PodContainer) -> Origin | msgspec.UnsetType:
         """What tells the processes of a task outside pods, if it is to have cores. Raises Refused."""
-        if container.pod or not self._is_of_cores(command.pool) or self.ledger.require_grant:
+        if container.pod or not self._is_exclusive_pool(command.pool) or self.ledger.require_grant:
             return msgspec.UNSET
         ancestors = peer.read(partial(self._procfs.ancestors, most=MOST_ANCESTORS + 1))
         if len(ancestors) > MOST_ANCESTORS:
@@ -363,12 +363,12 @@ class Allocator:
 
     def _is_searched(self, task: Task) -> bool:
         """Whether a search tells the processes of a task: outside pods, anybody may have been started on the CPUs of a shared pool."""
-        return bool(task.pod or (task.origin and self._is_exclusive(task)))
+        return bool(task.pod or task.origin)
 
     def _members_of(self, task: Task, *others: CpuSet) -> Search:
         """Search for the processes on a task's lists; those on the CPUs of other tasks in its container, or on ``others``, do not count."""
         container = PodContainer(task.pod, task.container)
-        kin = Kin(self._procfs, task.origin) if task.origin and self._is_exclusive(task) else None
+        kin = Kin(self._procfs, task.origin) if task.origin else None
         return search_members(self._procfs, container, self.ledger.cpus_of(task), [*self.ledger.beside(task), *others], kin)
 
     def _on_end(self, process: Process) -> None:

@@ -17,6 +17,8 @@ _LEVELS = 3
 GONE = (errno.ENOENT, errno.ENODEV)
 # Paths of so many containers are remembered; a node has some hundreds of pods.
 _REMEMBERED = 2048
+# Of a container with more, all processes of the node are looked at instead: these the kernel bounds, and groups a workload may make.
+_MOST_GROUPS = 1000
 
 
 def find_kubepods(base: Path, is_one: Callable[[Path], bool] = Path.is_dir) -> Path | None:
@@ -84,9 +86,11 @@ class Containers:
 
 def _pids_below(path: str) -> Iterator[int]:
     """Processes in a group and in all below it, of which a workload may have made any number in any depth."""
-    groups = [path]
+    groups, number = [path], 0
     while groups:
-        group = groups.pop()
+        group, number = groups.pop(), number + 1
+        if number > _MOST_GROUPS:
+            raise OSError(errno.E2BIG, f"more than {_MOST_GROUPS} groups below {path}")
         try:
             with open(f"{group}/cgroup.procs", "rb", buffering=0) as file:  # noqa: PTH123  # Path doubles the cost
                 listed = file.read().split()

@@ -46,11 +46,6 @@ class Ledger:
         """Every task by its process."""
         return self._holdings.tasks
 
-    @property
-    def holdings(self) -> Holdings:
-        """The tasks by what they hold."""
-        return self._holdings
-
     def pool(self, name: str) -> Pool | None:
         """A pool by its name or by kcm's name for it."""
         return self.layout.pools.get(name) or self.layout.pools.get(OLD_NAMES.get(name, name))

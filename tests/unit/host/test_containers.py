@@ -110,3 +110,13 @@ def test_groups_of_any_depth_are_read_or_told_to_be_unknown(tmp_path: Path) -> N
         os.fchdir(before)
         os.close(before)
         subprocess.run(["rm", "-rf", str(path)], check=True)
+
+
+def test_of_a_container_with_very_many_groups_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = group(tmp_path, f"kubepods/pod{UID}/{ID}", 7)
+    for number in range(3):
+        group(path, str(number), number + 8)
+    monkeypatch.setattr("cmk.host.containers._MOST_GROUPS", 4)
+    assert sorted(Containers(tmp_path).pids(PLACE) or []) == [7, 8, 9, 10]
+    monkeypatch.setattr("cmk.host.containers._MOST_GROUPS", 3)
+    assert Containers(tmp_path).pids(PLACE) is None
