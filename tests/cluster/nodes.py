@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cmk.model import config, report_state
@@ -90,10 +92,27 @@ def _is_current(cluster: Cluster, node: str) -> bool:
 
 
 def webhook_pods(cluster: Cluster) -> list[str]:
-    """Ready ones that nobody deletes."""
+    """Ready ones that nobody deletes and that the Service has: a ready pod is among its endpoints a moment later."""
+    slices = cluster.get("endpointslices", "-n", NAMESPACE, "-l", "kubernetes.io/service-name=cmk-webhook")["items"]
+    served = {item["targetRef"]["name"] for found in slices for item in found["endpoints"] or [] if item["conditions"]["ready"]}
     return [
-        item["metadata"]["name"] for item in _webhooks(cluster) if "deletionTimestamp" not in item["metadata"] and _is_ready(item)
+        item["metadata"]["name"]
+        for item in _webhooks(cluster)
+        if "deletionTimestamp" not in item["metadata"] and _is_ready(item) and item["metadata"]["name"] in served
     ]
+
+
+@contextmanager
+def no_webhook(cluster: Cluster) -> Iterator[None]:
+    """No webhook pod at all; both are back afterwards."""
+    scale = ("scale", "-n", NAMESPACE, "deployment", "cmk-webhook")
+    cluster.kubectl(*scale, "--replicas=0")
+    try:
+        wait_for("no webhook", lambda: not webhook_pods(cluster))
+        yield
+    finally:
+        cluster.kubectl(*scale, "--replicas=2")
+        wait_for("both webhooks are back", lambda: len(webhook_pods(cluster)) == 2)
 
 
 def leaving_webhook_pods(cluster: Cluster) -> list[str]:

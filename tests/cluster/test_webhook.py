@@ -18,7 +18,7 @@ import pytest
 from cmk.certificates import pki
 from cmk.certificates.pki import Issued
 from tests.cluster.cluster import NAMESPACE, PODS, REPO, TINY, Cluster, Json, Pod, wait_for
-from tests.cluster.nodes import leaving_webhook_pods, webhook_pods
+from tests.cluster.nodes import leaving_webhook_pods, no_webhook, webhook_pods
 
 CREATOR = Path(__file__).parent / "creator.py"
 NAME = "cmk-webhook"
@@ -211,16 +211,12 @@ class TestWhoNeverNotices:
         assert reviews(cluster) == before
 
     def test_with_no_webhook_at_all_only_pods_that_ask_are_refused(self, cluster: Cluster) -> None:
-        cluster.kubectl("scale", "-n", NAMESPACE, "deployment", NAME, "--replicas=0")
-        try:
-            wait_for("no webhook", lambda: not webhook_pods(cluster))
+        with no_webhook(cluster):
             wait_for("refused", lambda: not try_out(cluster, pod("p", {"limits": {CORES: "1"}}))[0])
             _, said = try_out(cluster, pod("p", {"limits": {CORES: "1"}}))
             assert 'failed calling webhook "pods.cmk.intel.com"' in said
             for number in range(20):
                 assert cluster.api.request("POST", f"{PODS}?dryRun=All", pod(f"plain{number}"))
-        finally:
-            cluster.kubectl("scale", "-n", NAMESPACE, "deployment", NAME, "--replicas=2")
 
 
 class TestNothingIsLost:
@@ -282,15 +278,11 @@ class TestNothingIsLost:
             assert try_out(cluster, pod("p", {"limits": {CORES: "1"}}))[0]
 
     def test_an_upgrade_heals_what_no_keeper_is_there_to_heal(self, cluster: Cluster) -> None:
-        cluster.kubectl("scale", "-n", NAMESPACE, "deployment", NAME, "--replicas=0")
-        try:
-            wait_for("no webhook", lambda: not webhook_pods(cluster))
+        with no_webhook(cluster):
             cluster.kubectl("delete", "secret", "-n", NAMESPACE, SECRET)
             cluster.kubectl("delete", "mutatingwebhookconfiguration", NAME)
             cluster.upgrade()
             assert pki.is_trusted(secret(cluster)["ca.crt"], bundle(cluster))
-        finally:
-            cluster.kubectl("scale", "-n", NAMESPACE, "deployment", NAME, "--replicas=2")
 
     def test_helm_finds_what_was_made_anew_to_be_its_own(self, cluster: Cluster) -> None:
         cluster.kubectl("delete", "mutatingwebhookconfiguration", NAME)
