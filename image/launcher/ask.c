@@ -331,28 +331,44 @@ static void print(const char *text, long length)
 	}
 }
 
+/* All packets that follow the first one, until the conversation ends; 0 if it ends too early, and then *size is how much came. */
+static int read_answer(int fd, long deadline, long length, char **text, long *size)
+{
+	ssize_t got;
+	*size = 0;
+	while ((got = receive(fd, deadline)) > 0) {
+		if (got > LONGEST_PACKET || *size + got > LONGEST_ANSWER)
+			fail(EXIT_LATER, "the answer of the agent at %s is longer than %ld bytes", candidates[answering], LONGEST_ANSWER);
+		*text = realloc(*text, *size + got);
+		if (!*text)
+			fail(EXIT_LATER, "cannot hold the agent's answer: %s", strerror(errno));
+		memcpy(*text + *size, reply, got);
+		*size += got;
+	}
+	return got == 0 && (length < 0 || *size == length);
+}
+
 void ask_show(const char *request, const char *conf_dir)
 {
-	long whole = timeout_ms(), deadline = now_ms() + whole;
-	find_candidates(conf_dir);
-	int fd = ask(request, deadline, whole);
-	long length = length_of_answer(body_of_reply()), size = 0;
+	long whole = timeout_ms(), deadline = now_ms() + whole, length, size;
 	char *text = NULL;
-	ssize_t got;
-	while ((got = receive(fd, deadline)) > 0) {
-		if (got > LONGEST_PACKET || size + got > LONGEST_ANSWER)
-			fail(EXIT_LATER, "the answer of the agent at %s is longer than %ld bytes", candidates[answering], LONGEST_ANSWER);
-		text = realloc(text, size + got);
-		if (!text)
-			fail(EXIT_LATER, "cannot hold the agent's answer: %s", strerror(errno));
-		memcpy(text + size, reply, got);
-		size += got;
-	}
-	close(fd);
-	if (length >= 0 && (got < 0 || size != length))
-		fail(EXIT_LATER, "the answer of the agent at %s broke off after %ld of %ld bytes; try again", candidates[answering], size, length);
-	if (got < 0)
+	find_candidates(conf_dir);
+	for (;;) {
+		int fd = ask(request, deadline, whole);
+		length = length_of_answer(body_of_reply());
+		int is_whole = read_answer(fd, deadline, length, &text, &size);
+		close(fd);
+		if (is_whole)
+			break;
+		if (deadline - now_ms() > LAST_PAUSE_MS) {
+			pause_ms(LAST_PAUSE_MS); /* it ended: its successor answers */
+			continue;
+		}
+		if (length >= 0)
+			fail(EXIT_LATER, "the answer of the agent at %s broke off after %ld of %ld bytes; try again", candidates[answering], size,
+			     length);
 		fail(EXIT_LATER, "the answer of the agent at %s broke off after %ld bytes; try again", candidates[answering], size);
+	}
 	print(text, size);
 	free(text);
 }

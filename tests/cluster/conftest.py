@@ -17,6 +17,7 @@ import yaml
 
 from tests.cluster.cluster import CHART, NAMESPACE, REPO, VALUES, Cluster, own_name, wait_for
 from tests.cluster.nodes import prepare, settle, webhook_pods
+from tests.cluster.on_failure import pytest_runtest_makereport  # noqa: F401  # a hook
 
 IMAGE = Path(os.environ["CMK_CACHE"]) / "images/cmk.tar"
 

@@ -11,6 +11,7 @@ import pytest
 
 from cmk.model import cpuset
 from tests.cluster.cluster import CHART, NAMESPACE, Cluster, Json, own_name, wait_for
+from tests.cluster.on_failure import pytest_runtest_makereport  # noqa: F401  # a hook
 
 SECONDS = 300  # everything takes its time on an emulated machine
 

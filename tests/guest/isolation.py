@@ -87,6 +87,13 @@ def isolated(guest: Guest) -> str:
     return guest.on_node(1, "cat /sys/fs/cgroup/cpuset.cpus.isolated").strip()
 
 
+def without_partitions(guest: Guest) -> str:
+    """CPUs that the kernel isolates without a partition. One that is left is waited for: a test that failed may leave its own."""
+    guest.switch(partition="off")
+    wait_for("no partition is left", lambda: set(guest.groups("cpuset.cpus.partition").values()) <= {"member"}, SECONDS)
+    return isolated(guest)
+
+
 def files(guest: Guest) -> dict[str, dict[str, str]]:
     """What a partition changes, for every group there is."""
     return {name: guest.groups(name) for name in ("cpuset.cpus.effective", "cpuset.cpus.exclusive", "cpuset.cpus.partition")}
@@ -107,8 +114,9 @@ def widened(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
 
 def a_partition_comes_and_goes(guest: Guest) -> None:
     """The layer ``partition``, switched under a running owner, then ended with its container."""
+    at_boot = without_partitions(guest)
     with burner(guest, "before") as noise, owner(guest) as (pod, pid, cpus):
-        before, masks, at_boot = files(guest), guest.masks(), isolated(guest)
+        before, masks = files(guest), guest.masks()
         for _ in range(2):
             guest.switch(partition="auto")
             wait_for("the partition", lambda: cpuset.parse(isolated(guest)) >= cpuset.parse(cpus), SECONDS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.cluster.cluster import Pod, isolate, wait_for
 from tests.guest.conftest import SECONDS, Guest
-from tests.guest.isolation import changed, intruders, isolated, owner
+from tests.guest.isolation import changed, intruders, isolated, owner, without_partitions
 
 # Four exclusive cores, one shared; the manual's CPU lists 3,11 to 7,15 are 6,7 to 14,15 where siblings are side by side.
 BEFORE = {"exclusive": {"cores": "3-6"}, "shared": {"cores": [7]}, "infra": {"cores": "0-2"}}
@@ -62,7 +62,7 @@ def follow(guest: Guest, pod: Pod, owner: int, beside: int, shared: int) -> None
 
 def a_partition_moves_with_its_pool(guest: Guest) -> None:
     """On a host that has all layers: the partition ends, the task moves, and is one again where it is now; nobody is beside it."""
-    at_boot, masks = isolated(guest), guest.masks()
+    at_boot, masks = without_partitions(guest), guest.masks()
     with owner(guest) as (pod, pid, cpus):
         guest.switch(partition="auto")
         assert cpus == "0-1"

@@ -60,13 +60,26 @@ def isolate(options: dict[str, str], cores: int) -> dict[str, str]:
 
 
 def show(what: str, directory: str) -> bytes:
-    """The agent's whole answer to ``describe`` or ``node-report``; raises Failure, also when the answer breaks off."""
+    """The agent's whole answer to ``describe`` or ``node-report``; raises Failure, also when the answer breaks off until the deadline."""
     deadline = monotonic() + timeout()
-    path, reply, connection = _ask(f"cmk/1 {what}", directory, deadline)
-    # An agent older than this key does not send it: its answer ends where the connection does.
-    length = dict(line.partition("=")[::2] for line in _body(reply, path).split("\n")).get("length", "")
-    length = length if length.isascii() and length.isdigit() else ""
-    text, whole = bytearray(), True
+    while True:
+        path, reply, connection = _ask(f"cmk/1 {what}", directory, deadline)
+        # An agent older than this key does not send it: its answer ends where the connection does.
+        length = dict(line.partition("=")[::2] for line in _body(reply, path).split("\n")).get("length", "")
+        length = length if length.isascii() and length.isdigit() else ""
+        text, is_whole = _rest(connection, path, deadline)
+        connection.close()
+        if is_whole and length in ("", str(len(text))):
+            return text
+        if deadline - monotonic() <= _LAST_PAUSE:
+            of_all = f" of {length}" if length else ""
+            raise Failure(LATER, f"the answer of the agent at {path} broke off after {len(text)}{of_all} bytes; try again")
+        sleep(_LAST_PAUSE)  # it ended: its successor answers
+
+
+def _rest(connection: "_socket.socket", path: str, deadline: float) -> tuple[bytes, bool]:
+    """What follows the first packet, and whether the agent ended it; raises Failure."""
+    text = bytearray()
     try:
         while packet := connection.recv(_LONGEST_PACKET + 1):
             if len(packet) > _LONGEST_PACKET or len(text) + len(packet) > _LONGEST_ANSWER:
@@ -74,12 +87,8 @@ def show(what: str, directory: str) -> bytes:
             text += packet
             connection.settimeout(max(deadline - monotonic(), 0.001))
     except OSError:  # reset by an agent that ended, or no packet until the deadline
-        whole = False
-    connection.close()
-    if not whole or length not in ("", str(len(text))):
-        of_all = f" of {length}" if length else ""
-        raise Failure(LATER, f"the answer of the agent at {path} broke off after {len(text)}{of_all} bytes; try again")
-    return bytes(text)
+        return bytes(text), False
+    return bytes(text), True
 
 
 def _ask(request: str, directory: str, deadline: float) -> "tuple[str, bytes, _socket.socket]":

@@ -33,9 +33,17 @@ def test_an_answer_that_breaks_off_is_not_printed(
     launcher: Launcher, agent: Agents, command: str, came: list[bytes], reset: bool
 ) -> None:
     agent(launcher.socket, [b"cmk/1 ok\nlength=40", *came], reset=reset)
-    done = launcher.run(command)
+    done = launcher.run(command, CMK_LOCK_TIMEOUT="0.2")
     text = f"cmk: the answer of the agent at {launcher.socket} broke off after {19 * len(came)} of 40 bytes; try again\n"
     assert (done.returncode, done.stdout, done.stderr) == (75, "", text)
+
+
+@pytest.mark.parametrize("came", [[], [HALF]])
+def test_an_answer_that_breaks_off_is_asked_for_again(launcher: Launcher, agent: Agents, came: list[bytes]) -> None:
+    fake = agent(launcher.socket, [b"cmk/1 ok\nlength=2", *came], [b"cmk/1 ok\nlength=2", b"{}"])
+    done = launcher.run("describe")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{}", "")
+    assert len(fake.requests) == 2
 
 
 def test_an_answer_that_stops_is_not_printed(launcher: Launcher) -> None:
@@ -59,7 +67,7 @@ def test_an_agent_that_says_no_length_is_read_to_its_end(launcher: Launcher, age
 
 def test_a_reset_is_no_end_of_an_answer_without_length(launcher: Launcher, agent: Agents) -> None:
     agent(launcher.socket, [b"cmk/1 ok", HALF], reset=True)
-    done = launcher.run("describe")
+    done = launcher.run("describe", CMK_LOCK_TIMEOUT="0.2")
     text = f"cmk: the answer of the agent at {launcher.socket} broke off after 19 bytes; try again\n"
     assert (done.returncode, done.stdout, done.stderr) == (75, "", text)
 
