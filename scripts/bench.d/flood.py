@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from isolate import serve
+from pods import Pods
 from timing import launch
 
 LAUNCHES = 200
@@ -29,27 +29,6 @@ FLOODS = {
     "waiting requests": ("ask", "cmk/1 isolate\npool=exclusive\ntimeout=2000"),
 }
 THREADS = (64, 800)
-HIERARCHIES = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
-
-
-class Pods:
-    """Pods that are cgroups with the paths that kubelet gives them, and with the same share of the CPUs each."""
-
-    def __init__(self) -> None:
-        root = next(path for path in HIERARCHIES if (path / "cgroup.procs").exists())
-        self._root = root / f"cmk-bench-{os.getpid()}"
-
-    def start(self, number: int, command: list[str], **options: object) -> subprocess.Popen[str]:
-        """Start a program in a pod."""
-        group = self._root / f"kubepods/pod{number:08x}-0000-4000-8000-000000000000/{number:064x}"
-        group.mkdir(parents=True, exist_ok=True)
-        line = ["sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh", *command]
-        return subprocess.Popen(line, text=True, **options)
-
-    def remove(self) -> None:
-        """Remove the cgroups, whose processes have ended."""
-        for path, _, _ in os.walk(self._root, topdown=False):
-            Path(path).rmdir()
 
 
 def client(launcher: str, address: str) -> None:
@@ -95,7 +74,7 @@ def row(name: str, quiet: list[float], disturbed: list[float]) -> str:
 def main(root: Path, rounds: int) -> None:
     """Print the table."""
     pods, address = Pods(), root / "opt/agent.sock"
-    agent = pods.start(0, [sys.executable, __file__, "--serve", str(root)], stderr=subprocess.DEVNULL)
+    agent = pods.start(0, [sys.executable, __file__, "--serve", str(root), str(pods.root)], stderr=subprocess.DEVNULL)
     good = None
     try:
         while not address.exists():
@@ -132,8 +111,8 @@ def main(root: Path, rounds: int) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["--serve", root]:
-            serve(Path(root))
+        case ["--serve", root, cgroups]:
+            serve(Path(root), Path(cgroups))
         case ["--client", launcher, address]:
             client(launcher, address)
         case [root, rounds]:

@@ -1,4 +1,4 @@
-"""bench isolate: a real agent in a process of its own, and the start of programs with it, compared with their start without it."""
+"""bench isolate: a real agent in a pod of its own, and the start of programs with it in another, compared with that without it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import random
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from pods import Pods
 from timing import launch, row
 
 from cmk.agent import main as whole_agent  # noqa: F401  # loads the modules of the real agent, for the memory figure
@@ -29,7 +29,7 @@ CPUS = sorted(os.sched_getaffinity(0))
 REQUEST = b"cmk/1 isolate\npool=exclusive\ntimeout=20000"
 
 
-def serve(root: Path) -> None:
+def serve(root: Path, cgroups: Path) -> None:
     """The agent: one exclusive core, the rest infra; clients need no grant, because there is no cluster to give one."""
     rest = CpuList(frozenset(CPUS[:-1]), 0)
     layout = Layout(
@@ -43,13 +43,14 @@ def serve(root: Path) -> None:
     launcher.write_bytes((root / "cmk").read_bytes())
     for name in ("opt", "run", "state"):
         (root / name).mkdir()
-    options = Options("node", "ns", "c", "h", root / "opt", root / "run", root / "state", launcher, require_request=False)
+    paths = (root / "opt", root / "run", root / "state", launcher)
+    options = Options("node", "ns", "c", "h", *paths, cgroups=cgroups, require_request=False)
 
     async def run() -> None:
         async def nobody() -> list[dict[str, object]]:
             return []
 
-        files = StateFiles(options, Procfs())
+        files = StateFiles(options, Procfs(cgroups=cgroups))
         service = Service(options, files, layout, topology, PodCache(nobody, lambda: None), Wakeups())
         service.start(files.read_tasks())
         stop = asyncio.Event()
@@ -112,46 +113,56 @@ def agent_times(address: str, rounds: int) -> tuple[list[float], list[float]]:
     return allocation, freed
 
 
+def measure(root: Path, rounds: int) -> None:
+    """In a pod: print the tables."""
+    address, cpu = str(root / "opt/agent.sock"), str(CPUS[-1])
+    environment = {"PATH": "/usr/bin:/bin", "CMK_SOCKET": address}
+    commands = {
+        "bare /bin/true": ["/bin/true"],
+        "taskset -c": ["taskset", "-c", cpu, "/bin/true"],
+        "cmk isolate --pool=infra": [str(root / "cmk"), "isolate", "--pool=infra", "/bin/true"],
+        "cmk isolate --pool=exclusive": [str(root / "cmk"), "isolate", "--pool=exclusive", "/bin/true"],
+        "python -m cmk isolate": [sys.executable, "-m", "cmk", "isolate", "--pool=infra", "/bin/true"],
+    }
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name in random.sample(list(commands), len(commands)):
+            if name == "python -m cmk isolate" and len(times[name]) >= max(rounds // 10, 20):
+                continue
+            times[name].append(launch(commands[name], environment))
+    bases = {name: times[name] for name in ("bare /bin/true", "taskset -c")}
+    print(f"{'microseconds, ' + str(rounds) + ' rounds':32}{'min':>10}{'p50':>10}{'p99':>10}{'x bare':>12}{'x taskset':>12}")
+    for name, taken in times.items():
+        print(row(name, taken, bases))
+    allocation, freed = agent_times(address, min(rounds, 500))
+    print(row("agent: allocation", allocation, {}))
+    print(row("agent: exit to next owner", freed, {}))
+
+
 def main(root: Path, rounds: int) -> None:
-    """Print the tables."""
-    address = str(root / "opt/agent.sock")
-    agent = subprocess.Popen([sys.executable, __file__, "--serve", root])
+    """The agent in one pod, and what it serves in another."""
+    pods = Pods()
+    agent = pods.start(0, [sys.executable, __file__, "--serve", str(root), str(pods.root)])
     try:
-        while not Path(address).exists():
+        while not (root / "opt/agent.sock").exists():
             if agent.poll() is not None:
                 raise SystemExit("bench: the agent ended")
             time.sleep(0.05)
-        cpu = str(CPUS[-1])
-        environment = {"PATH": "/usr/bin:/bin", "CMK_SOCKET": address}
-        commands = {
-            "bare /bin/true": ["/bin/true"],
-            "taskset -c": ["taskset", "-c", cpu, "/bin/true"],
-            "cmk isolate --pool=infra": [str(root / "cmk"), "isolate", "--pool=infra", "/bin/true"],
-            "cmk isolate --pool=exclusive": [str(root / "cmk"), "isolate", "--pool=exclusive", "/bin/true"],
-            "python -m cmk isolate": [sys.executable, "-m", "cmk", "isolate", "--pool=infra", "/bin/true"],
-        }
-        times: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(rounds):
-            for name in random.sample(list(commands), len(commands)):
-                if name == "python -m cmk isolate" and len(times[name]) >= max(rounds // 10, 20):
-                    continue
-                times[name].append(launch(commands[name], environment))
-        bases = {name: times[name] for name in ("bare /bin/true", "taskset -c")}
-        print(f"{'microseconds, ' + str(rounds) + ' rounds':32}{'min':>10}{'p50':>10}{'p99':>10}{'x bare':>12}{'x taskset':>12}")
-        for name, taken in times.items():
-            print(row(name, taken, bases))
-        allocation, freed = agent_times(address, min(rounds, 500))
-        print(row("agent: allocation", allocation, {}))
-        print(row("agent: exit to next owner", freed, {}))
+        if code := pods.start(1, [sys.executable, __file__, "--measure", str(root), str(rounds)]).wait():
+            raise SystemExit(code)
         status = Path(f"/proc/{agent.pid}/status").read_text()
         print(f"agent: resident {int(status.split('VmRSS:')[1].split()[0]) / 1024:.1f} MiB")
     finally:
         agent.terminate()
         agent.wait()
+        pods.remove()
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--serve":
-        serve(Path(sys.argv[2]))
-    else:
-        main(Path(sys.argv[1]), int(sys.argv[2]))
+    match sys.argv[1:]:
+        case ["--serve", root, cgroups]:
+            serve(Path(root), Path(cgroups))
+        case ["--measure", root, rounds]:
+            measure(Path(root), int(rounds))
+        case [root, rounds]:
+            main(Path(root), int(rounds))
