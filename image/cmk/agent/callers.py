@@ -12,7 +12,7 @@ from collections.abc import Callable
 from math import inf
 
 from cmk.agent.limits import Limits
-from cmk.host.peer import peer_of
+from cmk.host.peer import Peer, peer_of
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError
 from cmk.model.printable import printable
@@ -118,10 +118,10 @@ class Callers:
         self._by_pid: dict[int, Caller] = {}
         self._remembered_until = 0.0
 
-    def of(self, connection: socket.socket) -> tuple[int, Caller]:
-        """Pid and caller of a connection; raises ProcessLookupError when the process has ended or cannot be seen from here.
+    def of(self, connection: socket.socket) -> tuple[int, Caller, Peer | None]:
+        """Pid and caller of a connection, and its peer if it had to be asked, whose ``pidfd`` the caller of this closes.
 
-        Raises OSError when no descriptor is free.
+        Raises ProcessLookupError when the process has ended or cannot be seen from here, OSError when no descriptor is free.
         """
         pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if not pid:
@@ -130,24 +130,26 @@ class Callers:
         if now > self._remembered_until:
             self._by_pid.clear()
             self._remembered_until = now + SECONDS_REMEMBERED
-        caller = self._by_pid.get(pid)
-        if caller is None:
-            caller = self._by_pid[pid] = self._named(self._pod_of(connection), uid, now)
-        return pid, caller
+        if caller := self._by_pid.get(pid):
+            return pid, caller, None
+        peer = peer_of(connection, self._procfs)
+        try:
+            caller = self._by_pid[pid] = self._named(self._pod_of(peer), uid, now)
+        except BaseException:
+            os.close(peer.pidfd)
+            raise
+        return pid, caller, peer
 
     def stop(self) -> None:
         """Drop the work of all callers."""
         for caller in self._callers.values():
             caller.stop()
 
-    def _pod_of(self, connection: socket.socket) -> str:
-        peer = peer_of(connection, self._procfs)
+    def _pod_of(self, peer: Peer) -> str:
         try:
             return peer.read(self._procfs.pod_container).pod
         except MixedCgroupsError:
             return ""  # the allocator refuses it
-        finally:
-            os.close(peer.pidfd)
 
     def _named(self, pod: str, uid: int, now: float) -> Caller:
         name = f"pod {pod}" if pod else f"user {uid}"

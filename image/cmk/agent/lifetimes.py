@@ -1,7 +1,6 @@
 """The lifetimes of tasks: a task ends with its first process, or with the last of those that its first process leaves on its CPU lists.
 
-Ends are seen through pidfds: the event loop, or ``sweep`` before it, finds one readable when its process has ended. Of the processes that
-are left, one is watched, however many a workload forks: when it ends, the others are searched for again.
+Ends are seen through pidfds (``ends.py``) by the event loop, or by ``sweep`` before it. Of the processes that are left, one is watched, however many a workload forks: when it ends, the others are searched for again.
 """
 
 from __future__ import annotations
@@ -9,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import select
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from time import thread_time
 
 import msgspec
 
+from cmk.agent.ends import Ends
 from cmk.host.members import Search
 from cmk.host.peer import has_ended, open_process
 from cmk.host.procfs import Procfs
@@ -66,9 +65,7 @@ class TaskLifetimes:
         self._watched: dict[Process, _WatchedTask] = {}
         # By process, and by the first process of the task: the tasks of which a process is watched.
         self._holders: defaultdict[Process, dict[Process, _WatchedTask]] = defaultdict(dict)
-        # The same pidfds as the event loop has, for those that cannot wait for it.
-        self._ends = select.epoll()
-        self._by_pidfd: dict[int, tuple[_WatchedTask, Process]] = {}
+        self._ends: Ends[tuple[_WatchedTask, Process]] = Ends(self.sweep)
         self._rests: dict[str, float] = {}  # until when no task of a pod is searched for
 
     def watch(self, task: Task, pidfd: int) -> None:
@@ -80,13 +77,10 @@ class TaskLifetimes:
             os.close(pidfd)
             self.update(task)
         else:
-            try:
-                is_alone = self._procfs.is_namespace_init(task.process.pid) and not has_ended(pidfd)
-            except ProcessLookupError:
-                is_alone = False
-            watched = _WatchedTask(task, is_alone, {})
+            watched = _WatchedTask(task, False, {})
             self._add(watched, task.process, pidfd)
             self._watched[task.process] = watched
+            asyncio.get_running_loop().call_soon(self._find_alone, watched)  # the client does not wait for it
         for first, other in self._holders.get(task.process, {}).items():
             if first != task.process:
                 # It has lists of its own now: whether it still runs on those of the other task, a search tells.
@@ -125,7 +119,7 @@ class TaskLifetimes:
 
     def sweep(self) -> None:
         """Handle every end that the event loop has not come to yet."""
-        for watched, process in [self._by_pidfd[pidfd] for pidfd, _ in self._ends.poll(0)]:
+        for watched, process in self._ends.found():
             self._on_process_end(watched, process)
 
     def close(self) -> None:
@@ -134,6 +128,13 @@ class TaskLifetimes:
             self.forget(process)
         self._ends.close()
 
+    def _find_alone(self, watched: _WatchedTask) -> None:
+        pid, pidfd = watched.task.process.pid, watched.pidfds.get(watched.task.process)
+        try:
+            watched.is_alone = pidfd is not None and self._procfs.is_namespace_init(pid) and not has_ended(pidfd)
+        except ProcessLookupError:
+            pass  # a search tells
+
     def _close(self, watched: _WatchedTask) -> None:
         if watched.search is not None:
             watched.search.cancel()
@@ -141,23 +142,16 @@ class TaskLifetimes:
             self._remove(watched, process)
 
     def _add(self, watched: _WatchedTask, process: Process, pidfd: int) -> None:
-        self._ends.register(pidfd, select.EPOLLIN)
-        try:
-            asyncio.get_running_loop().add_reader(pidfd, self._on_process_end, watched, process)
-        except OSError:
-            self._ends.unregister(pidfd)
-            raise
+        self._ends.add(pidfd, (watched, process))
         watched.pidfds[process] = pidfd
-        self._by_pidfd[pidfd] = watched, process
         self._holders[process][watched.task.process] = watched
 
     def _remove(self, watched: _WatchedTask, process: Process) -> None:
         pidfd = watched.pidfds.pop(process)
-        del self._by_pidfd[pidfd], self._holders[process][watched.task.process]
+        del self._holders[process][watched.task.process]
         if not self._holders[process]:
             del self._holders[process]
-        asyncio.get_running_loop().remove_reader(pidfd)
-        self._ends.unregister(pidfd)
+        self._ends.remove(pidfd)
         os.close(pidfd)
 
     def _on_process_end(self, watched: _WatchedTask, process: Process) -> None:

@@ -183,13 +183,15 @@ class Server:
         if data == b"":
             connection.close()
             return
-        pid, caller = self._callers.of(connection)
+        pid, caller, peer = self._callers.of(connection)
         obstacle = None
         if caller.connections >= self._limits.connections:
             obstacle = self._crowd
         elif connection.fileno() >= self._last_file:
             obstacle = _FULL
         if obstacle:
+            if peer:
+                os.close(peer.pidfd)
             caller.log_refusal(pid, "later", obstacle)
             if not data:
                 connection.close()  # who has not asked yet asks again
@@ -203,7 +205,7 @@ class Server:
                 _turn_away(connection, obstacle)
             return
         connection.setblocking(False)
-        client = _Client(connection, peer_of(connection), caller)
+        client = _Client(connection, peer or peer_of(connection), caller)
         self._clients.add(client)
         if data:
             self._turns.add(caller, partial(self._serve, client, data))

@@ -65,8 +65,7 @@ def peer_of(connection: socket.socket, procfs: Procfs | None = None) -> Peer:
         if error.errno != errno.ENOPROTOOPT:
             raise
         return _peer_by_number(connection, procfs or Procfs(), pid, (uid, gid), accepted)
-    os.set_inheritable(pidfd, False)
-    # Both come from the same entry of the kernel: while the process of the descriptor lives, the pid is its own.
+    # Both come from the same entry of the kernel: while the process of the descriptor, which is close-on-exec, lives, the pid is its own.
     if has_ended(pidfd):
         os.close(pidfd)
         raise _gone(pid)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cmk.agent.allocator import Allocator, Waiting
+from cmk.agent.ends import Ends
 from cmk.agent.files import StateFiles
 from cmk.host.notify import Notifier
 from cmk.host.peer import Peer
@@ -134,7 +135,7 @@ def test_a_process_that_the_kernel_cannot_watch_gets_nothing(tmp_path: Path, mon
     async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
         before = os.sched_getaffinity(first.peer.pid)
         with monkeypatch.context() as patch:
-            patch.setattr(asyncio.get_running_loop(), "add_reader", fail)
+            patch.setattr(Ends, "add", fail)
             with pytest.raises(OSError, match="No space left"):
                 allocator.isolate(Isolate("exclusive"), first.peer)
         assert os.sched_getaffinity(first.peer.pid) == before
@@ -150,7 +151,7 @@ def test_a_task_that_the_kernel_cannot_watch_is_not_booked(tmp_path: Path, monke
 
     async def scenario(allocator: Allocator, first: Workload, _: Workload) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(asyncio.get_running_loop(), "add_reader", fail)
+            patch.setattr(Ends, "add", fail)
             with pytest.raises(OSError, match="No space left"):
                 allocator.adopt(handed_over(allocator, first)[:1])
         assert not allocator.ledger.tasks

@@ -10,7 +10,7 @@ from math import inf
 import pytest
 
 from cmk.agent import callers
-from cmk.agent.callers import Callers
+from cmk.agent.callers import Caller, Callers
 from cmk.agent.limits import Limits
 from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
@@ -50,6 +50,14 @@ def place(monkeypatch: pytest.MonkeyPatch) -> list[PodContainer | Exception]:
     return places
 
 
+def look_up(table: Callers, connection: socket.socket) -> tuple[int, Caller]:
+    """Pid and caller of a connection."""
+    pid, caller, peer = table.of(connection)
+    if peer:
+        os.close(peer.pidfd)
+    return pid, caller
+
+
 @pytest.mark.parametrize(
     ("found", "name"),
     [
@@ -62,7 +70,7 @@ def test_a_connection_counts_for_its_pod_or_its_user(
     connection: socket.socket, place: list[PodContainer | Exception], found: PodContainer | Exception, name: str
 ) -> None:
     place.append(found)
-    pid, caller = Callers(Procfs(), Limits(), Clock()).of(connection)
+    pid, caller = look_up(Callers(Procfs(), Limits(), Clock()), connection)
     assert (pid, caller.name) == (os.getpid(), name)
 
 
@@ -97,19 +105,19 @@ def test_a_pid_is_looked_up_once_in_a_while(connection: socket.socket, place: li
     clock = Clock()
     table = Callers(Procfs(), Limits(), clock)
     clock.now = 1.0
-    first = table.of(connection)[1]
-    assert table.of(connection)[1] is first
+    first = look_up(table, connection)[1]
+    assert look_up(table, connection)[1] is first
     clock.now += 2 * callers.SECONDS_REMEMBERED
-    assert table.of(connection)[1].name == "pod u2"
+    assert look_up(table, connection)[1].name == "pod u2"
 
 
 def test_pods_have_a_rate_and_root_of_the_node_has_none(connection: socket.socket, place: list[PodContainer | Exception]) -> None:
     place += [PodContainer("u1"), PodContainer()]
     clock = Clock()
     table = Callers(Procfs(), Limits(requests_per_second=1), clock)
-    in_pod = table.of(connection)[1]
+    in_pod = look_up(table, connection)[1]
     clock.now += 1.0
-    outside = table.of(connection)[1]
+    outside = look_up(table, connection)[1]
     for caller in (in_pod, outside):
         caller.requests.extend([lambda: None, lambda: None])
         caller.next_work(1.0)
@@ -126,10 +134,10 @@ def test_idle_callers_are_forgotten_when_there_are_many(
     place += [PodContainer(f"u{number}") for number in range(10)]
     clock = Clock()
     table = Callers(Procfs(), Limits(), clock)
-    busy = table.of(connection)[1]
+    busy = look_up(table, connection)[1]
     busy.connections = 1
     for _ in range(9):
         clock.now += 1.0
-        table.of(connection)
+        look_up(table, connection)
     assert len(table._callers) == 2
     assert busy in table._callers.values()

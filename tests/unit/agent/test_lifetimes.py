@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from cmk.agent import lifetimes
+from cmk.agent.ends import Ends
 from cmk.agent.lifetimes import TaskLifetimes
 from cmk.host import peer
 from cmk.host.members import Search
@@ -320,14 +321,14 @@ def test_a_task_goes_on_while_no_descriptor_is_free_to_look_for_its_processes(
     with_two(scenario)
 
 
-@pytest.mark.parametrize("call", ["pidfd_open", "add_reader"])
-def test_a_task_goes_on_while_a_process_that_it_has_left_cannot_be_watched(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+@pytest.mark.parametrize(("of", "call"), [(os, "pidfd_open"), (Ends, "add")])
+def test_a_task_goes_on_while_a_process_that_it_has_left_cannot_be_watched(monkeypatch: pytest.MonkeyPatch, of: object, call: str) -> None:
     async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
         monkeypatch.setattr(lifetimes, "LAST_PAUSE", 0)
         watch.lifetimes.watch(first.task, first.pidfd())
         watch.members = [left.process]
         with monkeypatch.context() as patch:
-            patch.setattr(os if call == "pidfd_open" else asyncio.get_running_loop(), call, fail)
+            patch.setattr(of, call, fail)
             os.kill(first.process.pid, signal.SIGKILL)
             watch.lifetimes.sweep()
             while not watch.searched:
@@ -346,7 +347,7 @@ def test_a_task_that_the_kernel_cannot_watch_is_not_taken_over(monkeypatch: pyte
     async def scenario(watch: Watch, first: Sleeper, _: Sleeper) -> None:
         pidfd = first.pidfd()
         with monkeypatch.context() as patch:
-            patch.setattr(asyncio.get_running_loop(), "add_reader", fail)
+            patch.setattr(Ends, "add", fail)
             with pytest.raises(OSError, match="No space left"):
                 watch.lifetimes.watch(first.task, pidfd)
             before = list(Path("/proc/self/fd").iterdir())

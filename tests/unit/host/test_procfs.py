@@ -1,4 +1,6 @@
 import os
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,20 @@ def test_no_name_of_a_process_is_taken_for_a_line_of_the_kernel(tmp_path: Path) 
         assert Procfs(tmp_path).credentials(42) == (6, 8)
         (tmp_path / "42/stat").write_text("42 (x) S 1 1 1 0 -1 0 0 0\n")
         assert Procfs(tmp_path).pod_container(42).pod == "0c8a3e6e-6d3f-4f0c-9d5e-0a1b2c3d4e5f"
+
+
+def test_threads_are_counted_by_links_and_listed_when_there_are_several() -> None:
+    """As the kernel has it: of a process with one thread its own id, else whatever is listed."""
+    procfs, ready, done = Procfs(), threading.Barrier(4), threading.Event()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert procfs.threads(process.pid) == [process.pid]
+        process.kill()
+    threads = [threading.Thread(target=lambda: (ready.wait(), done.wait())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    expected = {os.getpid(), *(thread.native_id for thread in threads)}
+    assert expected <= set(procfs.threads(os.getpid()))
+    done.set()
+    for thread in threads:
+        thread.join()
