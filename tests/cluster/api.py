@@ -28,6 +28,7 @@ _KINDS = (
     ("Secret", "secrets", _CORE, True),
     ("Event", "events", _CORE, True),
     ("Endpoints", "endpoints", _CORE, True),
+    ("EndpointSlice", "endpointslices", "/apis/discovery.k8s.io/v1", True),
     ("ServiceAccount", "serviceaccounts", _CORE, True),
     ("DaemonSet", "daemonsets", _APPS, True),
     ("Deployment", "deployments", _APPS, True),
