@@ -16,6 +16,7 @@ from unittest import mock
 
 from cmk.host import mover, state
 from cmk.host.journal import JournaledChange
+from cmk.host.pauses import Pausing, without_pause
 from cmk.host.procfs import Procfs
 from cmk.model.config import Section
 from cmk.model.layout import CpuList, Layout, Pool, SavedLayout
@@ -129,8 +130,12 @@ def _measure(root: Path, pid: int, other: int, count: int, rounds: int) -> None:
         for tid in threads:
             os.sched_setaffinity(tid, SECOND)
 
+    def listed() -> Pausing[mover.Pids]:
+        return mover.Pids([pid], is_complete=True)
+        yield
+
     def ours() -> None:
-        mover.move(PROCFS, {pid: threads}, lambda: [pid], lambda _, mask: cpu_map.new_mask(mask))
+        without_pause(mover.move(PROCFS, {pid: threads}, listed, lambda _, mask: cpu_map.new_mask(mask)))
 
     def taskset() -> None:
         subprocess.run(["taskset", "-apc", str(min(SECOND)), str(pid)], check=True, stdout=subprocess.DEVNULL)

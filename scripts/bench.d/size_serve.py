@@ -104,7 +104,8 @@ class Serving:
     def _on_input(self) -> None:
         word = os.read(0, 100).decode().strip()
         if word == "change":
-            self._change()
+            self._changing = asyncio.get_running_loop().create_task(self._change())
+            return
         elif word == "keepout":
             self._service.layers.apply(Isolation(), "")
         elif not word:
@@ -124,12 +125,17 @@ class Serving:
         else:
             self._ended.set_exception(error)
 
-    def _change(self) -> None:
+    async def _change(self) -> None:
         node, tasks = self._node, self._service.ledger.tasks.values()
         before, after = (
             SavedLayout(pools, Section({}, name), "", node.topology) for pools, name in ((node.layout, "a"), (node.coming, "b"))
         )
-        self._service.change(before, after, plan(node.layout, node.coming, tasks, node.pods))
+        try:
+            await self._service.change(before, after, plan(node.layout, node.coming, tasks, node.pods))
+        except Exception as error:
+            self._end(error)
+            raise
+        self._ticks.ask(self._reply)
 
 
 async def _serve(root: Path) -> None:

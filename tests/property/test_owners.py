@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import inf
@@ -24,6 +24,7 @@ import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from cmk.agent import turns
 from cmk.agent.allocator import Allocator, Waiting
 from cmk.agent.files import StateFiles
 from cmk.agent.options import Options
@@ -164,17 +165,33 @@ class Node(RuleBasedStateMachine):
             self.kernel.end(living)
         self._run(lambda: None)
 
-    @rule(wanted=st.sampled_from(LAYOUTS))
-    def change(self, wanted: SavedLayout) -> None:
-        def work() -> None:
+    @rule(
+        wanted=st.sampled_from(LAYOUTS),
+        asks=st.lists(st.tuples(INDEX, st.sampled_from(POOLS), st.integers(0, 30), st.booleans()), max_size=3),
+    )
+    def change(self, wanted: SavedLayout, asks: list[tuple[int, str, int, bool]]) -> None:
+        """Pools change, and whenever the agent pauses others may ask."""
+
+        async def others() -> None:
+            for which, pool, pauses, stays in asks:
+                for _ in range(pauses):
+                    await asyncio.sleep(0)
+                if living := self._client(which):
+                    self._ask(living, _request(living, pool), stays=stays)
+
+        async def work() -> None:
             planned = plan(self.saved.layout, wanted.layout, self.ledger.tasks.values())
             if planned.refusals:
                 return
+            asking = asyncio.get_running_loop().create_task(others())
+            self.tasks.add(asking)
             try:
-                self.service.change(self.saved, wanted, planned)
+                await self.service.change(self.saved, wanted, planned)
+                self.saved = wanted
             except (ChangeError, NoRoomError):
-                return
-            self.saved = wanted
+                pass
+            await asking
+            self.tasks.discard(asking)
 
         self._run(work)
 
@@ -289,7 +306,7 @@ class Node(RuleBasedStateMachine):
         self.tasks.clear()
         self.kernel.is_killed, self.kernel.die_at = False, -1
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _run(self, work: Callable[[], Awaitable[None] | None]) -> None:
         """Let the agent work until it has nothing to do; when it is killed, the next one starts."""
         self._work(work)
         if self.kernel.is_killed:
@@ -304,12 +321,14 @@ class Node(RuleBasedStateMachine):
             mock.patch.object(affinity, "UNDO_SECONDS", self.seconds),
             mock.patch.object(members, "SECONDS", self.seconds),
             mock.patch.object(mover, "SECONDS", inf),
+            mock.patch.object(turns, "SECONDS_AT_ONCE", 0),
         ):
             yield
 
-    def _work(self, work: Callable[[], None]) -> None:
+    def _work(self, work: Callable[[], Awaitable[None] | None]) -> None:
         async def run() -> None:
-            work()
+            if (working := work()) is not None:
+                await working
             before = -1
             while before != self.kernel.calls:
                 before = self.kernel.calls

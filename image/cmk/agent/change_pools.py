@@ -1,8 +1,8 @@
 """The loop that changes the node's pools to what the configuration asks for, under running tasks, or says what prevents it.
 
 In this order: lists that go are frozen and the node's resource is lowered (never below what bound pods request); the pods are listed again,
-for another may have been bound meanwhile; then plan and change run without interruption, so that no allocation comes between; resources
-that grow are advertised last.
+for another may have been bound meanwhile; then it is planned, and from then on nothing is allocated that the change concerns, until it has
+ended; resources that grow are advertised last.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class ChangePools:
         self._limit = limit
         self._wakeups = wakeups
         self._failed: tuple[str, Plan] | None = None
+        self._changing: asyncio.Task[None] | None = None
         self.pending: Pending | None = None
         self.coming: Layout | None = None
 
@@ -119,8 +120,14 @@ class ChangePools:
         plan = self._plan(wanted, observed)
         if plan.refusals:
             self._refuse(wanted, plan)
-        else:
-            self._change(wanted, plan)
+            return
+        self._changing = asyncio.get_running_loop().create_task(self._change(wanted, plan))
+        await asyncio.shield(self._changing)
+
+    async def settled(self) -> None:
+        """Wait for the end of a change that has begun, also when ``run`` has been cancelled meanwhile. Raises StateError."""
+        if self._changing is not None:
+            await self._changing
 
     def _plan(self, wanted: SavedLayout, observed: Observed) -> Plan:
         ledger = self._service.ledger
@@ -141,13 +148,13 @@ class ChangePools:
         if pending is not None or saved != before:
             self._wakeups.publish.wake()
 
-    def _change(self, wanted: SavedLayout, plan: Plan) -> None:
+    async def _change(self, wanted: SavedLayout, plan: Plan) -> None:
         before = self._layout.saved
         if before is None:
             raise RuntimeError("a service has a layout")
         began = monotonic()
         try:
-            self._service.change(before, wanted, plan)
+            await self._service.change(before, wanted, plan)
         except (ChangeError, NoRoomError) as error:
             self._failed = wanted.section.hash, plan
             asyncio.get_running_loop().call_later(SECONDS_BETWEEN_ATTEMPTS, self._forget_failure)

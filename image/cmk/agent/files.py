@@ -98,7 +98,7 @@ class StateFiles:
 
     def change(self) -> JournaledChange:
         """Changes of this node's pools: they keep a journal, and end by writing layout and tasks."""
-        return JournaledChange(self._options.journal_file, self._write_both, self._procfs, self._find_family)
+        return JournaledChange(self._options.journal_file, self._write_both, self._procfs, self._find_family, self._saved_tasks)
 
     def discard_journal(self) -> None:
         """Forget a change that was interrupted and whose journal is damaged."""
@@ -114,6 +114,13 @@ class StateFiles:
         if self._layout_differs(saved):  # to undo a change needs no room on a disk that is full
             self.write_layout(saved)
         self.write_tasks(tasks, pods)
+
+    def _saved_tasks(self) -> list[Task]:
+        try:
+            return self.read_tasks().tasks
+        except state.DamagedError as error:
+            log.error("%s", error)  # the plan of the change has all but those that were booked during it
+            return []
 
     def _saved_pods(self) -> list[Pod]:
         try:

@@ -1,6 +1,7 @@
 """The lifetimes of tasks: a task ends with its first process, or with the last of those that its first process leaves on its CPU lists.
 
-Ends are seen through pidfds (``ends.py``) by the event loop, or by ``sweep`` before it. Of the processes that are left, one is watched, however many a workload forks: when it ends, the others are searched for again.
+Ends are seen through pidfds (``ends.py``), by the event loop or by ``sweep`` before it. Of the processes that are left, one is watched,
+however many a workload forks: when it ends, the others are searched for again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import thread_time
 
 import msgspec
@@ -130,10 +132,8 @@ class TaskLifetimes:
 
     def _find_alone(self, watched: _WatchedTask) -> None:
         pid, pidfd = watched.task.process.pid, watched.pidfds.get(watched.task.process)
-        try:
+        with suppress(ProcessLookupError):  # it has ended: a search tells
             watched.is_alone = pidfd is not None and self._procfs.is_namespace_init(pid) and not has_ended(pidfd)
-        except ProcessLookupError:
-            pass  # a search tells
 
     def _close(self, watched: _WatchedTask) -> None:
         if watched.search is not None:

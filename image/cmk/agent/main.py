@@ -330,8 +330,12 @@ class Agent:
 
     async def _leave(self) -> None:
         """Stop serving. Undo everything if the node is not selected any more, isolation if the chart is uninstalled. Release the lock."""
-        if self._service is not None:
-            self._service.stop()
+        try:
+            if self._change_pools is not None:
+                await self._change_pools.settled()
+        finally:
+            if self._service is not None:
+                self._service.stop()
         try:
             if self._is_deselected() and await self._publisher.withdraw():
                 log.info("node %s is not selected any more: removed the agent's traces", self._options.node)

@@ -13,10 +13,11 @@ from cmk.agent.options import Options
 from cmk.agent.pod_cache import PodCache
 from cmk.agent.served_directory import ServedDirectory
 from cmk.agent.server import Server
+from cmk.agent.turns import with_pauses
 from cmk.agent.wakeups import Wakeups
 from cmk.host import launcher_files
 from cmk.host.affinity import AffinityError
-from cmk.host.journal import ChangeError
+from cmk.host.journal import ChangeError, StartedChange
 from cmk.host.notify import Notifier
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
@@ -26,8 +27,9 @@ from cmk.model.choice import Refused
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
 from cmk.model.ledger import Ledger
+from cmk.model.order import Step, ordered_steps
 from cmk.model.plan import Plan
-from cmk.model.tasks import Process, TasksFile
+from cmk.model.tasks import Process, Task, TasksFile
 from cmk.model.topology import Topology
 from cmk.model.wire import Show
 
@@ -78,33 +80,44 @@ class Service:
         """Whether clients can reach the agent in any directory."""
         return any(directory.is_serving for directory in self._directories)
 
-    def change(self, now: SavedLayout, wanted: SavedLayout, plan: Plan) -> None:
-        """Carry out a plan without refusals, and write the files.
+    async def change(self, now: SavedLayout, wanted: SavedLayout, plan: Plan) -> None:
+        """Carry out a plan without refusals, and write the files. Others are served meanwhile, as far as the change does not concern them.
 
         A core that changes hands is never shared: before the change it is open to its old owner alone, after it to its new one.
 
         Raises NoRoomError or ChangeError when nothing has changed or everything is undone, StateError when it could not be undone.
         """
-        try:
-            change = self._change.start(now, wanted, plan)
-        except StateError as error:
-            raise ChangeError(str(error)) from error
+        steps = ordered_steps(plan, now.layout, wanted.layout)
         destinations: dict[Process, CpuSet] = {}
-        for step in change.steps:
+        for step in steps:
             destinations[step.process] = step.cpus | destinations.get(step.process, frozenset())
         self.ledger.begin(wanted.layout, destinations)
-        self.layers.refit()
         try:
-            tasks = self._change.finish(change)
+            change = await self._prepare(now, wanted, plan, steps)
+            tasks = await with_pauses(self._change.move(change, booked=self._booked))
         except ChangeError:
-            self.ledger.end(now.layout, self.ledger.tasks.values())
+            self._allocator.moved(now.layout, [*self.ledger.tasks.values()])
             self.layers.refit()
             raise
         self._allocator.moved(wanted.layout, tasks)
         self.layers.refit()
-        self._change.narrow_masks(change)
+        await with_pauses(self._change.narrow_masks(change))
         for move in plan.moves:
             self._notifier.signal_task(move.after)
+
+    async def _prepare(self, now: SavedLayout, wanted: SavedLayout, plan: Plan, steps: tuple[Step, ...]) -> StartedChange:
+        """Write the journal, and open the way of each task. Raises ChangeError."""
+        try:
+            change = await with_pauses(self._change.write_journal(now, wanted, plan, steps))
+        except StateError as error:
+            raise ChangeError(str(error)) from error
+        self.layers.refit()
+        return change
+
+    def _booked(self, tasks: list[Task]) -> list[Task]:
+        """Of the tasks of a change those that have not ended during it, and those that were booked meanwhile."""
+        now, known = self.ledger.tasks, {task.process for task in tasks}
+        return [task for task in tasks if task.process in now] + [task for task in now.values() if task.process not in known]
 
     def save(self) -> None:
         """Write tasks and grants."""

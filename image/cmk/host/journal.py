@@ -17,8 +17,9 @@ import msgspec
 
 from cmk.host import mover, state
 from cmk.host.affinity import AffinityError, mask_of
-from cmk.host.members import Search, search_members
+from cmk.host.members import Search, search_with_pauses
 from cmk.host.moving import Member, Moving
+from cmk.host.pauses import Pausing, without_pause
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from cmk.model.cpuset import CpuSet
@@ -99,7 +100,8 @@ class JournaledChange:
     """Carries out changes of pools. ``path`` is the journal file.
 
     ``write_state`` writes layout and tasks; it may be called twice with the same arguments, and what it raises passes through every method.
-    ``find_family`` finds processes of a task outside pods that are confined to CPUs on which no other task can be.
+    ``find_family`` finds processes of a task outside pods that are confined to CPUs on which no other task can be. ``read_booked`` reads
+    the tasks that were written last: those that the plan of an interrupted change does not know were booked during it, and stay so.
     """
 
     def __init__(
@@ -108,11 +110,13 @@ class JournaledChange:
         write_state: Callable[[SavedLayout, list[Task]], None],
         procfs: Procfs,
         find_family: Callable[[Task, CpuSet], Search] = lambda _task, _cpus: Search([], is_certain=True),
+        read_booked: Callable[[], Iterable[Task]] = tuple,
     ) -> None:
         self._file = state.TwinFile(path, Journal, durable=True)
         self._write_state = write_state
         self._procfs = procfs
         self._find_family = find_family
+        self._read_booked = read_booked
 
     @property
     def fault(self) -> str:
@@ -120,46 +124,70 @@ class JournaledChange:
         return self._file.fault
 
     def start(self, old: SavedLayout, new: SavedLayout, plan: Plan) -> StartedChange:
+        """Order the moves of a plan, and write its journal at once; raises as ``ordered_steps`` and ``write_journal`` do."""
+        return without_pause(self.write_journal(old, new, plan, ordered_steps(plan, old.layout, new.layout)))
+
+    def write_journal(self, old: SavedLayout, new: SavedLayout, plan: Plan, steps: tuple[Step, ...]) -> Pausing[StartedChange]:
         """Write the journal of a plan without refusals, with every thread's present mask; moves nothing.
 
-        Raises NoRoomError when nothing has been written, StateError when the journal may or may not be on disk: if it is there
-        after all, the next process finishes the change.
+        Raises StateError when the journal may or may not be on disk: if it is there after all, the next process finishes the change.
         """
-        steps = ordered_steps(plan, old.layout, new.layout)
-        journal = Journal(self._procfs.boot_id(), old, new, plan, tuple(self._members(plan, old, new)))
+        change = StartedChange(Journal(self._procfs.boot_id(), old, new, plan, ()), steps)
+        members = yield from self._members(change)
+        journal = msgspec.structs.replace(change.journal, members=tuple(members))
         self._file.write(journal)
         return StartedChange(journal, steps)
 
     def finish(self, change: StartedChange, *, just_started: bool = True) -> list[Task]:
+        """Do all of ``move`` at once."""
+        return without_pause(self.move(change, just_started=just_started))
+
+    def move(
+        self,
+        change: StartedChange,
+        *,
+        just_started: bool = True,
+        booked: Callable[[list[Task]], list[Task]] | None = None,
+    ) -> Pausing[list[Task]]:
         """Move all threads and write the new state; returns the tasks as they are booked now.
 
-        ``just_started`` is False for a journal that was read from the file: thread ids in it may belong to other threads by now. Raises
-        ChangeError when the change was undone, StateError when the old state could not be written either: then the journal stays.
+        ``just_started`` is False for a journal that was read from the file: thread ids in it may belong to other threads by now.
+        ``booked`` makes of the tasks of the plan, moved or not, those that there are at the end, when others were booked meanwhile and
+        some have ended. Raises ChangeError when the change was undone, StateError when the old state could not be written either: then
+        the journal stays.
         """
-        journal = change.journal
+        journal, booked = change.journal, booked or self._with_others
         masks = _recorded_masks(journal) if just_started else self._valid_masks(journal)
         try:
             for step, moves in change.moves():
-                self._move_tasks(change, step, moves, _masks_of(moves, masks), just_started=just_started)
+                yield from self._move_tasks(change, step, moves, _masks_of(moves, masks), just_started=just_started)
         except AffinityError as error:
-            self.undo(change)
+            yield from self._undo(change, booked)
             raise ChangeError(str(error)) from error
-        tasks = _booked(journal.plan, after=True)
+        tasks = booked(_booked(journal.plan, after=True))
         try:
             self._commit(journal.new, tasks)
         except state.StateError as error:
-            self.undo(change)
+            yield from self._undo(change, booked)
             raise ChangeError(str(error)) from error
         return tasks
 
     def undo(self, change: StartedChange) -> None:
         """Restore every thread's original mask, write the old state and delete the journal. Raises StateError."""
+        without_pause(self._undo(change, lambda tasks: tasks))
+
+    def _undo(self, change: StartedChange, booked: Callable[[list[Task]], list[Task]]) -> Pausing[None]:
         masks = self._valid_masks(change.journal)
         for step, moves in reversed([*change.moves()]):
-            self._move_tasks_back(change, step, moves, _masks_of(moves, masks))
-        self._commit(change.journal.old, _booked(change.journal.plan, after=False))
+            yield from self._move_tasks_back(change, step, moves, _masks_of(moves, masks))
+        self._commit(change.journal.old, booked(_booked(change.journal.plan, after=False)))
 
-    def narrow_masks(self, change: StartedChange) -> None:
+    def _with_others(self, tasks: list[Task]) -> list[Task]:
+        """Tasks of an interrupted change, and those that were booked during it."""
+        known = {task.process for task in tasks}
+        return [*tasks, *(task for task in self._read_booked() if task.process not in known)]
+
+    def narrow_masks(self, change: StartedChange) -> Pausing[None]:
         """Restore the new masks of threads that have gained CPUs since the change was finished.
 
         Kernels before 6.2 give every thread of a cpuset that changes all CPUs of it, and cpusets are narrowed after the change.
@@ -171,8 +199,8 @@ class JournaledChange:
             if now and not any(mask > moves[0].new for mask in now):
                 continue  # the kernel widens all threads or none
             try:
-                pids = self._processes_of(change, moves, NOTHING, NOTHING)[1]
-                mover.move(self._procfs, {}, pids, _narrowed(moves[0], recorded), keep=True)
+                _, pids = yield from self._processes_of(change, moves, NOTHING, NOTHING)
+                yield from mover.move(self._procfs, {}, pids, _narrowed(moves[0], recorded), keep=True)
             except AffinityError as error:
                 log.error("cannot narrow a thread to its new CPUs after the change of pools: %s", error)
 
@@ -211,7 +239,9 @@ class JournaledChange:
         """Delete the journal of a change that has ended."""
         self._file.delete()
 
-    def _move_tasks(self, change: StartedChange, step: Step, moves: Sequence[Move], masks: Masks, *, just_started: bool) -> None:
+    def _move_tasks(
+        self, change: StartedChange, step: Step, moves: Sequence[Move], masks: Masks, *, just_started: bool
+    ) -> Pausing[None]:
         """Make one step: move the threads of tasks to their parking CPUs, or each to its new mask."""
         move, parking = moves[0], change.parking_of(step.process)
         old, new, cpu_map = move.old, move.new, CpuMap(move.old_lists, move.new_lists)
@@ -234,10 +264,10 @@ class JournaledChange:
         only_own = NOTHING if parking and step.last else old
         if not just_started:
             only_own -= change.moving.cpus_of_other_moves(move, after=True)
-        known, pids = self._processes_of(change, moves, parking, only_own)
-        mover.move(self._procfs, known if just_started else {}, pids, final_mask if step.last else parked_mask)
+        known, pids = yield from self._processes_of(change, moves, parking, only_own)
+        yield from mover.move(self._procfs, known if just_started else {}, pids, final_mask if step.last else parked_mask)
 
-    def _move_tasks_back(self, change: StartedChange, step: Step, moves: Sequence[Move], masks: Masks) -> None:
+    def _move_tasks_back(self, change: StartedChange, step: Step, moves: Sequence[Move], masks: Masks) -> Pausing[None]:
         """Undo one step: the CPUs that tasks came from are free once all later steps are undone."""
         move, parking = moves[0], change.parking_of(step.process)
         old, new, cpu_map = move.old, move.new, CpuMap(move.new_lists, move.old_lists)
@@ -252,49 +282,63 @@ class JournaledChange:
         try:
             # When a last step is undone nobody else is on the task's new CPUs, unless a task that has not moved yet is.
             only_own = new - change.moving.cpus_of_other_moves(move, after=False) if step.last else NOTHING
-            mover.move(self._procfs, {}, self._processes_of(change, moves, parking, only_own)[1], target, keep=True)
+            _, pids = yield from self._processes_of(change, moves, parking, only_own)
+            yield from mover.move(self._procfs, {}, pids, target, keep=True)
         except AffinityError as error:
             log.error("cannot restore a thread's CPUs while a change of pools is undone: %s", error)
 
     def _processes_of(
         self, change: StartedChange, moves: Sequence[Move], parking: CpuSet, only_own: CpuSet
-    ) -> tuple[mover.Threads, Callable[[], mover.Pids]]:
+    ) -> Pausing[tuple[mover.Threads, Callable[[], Pausing[mover.Pids]]]]:
         """The recorded processes of tasks with their threads, and a function that lists the pids of these and of those created since.
 
         On the CPUs ``only_own`` no other task can have processes.
         """
         move, moving, tasks = moves[0], change.moving, {each.task.process for each in moves}
-        task, others = move.task, moving.cpus_of_others(moves[0], started=True)
+        task, others = move.task, moving.cpus_of_others(moves, started=True)
         cpus = move.old | move.new | parking
         created = change.created[task.process]
+        members = [member for each in moves for member in moving.members_of(each.task.process)]
+        recorded = [member.process for member in members]
 
-        def recorded() -> list[Member]:
-            members = (member for task in tasks for member in moving.members_of(task))
-            return [member for member in members if self._procfs.is_alive(member.process)]
-
-        def pids() -> mover.Pids:
-            known = [member.process for member in recorded()]
+        def pids() -> Pausing[mover.Pids]:
+            known = yield from self._alive(recorded)
             own = only_own if _is_exclusive(change.journal, task) else NOTHING
-            found = self._find(task, known, moving, cpus, others, own)
+            found = yield from self._find(task, known, moving, cpus, others, own)
             created.update(process for process in found.members if not moving.is_of_others(process, tasks))
-            running = [process for process in sorted(created) if self._procfs.is_alive(process)]
-            listed = dict.fromkeys(process.pid for process in (*(member.process for member in recorded()), *running))
-            return mover.Pids(list(listed), found.is_certain)
+            alive = yield from self._alive([*recorded, *sorted(created)])
+            return mover.Pids(list(dict.fromkeys(process.pid for process in alive)), found.is_certain)
 
-        return {member.process.pid: [thread.tid for thread in member.threads] for member in recorded()}, pids
+        alive = set((yield from self._alive(recorded)))
+        return {
+            member.process.pid: [thread.tid for thread in member.threads] for member in members if member.process in alive
+        }, pids
 
-    def _members(self, plan: Plan, old: SavedLayout, new: SavedLayout) -> Iterable[Member]:
-        moving = Moving(plan, old.layout)
-        for move in plan.moves:
-            task = move.task
-            only_own = move.old if new.layout.pools[task.pool].exclusive else NOTHING
-            found = self._find(task, [task.process], moving, move.old, moving.cpus_of_others(move, started=False), only_own)
-            own = (process for process in found.members if not moving.is_of_others(process, {task.process}))
-            for process in dict.fromkeys((task.process, *own)):
+    def _alive(self, processes: Iterable[Process]) -> Pausing[list[Process]]:
+        alive = []
+        for process in processes:
+            if self._procfs.is_alive(process):
+                alive.append(process)
+            yield
+        return alive
+
+    def _members(self, change: StartedChange) -> Pausing[list[Member]]:
+        """Processes of the tasks that move; those of tasks that move at once are found together, and are then the first one's."""
+        moving, members = change.moving, []
+        for _, moves in change.moves():
+            tasks, move = {move.task.process for move in moves}, moves[0]
+            only_own = move.old if change.journal.new.layout.pools[move.task.pool].exclusive else NOTHING
+            others = moving.cpus_of_others(moves, started=False)
+            found = yield from self._find(move.task, sorted(tasks), moving, move.old, others, only_own)
+            own = (process for process in found.members if not moving.is_of_others(process, tasks))
+            for process in dict.fromkeys((*sorted(tasks), *own)):
                 try:
-                    yield Member(process, task.process, tuple(self._threads(process.pid)))
+                    threads = tuple(self._threads(process.pid))
                 except ProcessLookupError:
                     continue
+                members.append(Member(process, process if process in tasks else move.task.process, threads))
+                yield
+        return members
 
     def _find(
         self,
@@ -304,10 +348,10 @@ class JournaledChange:
         cpus: CpuSet,
         others: list[CpuSet],
         only_own: CpuSet,
-    ) -> Search:
+    ) -> Pausing[Search]:
         """Further processes of a task: in a pod those of its container, else the descendants of known ones and who is on ``only_own``."""
         if task.pod:
-            return search_members(self._procfs, PodContainer(task.pod, task.container), cpus, others)
+            return (yield from search_with_pauses(self._procfs, PodContainer(task.pod, task.container), cpus, others))
         found = self._descendants(known, moving.pids_of_others({task.process}))
         family = self._find_family(task, only_own) if only_own else Search([], is_certain=True)
         return Search(found + family.members, family.is_certain)

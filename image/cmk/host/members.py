@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cmk.host.affinity import mask_of
 from cmk.host.kin import Kin
 from cmk.host.passes import passes
+from cmk.host.pauses import Pausing, without_pause
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.cpuset import CpuSet
@@ -36,6 +37,18 @@ def search_members(
     kin: Kin | None = None,
     clock: Callable[[], float] = thread_time,
 ) -> Search:
+    """The same as ``search_with_pauses``, without a pause."""
+    return without_pause(search_with_pauses(procfs, container, cpus, others, kin, clock))
+
+
+def search_with_pauses(
+    procfs: Procfs,
+    container: PodContainer,
+    cpus: CpuSet,
+    others: Sequence[CpuSet],
+    kin: Kin | None = None,
+    clock: Callable[[], float] = thread_time,
+) -> Pausing[Search]:
     """Live processes in ``container`` with a thread whose affinity lies within ``cpus`` and within none of ``others``.
 
     Outside pods, of these those of ``kin``; without it, the result is empty.
@@ -45,7 +58,7 @@ def search_members(
     scan = _Scan(procfs, container, cpus, others, kin)
     for _ in passes(SECONDS, clock):
         # A process that ended during the scan may have left a child that was not listed yet: look again, at those that are new.
-        if scan.look_at_new():
+        if (yield from scan.look_at_new()):
             return Search(scan.members, is_certain=True)
     return Search(scan.members, is_certain=False)
 
@@ -96,12 +109,13 @@ class _Scan:
         self._remains: set[int] = set()
         self.members: list[Process] = []
 
-    def look_at_new(self) -> bool:
+    def look_at_new(self) -> Pausing[bool]:
         """Look at processes that were not looked at before; returns whether none ended that may have left others."""
         is_quiet = True
         for pid in self._procfs.pids_in(self._container):
             if pid in self._seen:
                 continue
+            yield
             try:
                 if self._is_settled(pid):
                     self._seen.add(pid)

@@ -13,10 +13,13 @@ from typing import NamedTuple
 
 from cmk.host.affinity import AffinityError, mask_of, try_to_set
 from cmk.host.passes import passes
+from cmk.host.pauses import Pausing
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
 
 SECONDS = 3.0
+# Threads of one process that are set before others have their turn.
+_SLICE = 200
 
 # Thread id and current mask → the mask that the thread is to have.
 Target = Callable[[int, Set[int]], Set[int]]
@@ -43,12 +46,12 @@ class MovedThread(NamedTuple):
 def move(
     procfs: Procfs,
     known: Threads,
-    pids: Callable[[], Pids],
+    pids: Callable[[], Pausing[Pids]],
     target: Target,
     *,
     keep: bool = False,
     clock: Callable[[], float] = monotonic,
-) -> list[MovedThread]:
+) -> Pausing[list[MovedThread]]:
     """Set every thread's mask to what ``target`` returns for it; returns the threads that changed.
 
     Threads in ``known`` are set first, because finding all takes a while: ``pids`` lists the processes anew for each further pass. Raises
@@ -58,11 +61,14 @@ def move(
     moved: list[MovedThread] = []
     seen: set[int] = set()
     try:
-        _pass(known, target, seen, moved)
+        yield from _pass(known, target, seen, moved)
         for _ in passes(SECONDS, clock):
-            listed = pids()
-            threads = {pid: _threads(procfs, pid) for pid in listed.pids}
-            late = _pass(threads, target, seen, moved)
+            listed = yield from pids()
+            threads: dict[int, list[int]] = {}
+            for pid in listed.pids:
+                threads[pid] = _threads(procfs, pid)
+                yield
+            late = yield from _pass(threads, target, seen, moved)
             if late is None and listed.is_complete:
                 _give_back_strangers(threads, moved)
                 return moved
@@ -109,17 +115,20 @@ def _threads(procfs: Procfs, pid: int) -> list[int]:
         return []
 
 
-def _pass(threads: Threads, target: Target, seen: set[int], moved: list[MovedThread]) -> int | None:
+def _pass(threads: Threads, target: Target, seen: set[int], moved: list[MovedThread]) -> Pausing[int | None]:
     """Set the mask of every thread that is not in ``seen``.
 
     Returns a process of which a thread was set, or ended and may have started another before; None when there is none.
     """
     get, put, late = os.sched_getaffinity, os.sched_setaffinity, None
     for pid, tids in threads.items():
+        yield
         for tid in tids:
             if tid in seen:
                 continue
             seen.add(tid)
+            if len(seen) % _SLICE == 0:
+                yield
             try:
                 before = get(tid)
                 wanted = target(tid, before)

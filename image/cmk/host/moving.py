@@ -67,17 +67,17 @@ class Moving:
         """Pids of the processes of tasks other than these."""
         return {process.pid for process in self._tasks if self.is_of_others(process, tasks)}
 
-    def cpus_of_others(self, move: Move, *, started: bool) -> list[CpuSet]:
-        """CPUs of other tasks in the same container: a process confined to these is not this task's.
+    def cpus_of_others(self, moves: Sequence[Move], *, started: bool) -> list[CpuSet]:
+        """CPUs of other tasks in the container of these moves: a process confined to these is not one of their tasks'.
 
         After the first move (``started``) this holds only for tasks that keep their CPUs.
         """
-        container = _container(move.task)
+        container, own = _container(moves[0].task), Counter(move.old for move in moves)
         kept = list(self._kept.get(container, ()))
         if started:
             return kept
         left = self._left.get(container, Counter())
-        return kept + [cpus for cpus, number in left.items() if number > (cpus == move.old)]
+        return kept + [cpus for cpus, number in left.items() if number > own[cpus]]
 
     def cpus_of_other_moves(self, move: Move, *, after: bool) -> CpuSet:
         """The CPUs to which other tasks move, or from which."""

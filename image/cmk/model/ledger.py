@@ -40,6 +40,8 @@ class Ledger:
         self._going: frozenset[tuple[str, str]] = frozenset()
         self._coming: Layout | None = None
         self._destinations: Mapping[Process, CpuSet] = {}
+        self._changing: CpuSet = _NOTHING
+        self._given_up: Mapping[Process, CpuSet] = {}
 
     @property
     def tasks(self) -> Mapping[Process, Task]:
@@ -73,7 +75,8 @@ class Ledger:
 
     def open_to(self, task: Task) -> CpuSet:
         """CPUs that a task may run on: those it holds, those it is giving up, and while pools change those it moves to or passes."""
-        return self.cpus_of(task) | self._destinations.get(task.process, _NOTHING)
+        more = (each.get(task.process, _NOTHING) for each in (self._destinations, self._given_up))
+        return self.cpus_of(task).union(*more)
 
     def open_in_containers(self) -> dict[PodContainer, CpuSet]:
         """CPUs that tasks may run on, by container."""
@@ -81,7 +84,7 @@ class Ledger:
             container: _NOTHING.union(*(self._cpus_of_lists(*lists) for lists in held))
             for container, held in self._holdings.containers.items()
         }
-        for process, more in self._destinations.items():
+        for process, more in (*self._destinations.items(), *self._given_up.items()):
             if task := self.tasks.get(process):
                 container = PodContainer(task.pod, task.container)
                 cpus[container] |= more
@@ -89,15 +92,21 @@ class Ledger:
 
     def keep_open(self, process: Process, cpus: CpuSet) -> None:
         """Leave CPUs open to a process that is giving them up and still runs there, until this is called with none."""
-        self._destinations = {process: cpus} if cpus else {}
+        self._given_up = {process: cpus} if cpus else {}
 
     def begin(self, coming: Layout, destinations: Mapping[Process, CpuSet]) -> None:
-        """Begin a change to another layout; ``destinations`` are CPUs that tasks move to or pass on the way."""
+        """Begin a change to another layout; ``destinations`` are CPUs that tasks move to or pass on the way.
+
+        Until it ends, only lists are handed out that both layouts have and that nobody moves from or to, and a process keeps its task.
+        """
         self._coming, self._destinations = coming, destinations
+        moving = (self.cpus_of(task) for process in destinations if (task := self.tasks.get(process)))
+        self._changing = _NOTHING.union(*moving, *destinations.values())
 
     def end(self, layout: Layout, tasks: Iterable[Task]) -> None:
         """End a change, frozen lists included: from now on the ledger has this layout and these tasks."""
         self.layout, self._coming, self._destinations, self._going = layout, None, {}, frozenset()
+        self._changing = _NOTHING
         self._holdings = Holdings(tasks)
         self.version += 1
 
@@ -126,6 +135,8 @@ class Ledger:
         """
         pool = self._pool_of(request)
         previous = self.tasks.get(request.process)
+        if self._coming is not None:
+            self._check_change(self._coming, pool, previous)
         asked = (pool.name, request.cores, request.socket)
         if previous and (previous.pool, previous.cores, previous.socket) == asked:
             task = msgspec.structs.replace(previous, on_move=request.on_move)
@@ -192,6 +203,16 @@ class Ledger:
         available = self._available(pool, request, lists)
         return choice.choose(pool.name, pool.exclusive, lists, users, request.cores, request.socket, available)
 
+    def _check_change(self, coming: Layout, pool: Pool, previous: Task | None) -> None:
+        """Refuse for now what would be in the way of a change of pools."""
+        if previous:
+            raise Refused("the node's pools change now, and with them perhaps the task that the process has", final=False)
+        if not pool.exclusive and not all(self._is_settled(coming, pool.name, item) for item in pool.lists):
+            raise Refused(f"the node's pools change now, pool {pool.name} among them", final=False)
+
+    def _is_settled(self, coming: Layout, pool: str, item: CpuList) -> bool:
+        return pool in coming.pools and item in coming.pools[pool].lists and not item.cpus & self._changing
+
     def _check_number(self, request: Request) -> None:
         """Refuse one more task to a pod that has as many as a pod may have."""
         most, pod = self._tasks_per_pod, request.pod
@@ -202,6 +223,8 @@ class Ledger:
 
     def _available(self, pool: Pool, request: Request, lists: Iterable[str]) -> Iterable[str]:
         """Lists that the pool hands out, in this order: those that stay, then, to a pod that requests the pool, those that go."""
+        if self._coming is not None:
+            return [item.name for item in pool.lists if self._is_settled(self._coming, pool.name, item)]
         if not self._going:
             return lists
         going = [name for name in lists if (pool.name, name) in self._going]

@@ -90,7 +90,7 @@ def test_an_orphan_moves_with_its_owner_s_pool(tmp_path: Path) -> None:
             await client.answer()
             child = await client.orphan()
             await client.kill()
-            node.service.change(now, wanted, plan(LAYOUT, swapped, node.service.ledger.tasks.values()))
+            await node.service.change(now, wanted, plan(LAYOUT, swapped, node.service.ledger.tasks.values()))
             assert os.sched_getaffinity(child) == SHARED
 
     on_node(tmp_path, scenario, require_request=False)

@@ -322,7 +322,9 @@ def test_a_task_goes_on_while_no_descriptor_is_free_to_look_for_its_processes(
 
 
 @pytest.mark.parametrize(("of", "call"), [(os, "pidfd_open"), (Ends, "add")])
-def test_a_task_goes_on_while_a_process_that_it_has_left_cannot_be_watched(monkeypatch: pytest.MonkeyPatch, of: object, call: str) -> None:
+def test_a_task_goes_on_while_a_process_that_it_has_left_cannot_be_watched(
+    monkeypatch: pytest.MonkeyPatch, of: object, call: str
+) -> None:
     async def scenario(watch: Watch, first: Sleeper, left: Sleeper) -> None:
         monkeypatch.setattr(lifetimes, "LAST_PAUSE", 0)
         watch.lifetimes.watch(first.task, first.pidfd())

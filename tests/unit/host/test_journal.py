@@ -14,6 +14,7 @@ import pytest
 from cmk.host import journal, state
 from cmk.host.journal import ChangeError, Journal, JournaledChange
 from cmk.host.members import Search
+from cmk.host.pauses import Pausing, without_pause
 from cmk.host.procfs import Procfs
 from cmk.host.state import StateError
 from cmk.model.cgroup_path import PodContainer
@@ -176,7 +177,7 @@ def test_threads_that_the_kernel_widened_after_the_change_are_narrowed(host: Hos
     host.changer.finish(change)
     for tid in Procfs().threads(host.task.process.pid):
         os.sched_setaffinity(tid, FIRST | SECOND)
-    host.changer.narrow_masks(change)
+    without_pause(host.changer.narrow_masks(change))
     assert host.masks() == {SECOND}
 
 
@@ -201,16 +202,16 @@ def test_tasks_of_a_container_that_go_the_same_way_are_looked_for_together(
             tasks.append(Task(Procfs().process(sleeper.pid), "shared", (NAME,), place.pod, place.container))
         searches: list[PodContainer] = []
 
-        def search(_: Procfs, container: PodContainer, *_rest: object) -> Search:
+        def search(_: Procfs, container: PodContainer, *_rest: object) -> Pausing[Search]:
             searches.append(container)
             return Search([], is_certain=True)
+            yield
 
-        monkeypatch.setattr(journal, "search_members", search)
+        monkeypatch.setattr(journal, "search_with_pauses", search)
         changer = JournaledChange(tmp_path / "journal.json", lambda *_: None, Procfs())
         change = changer.start(*shared, plan(shared[0].layout, shared[1].layout, tasks))
-        searches.clear()
         changer.finish(change)
-        assert sorted(searches, key=places.index) == places
+        assert searches == places * 2  # before the move, and after it
         assert {frozenset(os.sched_getaffinity(sleeper.pid)) for sleeper in sleepers} == {SECOND}
     finally:
         for sleeper in sleepers:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from cmk.host import mover
 from cmk.host.affinity import AffinityError
-from cmk.host.mover import Pids, move, undo
+from cmk.host.mover import MovedThread, Pids, undo
 from cmk.host.passes import LEAST
+from cmk.host.pauses import Pausing, without_pause
 from cmk.host.procfs import Procfs
 from cmk.model.cpuset import CpuSet
 from cmk.model.remap import CpuMap
@@ -21,6 +23,26 @@ from cmk.model.remap import CpuMap
 CPUS = sorted(os.sched_getaffinity(0))
 ONE, OTHER = frozenset(CPUS[:1]), frozenset(CPUS[1:2])
 PROCFS = Procfs()
+
+
+def move(
+    procfs: Procfs,
+    known: mover.Threads,
+    pids: Callable[[], Pids],
+    target: mover.Target,
+    *,
+    keep: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[MovedThread]:
+    """Move without a pause processes that are listed without one."""
+
+    def listing() -> Pausing[Pids]:
+        return pids()
+        yield
+
+    return without_pause(mover.move(procfs, known, listing, target, keep=keep, clock=clock))
+
+
 # So many threads, each of which ends and is replaced by one that it makes itself, until its input ends. Ready when that has begun.
 SPAWNER = """
 import os, sys, threading, time
