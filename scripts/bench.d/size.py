@@ -75,7 +75,9 @@ class Bench:
 
     def pools_change(self, served: Node, seconds: float) -> float:
         """All tasks move to the CPU that was the exclusive core."""
-        return json.loads(served.agent.ask("change", seconds))["stall"]
+        reply = json.loads(served.agent.ask("change", seconds))
+        print(f"a change of pools: {reply['seconds']:.1f} s", flush=True)
+        return reply["stall"]
 
     def spawning_client(self, served: Node, seconds: float) -> float:
         """A process that starts threads all the time asks for the core, some times."""

@@ -90,6 +90,7 @@ class Serving:
         self._service = Service(options, StateFiles(options, procfs), node.layout, node.topology, pods, Wakeups())
         self._service.start(TasksFile(procfs.boot_id(), node.tasks))
         self._ticks = Ticks()
+        self._seconds = 0.0  # of the last change
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
         # What nobody expects ends this process, so that the bench ends too instead of a wait for a reply.
@@ -114,7 +115,12 @@ class Serving:
         self._ticks.ask(self._reply)
 
     def _reply(self, stall: float) -> None:
-        reply = {"stall": stall, "tasks": len(self._service.ledger.tasks), "layers": self._service.layers.states()}
+        reply = {
+            "stall": stall,
+            "seconds": self._seconds,
+            "tasks": len(self._service.ledger.tasks),
+            "layers": self._service.layers.states(),
+        }
         print(msgspec.json.encode(reply).decode(), flush=True)
 
     def _end(self, error: Exception | None) -> None:
@@ -130,11 +136,13 @@ class Serving:
         before, after = (
             SavedLayout(pools, Section({}, name), "", node.topology) for pools, name in ((node.layout, "a"), (node.coming, "b"))
         )
+        begun = time.monotonic()
         try:
             await self._service.change(before, after, plan(node.layout, node.coming, tasks, node.pods))
         except Exception as error:
             self._end(error)
             raise
+        self._seconds = time.monotonic() - begun
         self._ticks.ask(self._reply)
 
 

@@ -136,6 +136,7 @@ class JournaledChange:
         members = yield from self._members(change)
         journal = msgspec.structs.replace(change.journal, members=tuple(members))
         self._file.write(journal)
+        yield
         return StartedChange(journal, steps)
 
     def finish(self, change: StartedChange, *, just_started: bool = True) -> list[Task]:
@@ -157,7 +158,7 @@ class JournaledChange:
         the journal stays.
         """
         journal, booked = change.journal, booked or self._with_others
-        masks = _recorded_masks(journal) if just_started else self._valid_masks(journal)
+        masks = _recorded_masks(journal) if just_started else (yield from self._valid_masks(journal))
         try:
             for step, moves in change.moves():
                 yield from self._move_tasks(change, step, moves, _masks_of(moves, masks), just_started=just_started)
@@ -177,7 +178,7 @@ class JournaledChange:
         without_pause(self._undo(change, lambda tasks: tasks))
 
     def _undo(self, change: StartedChange, booked: Callable[[list[Task]], list[Task]]) -> Pausing[None]:
-        masks = self._valid_masks(change.journal)
+        masks = yield from self._valid_masks(change.journal)
         for step, moves in reversed([*change.moves()]):
             yield from self._move_tasks_back(change, step, moves, _masks_of(moves, masks))
         self._commit(change.journal.old, booked(_booked(change.journal.plan, after=False)))
@@ -192,8 +193,9 @@ class JournaledChange:
 
         Kernels before 6.2 give every thread of a cpuset that changes all CPUs of it, and cpusets are narrowed after the change.
         """
-        masks = self._valid_masks(change.journal)
+        masks = yield from self._valid_masks(change.journal)
         for moves in change.ways(change.journal.plan.moves):
+            yield
             recorded = _masks_of(moves, masks)
             now = [mask for mask in map(mask_of, recorded) if mask is not None]
             if now and not any(mask > moves[0].new for mask in now):
@@ -383,19 +385,19 @@ class JournaledChange:
             except ProcessLookupError:
                 continue
 
-    def _valid_masks(self, journal: Journal) -> dict[Process, Masks]:
+    def _valid_masks(self, journal: Journal) -> Pausing[dict[Process, Masks]]:
         """By task: the recorded masks of threads whose ids still belong to the same threads."""
-        starts = {thread.tid: thread.start for member in journal.members for thread in member.threads}
-        return {
-            task: {tid: mask for tid, mask in masks.items() if self._start_time(tid) == starts[tid]}
-            for task, masks in _recorded_masks(journal).items()
-        }
+        masks: dict[Process, Masks] = {member.task: {} for member in journal.members}
+        for member in journal.members:
+            masks[member.task] |= {thread.tid: thread.before for thread in member.threads if self._runs(thread)}
+            yield
+        return masks
 
-    def _start_time(self, tid: int) -> int:
+    def _runs(self, thread: Thread) -> bool:
         try:
-            return self._procfs.start_time(tid)
+            return self._procfs.start_time(thread.tid) == thread.start
         except ProcessLookupError:
-            return -1
+            return False
 
     def _commit(self, saved: SavedLayout, tasks: list[Task]) -> None:
         self._write_state(saved, tasks)
