@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cmk.agent import turns
 from cmk.agent.change_pools import ChangePools
 from cmk.agent.history import History
 from cmk.agent.node_layout import NodeLayout
@@ -124,14 +125,17 @@ class Agent:
         return [(event["reason"], event["message"], pod) for event, pod in zip(self.cluster.events, pods, strict=True)]
 
 
-def on_agent(root: Path, scenario: Callable[[Agent], Awaitable[None]], *, require_request: bool = True) -> None:
-    """Run a scenario against an agent."""
+def on_agent(
+    root: Path, scenario: Callable[[Agent], Awaitable[None]], *, require_request: bool = True, changes: bool = True
+) -> None:
+    """Run a scenario against an agent, which changes its pools by itself unless ``changes`` is False."""
 
     async def run() -> None:
         agent = Agent(root, require_request=require_request)
         await agent.start()
         loop = asyncio.get_running_loop()
-        loops = [loop.create_task(work) for work in (agent.change_pools.run(), agent.publisher.run())]
+        work = [agent.publisher.run(), *([agent.change_pools.run()] if changes else [])]
+        loops = [loop.create_task(each) for each in work]
         try:
             await scenario(agent)
             assert not any(task.done() for task in loops)
@@ -468,5 +472,46 @@ def test_kernels_that_widen_masks_with_their_cpuset_are_corrected(tmp_path: Path
             agent.want(ON_FIRST)
             await agent.until(lambda: agent.hash == "first")
             assert os.sched_getaffinity(client.pid) == FIRST
+
+    on_agent(tmp_path, scenario)
+
+
+def test_a_change_that_has_begun_is_finished_before_the_agent_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(agent: Agent) -> None:
+        monkeypatch.setattr(turns, "SECONDS_AT_ONCE", 0)
+        begun = asyncio.Event()
+        begin = agent.node.service.ledger.begin
+        monkeypatch.setattr(agent.node.service.ledger, "begin", lambda *args: (begun.set(), begin(*args)))
+        async with await agent.node.ask() as client:
+            await client.answer()
+            changing = asyncio.get_running_loop().create_task(agent.change_pools.run())
+            agent.want(ON_FIRST)
+            await begun.wait()
+            changing.cancel()
+            assert agent.hash == "last"
+            await agent.change_pools.settled()
+            assert agent.hash == "first"
+            assert os.sched_getaffinity(client.pid) == FIRST
+            assert not agent.node.options.journal_file.exists()
+
+    on_agent(tmp_path, scenario, changes=False)
+
+
+def test_others_are_served_and_may_end_during_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(agent: Agent) -> None:
+        ledger = agent.node.service.ledger
+        async with await agent.node.ask("infra") as ending, await agent.node.ask() as owner:
+            await ending.answer()
+            await owner.answer()
+            monkeypatch.setattr(turns, "SECONDS_AT_ONCE", 0)
+            agent.want(ON_FIRST)
+            await agent.until(lambda: ledger.exclusive != EXCLUSIVE)
+            async with await agent.node.ask("infra") as coming:
+                await ending.kill()
+                assert (await coming.answer())[0].startswith("cmk/1 ok")
+                await agent.until(lambda: agent.hash == "first")
+                await agent.until(lambda: agent.node.tasks("infra") == sorted([os.getpid(), coming.pid]))
+                assert agent.node.tasks("exclusive") == [owner.pid]
+                assert os.sched_getaffinity(coming.pid) == set(CPUS) - FIRST
 
     on_agent(tmp_path, scenario)

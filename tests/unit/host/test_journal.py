@@ -232,3 +232,14 @@ def test_a_change_is_undone_also_when_a_task_has_come_to_a_pool_that_would_have_
         assert changer.undo_interrupted([task, come])
         assert os.sched_getaffinity(moving.pid) == FIRST
         moving.kill()
+
+
+@pytest.mark.parametrize(("new", "saved_after"), [(NEW, NEW), (IMPOSSIBLE, OLD)])
+def test_what_was_booked_during_an_interrupted_change_stays_booked(
+    host: Host, new: SavedLayout, saved_after: SavedLayout
+) -> None:
+    since = Task(Process(7, 1), "infra", ("9",))
+    changer = JournaledChange(host.path, host._write, Procfs(), read_booked=lambda: [host.task, since])
+    host.start(new)
+    assert changer.resume() is not None
+    assert host.written == [(saved_after, [host.task.process, since.process])]

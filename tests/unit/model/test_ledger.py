@@ -185,3 +185,35 @@ def test_a_pod_has_no_more_tasks_than_a_pod_may_have() -> None:
         ledger.allocate(Request("shared", Process(6, 1)))
     ledger.release(first.process)
     assert ledger.allocate(request("shared", pid=3)).pool == "shared"
+
+
+def test_during_a_change_only_lists_are_handed_out_that_it_does_not_concern() -> None:
+    ledger = new_ledger()
+    owner = ledger.allocate(request(pid=1, granted=3))  # on 0,8, and 1,9 and 4,12 are free
+    pools = dict(ledger.layout.pools)
+    pools["exclusive"] = Pool("exclusive", True, (*pools["exclusive"].lists[:2], CpuList(frozenset({6, 14}), 0)))
+    pools["shared"] = Pool("shared", False, pools["shared"].lists[:1])
+    ledger.begin(Layout(pools), {owner.process: frozenset({1, 9})})
+    for asked, text in [
+        (request(pid=2, granted=3), "0 of 3 free"),  # 0,8 has an owner, somebody comes to 1,9, and 4,12 goes
+        (request("shared", pid=2), "pool shared among them"),
+        (request(pid=1, granted=3), "the task that the process has"),
+    ]:
+        with pytest.raises(Refused, match=text) as refusal:
+            ledger.allocate(asked)
+        assert not refusal.value.final
+    assert ledger.allocate(request("infra", pid=2)).pool == "infra"
+    ledger.begin(Layout(pools), {})
+    assert ledger.allocate(request(pid=3, granted=3)).lists == ("1,9",)
+    ledger.end(Layout(pools), ledger.tasks.values())
+    assert ledger.allocate(request(pid=4, granted=3)).lists == ("6,14",)
+
+
+def test_cpus_that_a_process_gives_up_during_a_change_are_open_beside_those_that_others_move_to() -> None:
+    ledger = new_ledger()
+    tasks = [ledger.allocate(request(pid=pid, granted=3)) for pid in (1, 2)]
+    ledger.begin(ledger.layout, {tasks[0].process: frozenset({4, 12})})
+    ledger.keep_open(tasks[1].process, frozenset({2}))
+    assert [ledger.open_to(task) for task in tasks] == [{0, 8, 4, 12}, {1, 9, 2}]
+    ledger.keep_open(tasks[1].process, frozenset())
+    assert [ledger.open_to(task) for task in tasks] == [{0, 8, 4, 12}, {1, 9}]
