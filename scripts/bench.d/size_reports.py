@@ -13,6 +13,7 @@ from cmk.agent.files import StateFiles
 from cmk.agent.node_layout import NodeLayout
 from cmk.agent.observed import Observed
 from cmk.agent.options import Options
+from cmk.agent.stalls import Stalls
 from cmk.fleet import cluster_nodes
 from cmk.host.procfs import Procfs
 from cmk.isolation.layers import Layers
@@ -91,7 +92,7 @@ def full_report(root: Path, cpus: int, shared_tasks: int) -> Json:
     node.outside = frozenset()  # else the CPUs that do not exist here
     layers = Layers(options.host_paths, procfs, ledger, topology, lambda: None)
     observed = Observed(pods={pod.uid: pod for pod in pods})
-    body = node_report.body(node, node_report.served(node, saved, ledger, layers, None, observed, "/var/lib/cmk"), None)
+    body = node_report.body(node, node_report.served(node, saved, ledger, layers, None, observed, "/var/lib/cmk"), None, Stalls())
     api = SentTo()
     reports.put(api, options.node, body, None)
     return api.body

@@ -22,6 +22,7 @@ from cmk.agent.publisher import Marks, Publisher
 from cmk.agent.recovery import Recovery, UnfitError
 from cmk.agent.rollout_limit import RolloutLimit
 from cmk.agent.service import Service
+from cmk.agent.stalls import Stalls
 from cmk.agent.wakeups import Wakeups
 from cmk.agent.watches import Watches
 from cmk.host import state
@@ -47,8 +48,9 @@ SECONDS_BETWEEN_ATTEMPTS = 10.0
 class Agent:
     """The agent of one node. It serves the node while it holds the node's lock."""
 
-    def __init__(self, options: Options, api: Api) -> None:
+    def __init__(self, options: Options, api: Api, stalls: Stalls | None = None) -> None:
         self._options = options
+        self._stalls = stalls or Stalls()
         self._api = api
         self._procfs = Procfs(options.proc_root, options.host_paths.cgroups)
         self._files = StateFiles(options, self._procfs)
@@ -326,7 +328,7 @@ class Agent:
             content = node_report.refused(self._layout, self._refusal, observed, path)
         else:
             return None
-        return node_report.body(self._layout, content, stored, refusal, self._history.entries)
+        return node_report.body(self._layout, content, stored, self._stalls, refusal, self._history.entries)
 
     async def _leave(self) -> None:
         """Stop serving. Undo everything if the node is not selected any more, isolation if the chart is uninstalled. Release the lock."""

@@ -13,6 +13,7 @@ from cmk.agent.change_pools import Pending
 from cmk.agent.history import Entry
 from cmk.agent.node_layout import Impossible, NodeLayout
 from cmk.agent.observed import Observed
+from cmk.agent.stalls import Stalls
 from cmk.isolation.layers import Layers
 from cmk.kube.client import Json
 from cmk.model import config, node_state, report, report_state, short_topology
@@ -112,7 +113,12 @@ def _spec(node: NodeLayout, errors: list[str], description: Json) -> Json:
 
 
 def body(
-    node: NodeLayout, content: Content, stored: Json | None, refusal: Refusal = NOT_REFUSED, history: Iterable[Entry] = ()
+    node: NodeLayout,
+    content: Content,
+    stored: Json | None,
+    stalls: Stalls,
+    refusal: Refusal = NOT_REFUSED,
+    history: Iterable[Entry] = (),
 ) -> Json:
     """``spec`` and ``status`` of the report. ``stored`` is the object as it is now: conditions that stay keep their times.
 
@@ -124,6 +130,7 @@ def body(
         "agentVersion": __version__,
         "conditions": report.merge_conditions(_conditions(stored), conditions, now),
         "isolatedFrom": list(node.topology.isolated_from),
+        "eventLoop": stalls.shown(),
         "history": report.bounded([msgspec.to_builtins(entry) for entry in history], LONGEST_OUTCOME, MOST_ITEMS),
         **content.details,
     }

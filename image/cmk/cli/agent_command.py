@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -65,6 +66,7 @@ def run(
     from cmk.agent.limits import Limits, raise_number_of_files  # noqa: PLC0415
     from cmk.agent.main import Agent  # noqa: PLC0415
     from cmk.agent.options import Options  # noqa: PLC0415
+    from cmk.agent.stalls import Stalls, new_event_loop  # noqa: PLC0415
     from cmk.kube.client import in_cluster  # noqa: PLC0415
 
     options = Options(
@@ -90,8 +92,10 @@ def run(
         limits=Limits(connections_per_pod, waiting_per_pod, tasks_per_pod, requests_per_second),
     )
     raise_number_of_files()
+    stalls = Stalls()
     try:
-        asyncio.run(Agent(options, in_cluster()).run())
+        with asyncio.Runner(loop_factory=partial(new_event_loop, stalls)) as runner:
+            runner.run(Agent(options, in_cluster(), stalls).run())
     except (CmkError, OSError) as error:
         typer.echo(f"cmk agent: {error}", err=True)
         raise typer.Exit(1) from error

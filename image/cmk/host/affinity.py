@@ -16,9 +16,9 @@ from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 from cmk.model.errors import CmkError
 
-SECONDS = 0.1
+SECONDS = 0.03
 # More than for a pin: after an undo that was not completed, the process holds CPUs until it ends.
-UNDO_SECONDS = 0.2
+UNDO_SECONDS = 0.06
 
 
 class AffinityError(CmkError):

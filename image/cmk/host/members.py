@@ -19,7 +19,7 @@ from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.cpuset import CpuSet
 from cmk.model.tasks import Process
 
-SECONDS = 0.1
+SECONDS = 0.03
 
 
 class Search(NamedTuple):
@@ -135,7 +135,8 @@ class _Scan:
             mask = mask_of(tid)
             if mask is None:
                 has_ended = True
-            elif mask <= self._cpus and not any(mask <= other for other in self._others):
+            elif self._is_wanted(mask):
+                process = self._procfs.process(pid)
                 container = self._procfs.pod_container(pid)
                 is_own = container == self._container
                 # Of a process that has ended there is its first thread, until its parent waits for it; cgroup v1 says that it is in no pod.
@@ -144,8 +145,18 @@ class _Scan:
                     self._remains.add(pid)
                 else:
                     if is_own and (container.pod or (self._kin and self._kin.includes(pid))):
-                        self.members.append(self._procfs.process(pid))
+                        if not self._is_there(pid, tid):
+                            return False  # it has ended, and the process that has its pid now is another one
+                        self.members.append(process)
                     return True
         if is_new:
             return False
         return not has_ended or self._procfs.pod_container(pid) != self._container
+
+    def _is_there(self, pid: int, tid: int) -> bool:
+        """Whether a thread of a process still has a mask like those that are searched for."""
+        mask = mask_of(tid)
+        return mask is not None and self._is_wanted(mask) and self._procfs.has_thread(pid, tid)
+
+    def _is_wanted(self, mask: CpuSet) -> bool:
+        return mask <= self._cpus and not any(mask <= other for other in self._others)

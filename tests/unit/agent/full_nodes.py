@@ -14,6 +14,7 @@ from cmk.agent.history import MOST, Entry
 from cmk.agent.node_layout import NodeLayout, Wanted
 from cmk.agent.observed import Observed
 from cmk.agent.options import Options
+from cmk.agent.stalls import Stalls
 from cmk.host.procfs import Procfs
 from cmk.isolation.layers import Layers
 from cmk.model.config import Chosen, PoolConfig, Section
@@ -59,7 +60,7 @@ def full_report(root: Path, cpus: int, pods: int, shared_tasks: int = 0, waiting
     layers = Layers(options.host_paths, Procfs(), ledger, topology, lambda: None)
     content = node_report.served(layout, wanted.saved, ledger, layers, None, now, "/var/lib/cmk")
     history = [Entry("2026-01-01T00:00:00Z", "0123456789abcdef", "fedcba9876543210", 12, 345, "applied")] * MOST
-    return node_report.body(layout, content, None, history=history)
+    return node_report.body(layout, content, None, Stalls(), history=history)
 
 
 def bytes_of(value: Any) -> int:  # noqa: ANN401  # values of JSON

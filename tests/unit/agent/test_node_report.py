@@ -15,6 +15,7 @@ from cmk.agent.node_layout import Impossible, NodeLayout, Wanted
 from cmk.agent.node_report import MOST_TASKS, NOT_REFUSED
 from cmk.agent.observed import Observed, with_configuration
 from cmk.agent.options import Options
+from cmk.agent.stalls import Stalls
 from cmk.host.procfs import Procfs
 from cmk.isolation.layers import Layers
 from cmk.kube import reports
@@ -67,7 +68,7 @@ def served(
     options = Options("n", "ns", "config", "hosts", *[Path("/nowhere")] * 4)
     layers = Layers(options.host_paths, Procfs(), ledger, layout.topology, lambda: None)
     content = node_report.served(layout, layout.saved, ledger, layers, pending, now, "/state", refusal)
-    return node_report.body(layout, content, stored, refusal)
+    return node_report.body(layout, content, stored, Stalls(), refusal)
 
 
 def test_a_node_that_serves(layout: NodeLayout) -> None:
@@ -133,7 +134,7 @@ def test_an_unreadable_configuration_leaves_the_node_serving(layout: NodeLayout)
 
 def test_a_node_that_serves_nobody_says_why(layout: NodeLayout) -> None:
     content = node_report.refused(layout, Impossible(Obstacle.LAYOUT_IMPOSSIBLE, "too few cores"), observed(9), "/state")
-    body = node_report.body(layout, content, None)
+    body = node_report.body(layout, content, None, Stalls())
     assert conditions(body) == {"Ready": ("False", "LayoutImpossible"), **WHOLE}
     assert body["spec"]["report"]["checks"]["configDirectory"] == {"errors": ["too few cores"], "ok": False}
     assert "configHash" not in body["status"]

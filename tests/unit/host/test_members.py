@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cmk.host import members
 from cmk.host.members import descendants, processes_beside, search_members
 from cmk.host.peer import open_process
 from cmk.host.procfs import Procfs
@@ -191,4 +192,12 @@ def test_remains_that_nobody_waits_for_leave_no_doubt(procfs: Procfs) -> None:
         while Procfs().first_thread_runs(ended):
             os.sched_yield()
         enter(procfs, ended)
+        assert search_members(procfs, PLACE, ONE, []) == ([], True)
+
+
+def test_another_process_that_gets_the_pid_during_the_look_is_no_member(procfs: Procfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with process(ONE) as pid:
+        enter(procfs, pid)
+        masks = iter([ONE])
+        monkeypatch.setattr(members, "mask_of", lambda _: next(masks, ALL))
         assert search_members(procfs, PLACE, ONE, []) == ([], True)
