@@ -42,13 +42,13 @@ def verify(
 ) -> None:
     """After an upgrade: wait for every node; fail with a table when nodes have not applied the configuration."""
     with _last_line():
-        from cmk.fleet import cluster_nodes, rollout  # noqa: PLC0415
+        from cmk.fleet import looks, rollout  # noqa: PLC0415
         from cmk.fleet import verify as fleet  # noqa: PLC0415
         from cmk.kube import client  # noqa: PLC0415  # a client of the API would slow down the start of every other command
 
         wanted, hosts = rendered_config.mounted(config)
         api = client.in_cluster()
-        rows, notes = fleet.verify(wanted, hosts, lambda: cluster_nodes.nodes(api), __version__, timeout)
+        rows, notes = fleet.verify(wanted, hosts, looks.Looks(api), __version__, timeout)
         for line in fleet_table.verify_lines(rows):
             typer.echo(line, err=True)
         for note in notes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -18,9 +18,9 @@ _NODES, _REPORTS = "500", "50"
 
 def nodes(api: Api) -> Iterator[Node]:
     """Every node, with its report if it has one, in no particular order; raises ApiError."""
-    without_report = {item["metadata"]["name"]: _node(item) for item in _pages(api, NODES, _NODES)}
+    without_report = {item["metadata"]["name"]: _node(item) for item in pages(api.get, NODES, _NODES)}
     try:
-        for report in _pages(api, reports.PATH, _REPORTS):
+        for report in pages(api.get, reports.PATH, _REPORTS):
             if node := without_report.pop(report["metadata"]["name"], None):
                 yield msgspec.structs.replace(node, report=report)
     except ApiError as error:
@@ -29,10 +29,11 @@ def nodes(api: Api) -> Iterator[Node]:
     yield from without_report.values()
 
 
-def _pages(api: Api, path: str, limit: str) -> Iterator[Json]:
+def pages(get: Callable[..., Json], path: str, limit: str, **params: str) -> Iterator[Json]:
+    """Items of a list that ``get`` gets page by page; raises ApiError."""
     position: dict[str, str] = {}
     while True:
-        page = api.get(path, limit=limit, **position)
+        page = get(path, limit=limit, **params, **position)
         yield from page.get("items") or []
         token = (page.get("metadata") or {}).get("continue")
         if not token:

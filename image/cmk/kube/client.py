@@ -41,6 +41,8 @@ _MOST_MESSAGE = 1000
 
 NOT_FOUND, CONFLICT, GONE = 404, 409, 410
 JSON = "application/json"
+TABLE = f"{JSON};as=Table;v=v1;g=meta.k8s.io"
+METADATA = f"{JSON};as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -114,6 +116,16 @@ class Api:
                 raise
             return None
 
+    def metadata(self, path: str, **params: str) -> Json:
+        """GET a list of which each object has its metadata only."""
+        return self._json("GET", path, params, accept=METADATA)
+
+    def table(self, path: str, **params: str) -> list[Json]:
+        """GET a list as the table that kubectl prints with ``-o wide``: each row by the names of its columns."""
+        found = self._json("GET", path, {**params, "includeObject": "None"}, accept=TABLE)
+        names = [column["name"] for column in found["columnDefinitions"]]
+        return [dict(zip(names, row["cells"], strict=True)) for row in found.get("rows") or []]
+
     def page(self, path: str, keep: Callable[[Any], Any], **params: str) -> Json:
         """GET a list or a part of it. Of each item there is what ``keep`` makes of it; no two items are in memory as they came.
 
@@ -169,8 +181,9 @@ class Api:
         kind: str = JSON,
         most: int | None = None,
         decode: Callable[[bytearray], Json] | None = None,
+        accept: str = JSON,
     ) -> Json:
-        response = self._request(method, path, params, body, kind)
+        response = self._request(method, path, params, body, kind, accept=accept)
         try:
             return (decode or _object)(_read(response, most or MOST_ANSWER_BYTES))
         except (urllib3.exceptions.HTTPError, OSError, _UnusableError) as error:
@@ -188,9 +201,10 @@ class Api:
         body: Body,
         kind: str,
         read_seconds: float = READ_SECONDS,
+        accept: str = JSON,
     ) -> urllib3.HTTPResponse:
         url = f"{self._configuration.host}{path}" + (f"?{urlencode(params)}" if params else "")
-        headers = {"Accept": JSON, "Content-Type": kind, "User-Agent": f"cmk/{__version__}"}
+        headers = {"Accept": accept, "Content-Type": kind, "User-Agent": f"cmk/{__version__}"}
         try:
             if token := self._configuration.get_api_key_with_prefix("BearerToken"):  # reads the file again once a minute
                 headers["Authorization"] = token

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from cmk import __version__
 from cmk.cli import common
 from cmk.cli.app import app
-from cmk.fleet import cluster_nodes
+from cmk.fleet import cluster_nodes, looks
 from cmk.fleet.preview import Node
 from cmk.kube import client
 from cmk.kube.client import ApiError
@@ -22,6 +22,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     found: list[Node] = []
     monkeypatch.setattr(client, "in_cluster", lambda: None)
     monkeypatch.setattr(cluster_nodes, "nodes", lambda _: iter(found))
+    monkeypatch.setattr(looks, "Looks", lambda _: lambda: iter(found))
     return found
 
 

@@ -30,6 +30,7 @@ class FakeServer(ThreadingHTTPServer):
         self.answers = list(answers)
         self.seen: list[tuple[str, str, dict[str, str], Json | None, str]] = []
         self.authorizations: list[str | None] = []
+        self.accepted: list[str | None] = []
 
     @property
     def api(self) -> Api:
@@ -49,6 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind = self.headers.get("Content-Type", "")
         self.server.seen.append((self.command, url.path, dict(parse_qsl(url.query)), body, kind))
         self.server.authorizations.append(self.headers.get("Authorization"))
+        self.server.accepted.append(self.headers.get("Accept"))
         status, answer = self.server.answers.pop(0) if self.server.answers else (404, {"message": "no more answers"})
         lines = answer if isinstance(answer, list) else [answer]
         data = b"".join((line if isinstance(line, str) else json.dumps(line)).encode() + b"\n" for line in lines)

@@ -1,0 +1,125 @@
+"""Looks at all nodes by tables, whose columns are those of the chart's definition of NodeReports."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cmk.fleet.looks import Looks
+from cmk.kube import reports
+from cmk.kube.client import METADATA, TABLE
+from cmk.model.reasons import Obstacle
+from tests.unit.fleet.fleets import node
+from tests.unit.kube.apiserver import serving
+
+DEFINITION = Path(__file__).parents[3] / "charts/cmk/charts/crds/templates/nodereports.yaml"
+NODES = "/api/v1/nodes"
+REFUSED = {"pending": {"hash": "h2", "reason": Obstacle.CONFIG_REFUSED.value}}
+
+
+def columns() -> list[dict[str, str]]:
+    """The printer columns of the definition, whose file is a template around them."""
+    text = re.search(r"additionalPrinterColumns:\n((?: +[-#].*\n)+)", DEFINITION.read_text())
+    assert text
+    found: list[dict[str, str]] = yaml.safe_load(text[1])
+    return found
+
+
+def value(path: str, found: Any) -> Any:  # noqa: ANN401  # JSON
+    """What the API server finds by a path of a column."""
+    for key, kind in re.findall(r"\.(\w+)(?:\[\?\(@\.type==\"(\w+)\"\)\])?", path):
+        found = (found or {}).get(key)
+        if kind:
+            found = next((item for item in found or [] if item["type"] == kind), None)
+    return found
+
+
+def table(names: list[str], rows: list[list[Any]]) -> tuple[int, dict[str, Any]]:
+    return 200, {"columnDefinitions": [{"name": name} for name in names], "rows": [{"cells": row} for row in rows]}
+
+
+def of_reports(found: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The table of reports by the names of nodes."""
+    defined = columns()
+    rows = [[name, *(value(column["jsonPath"], report) for column in defined)] for name, report in found.items()]
+    return table(["Name", *(column["name"] for column in defined)], rows)
+
+
+def of_nodes(**states: str) -> tuple[int, dict[str, Any]]:
+    return table(["Name", "Status", "Roles"], [[name, state, "<none>"] for name, state in states.items()])
+
+
+def metadata(*names: str) -> tuple[int, dict[str, Any]]:
+    return 200, {"items": [{"metadata": {"name": name, "labels": {"of": name}}} for name in names]}
+
+
+CONDITIONS = [
+    {"type": "Ready", "status": "True", "reason": "Serving", "message": "serves"},
+    {"type": "Isolated", "status": "True", "message": "not asked for"},
+    {"type": "ConfigApplied", "status": "False", "message": "refused: see ..."},
+    {"type": "ConfigRefused", "status": "True", "message": "a pod is in the way"},
+]
+
+
+@pytest.mark.parametrize("more", [{}, {"conditions": CONDITIONS}, REFUSED | {"conditions": CONDITIONS}])
+def test_a_look_has_of_a_report_what_tells_the_progress(more: dict[str, Any]) -> None:
+    report = node("one", **more).report
+    assert report
+    with serving(of_reports({"one": report}), of_nodes(one="Ready"), metadata("one")) as server:
+        (found,) = Looks(server.api)()
+    asked = [{key: item[key] for key in item if item["type"] == "Ready" or key in ("type", "message")} for item in CONDITIONS]
+    expected = [item for item in asked if item["type"] != "Isolated"] if more else []
+    pending = {key: more[key] for key in more if key == "pending"}
+    assert found.status == {"agentVersion": "1", "configHash": "h2", "conditions": expected, **pending}
+    assert (found.name, found.labels, found.ready) == ("one", {"of": "one"}, True)
+
+
+def test_labels_are_read_once_and_of_nodes_that_come_later() -> None:
+    with serving(
+        of_reports({}),
+        of_nodes(one="Ready", two="Ready,SchedulingDisabled"),
+        metadata("one", "two"),
+        of_reports({}),
+        of_nodes(one="NotReady", two="Ready", three="Ready", gone="Ready"),
+        metadata("three"),
+        metadata(),
+    ) as server:
+        look = Looks(server.api)
+        assert [(item.name, item.ready, item.report) for item in look()] == [("one", True, None), ("two", False, None)]
+        later = list(look())
+    assert [(item.name, item.ready, item.labels["of"]) for item in later] == [
+        ("one", False, "one"),
+        ("two", True, "two"),
+        ("three", True, "three"),
+    ]
+    now = {"includeObject": "None", "resourceVersion": "0"}
+    assert [(path, query) for _, path, query, *_ in server.seen] == [
+        (reports.PATH, now),
+        (NODES, now),
+        (NODES, {"limit": "500"}),
+        (reports.PATH, now),
+        (NODES, now),
+        (NODES, {"limit": "500", "fieldSelector": "metadata.name=three"}),
+        (NODES, {"limit": "500", "fieldSelector": "metadata.name=gone"}),
+    ]
+    assert server.accepted == [TABLE, TABLE, METADATA, TABLE, TABLE, METADATA, METADATA]
+
+
+def test_without_our_definitions_there_are_no_reports() -> None:
+    with serving((404, {"message": "no such resource"}), of_nodes(one="Ready"), metadata("one")) as server:
+        assert [item.report for item in Looks(server.api)()] == [None]
+
+
+def test_with_a_definition_from_before_whole_reports_are_read() -> None:
+    whole = {"metadata": {"name": "one"}, "status": {"configHash": "h1"}}
+    item = {"metadata": {"name": "one"}, "spec": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    with serving(
+        table(["Name", "Config"], [["one", "h1"]]), *[(200, {"items": [item]}), (200, {"items": [whole]})] * 2
+    ) as server:
+        look = Looks(server.api)
+        assert [[found.report for found in look()] for _ in range(2)] == [[whole], [whole]]
