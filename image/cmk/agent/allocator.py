@@ -244,9 +244,12 @@ class Allocator:
             environment["CMK_STATE"] = f"{DIRECTORY}/{name_of(task.process)}"
         return environment
 
-    def _undo(self, task: Task, before: Task | None, pinning: Pinning) -> None:
-        """Undo an allocation. The process holds its lists until it ends if it may still have threads on them."""
-        is_undone = pinning.undo()
+    def _undo(self, task: Task, before: Task | None, pinning: Pinning, *, is_begun: bool = False) -> None:
+        """Undo an allocation. The process holds its lists until it ends if it may still have threads on them.
+
+        ``is_begun``: another agent has begun it, and has perhaps set threads whose masks from before nobody knows.
+        """
+        is_undone = pinning.undo() and not is_begun
         self.ledger.keep_open(task.process, frozenset())
         is_searched = self._is_searched(task)
         if not is_undone and not is_searched and before is None and self._lifetimes.hold(task):
@@ -257,7 +260,7 @@ class Allocator:
         self._notifier.remove_notice(task.process)
         if before:
             self.ledger.restore(before)
-        if (is_searched and pinning.has_set) or (not is_undone and self._is_exclusive(task)):
+        if (is_searched and (pinning.has_set or is_begun)) or (not is_undone and self._is_exclusive(task)):
             self._hold_after_undo(task, before, is_undone=is_undone)
         if before:
             self._notifier.write_all(self.ledger)
@@ -344,7 +347,7 @@ class Allocator:
                     self._give_up(given_up, task)
             except (AffinityError, Refused, ProcessLookupError) as error:
                 log.warning("process %d keeps the lists that it was about to give up: %s", peer.pid, error)
-                self._undo(task, before, pinning)
+                self._undo(task, before, pinning, is_begun=True)
         if now := self.ledger.tasks.get(task.process):
             self._lifetimes.watch(now, peer.pidfd)
         else:
@@ -355,6 +358,8 @@ class Allocator:
 
     def _left_of(self, task: Task) -> Search:
         """Search for what keeps a task alive whose first process has ended, or never held its lists alone."""
+        if self.ledger.is_moving(task.process):
+            return Search([], is_certain=False)  # in the middle of a change, what it has left may be on other CPUs
         if self._is_searched(task):
             return self._members_of(task)
         # What a process that was refused may have left on the lists ends with it.

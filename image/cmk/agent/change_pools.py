@@ -80,6 +80,8 @@ class ChangePools:
                 log.warning("cannot change pools yet: %s", error)
                 self._wakeups.change.wake_in(SECONDS_AFTER_ERROR)
             finally:
+                if self._changing is not None:  # it goes on when this is cancelled
+                    await asyncio.wait({self._changing})
                 await self._limit.release()
 
     async def _attempt(self) -> None:
@@ -117,17 +119,26 @@ class ChangePools:
         if self._layout.wanted(observed) != Wanted(wanted):
             self._wakeups.change.wake()
             return
-        plan = self._plan(wanted, observed)
-        if plan.refusals:
-            self._refuse(wanted, plan)
-            return
-        self._changing = asyncio.get_running_loop().create_task(self._change(wanted, plan))
+        self._changing = asyncio.get_running_loop().create_task(self._plan_and_change(wanted))
         await asyncio.shield(self._changing)
 
     async def settled(self) -> None:
         """Wait for the end of a change that has begun, also when ``run`` has been cancelled meanwhile. Raises StateError."""
         if self._changing is not None:
             await self._changing
+
+    def give_up(self) -> None:
+        """Leave a change that has begun to the next agent, as if this one had been killed."""
+        if self._changing is not None:
+            self._changing.cancel()
+
+    async def _plan_and_change(self, wanted: SavedLayout) -> None:
+        """Nothing comes between the plan and the beginning of the change: whatever was allocated there would not be in the plan."""
+        plan = self._plan(wanted, self._watches.observed)
+        if plan.refusals:
+            self._refuse(wanted, plan)
+        else:
+            await self._change(wanted, plan)
 
     def _plan(self, wanted: SavedLayout, observed: Observed) -> Plan:
         ledger = self._service.ledger
@@ -154,7 +165,7 @@ class ChangePools:
             raise RuntimeError("a service has a layout")
         began = monotonic()
         try:
-            await self._service.change(before, wanted, plan)
+            change = await self._service.change(before, wanted, plan)
         except (ChangeError, NoRoomError) as error:
             self._failed = wanted.section.hash, plan
             asyncio.get_running_loop().call_later(SECONDS_BETWEEN_ATTEMPTS, self._forget_failure)
@@ -171,6 +182,7 @@ class ChangePools:
             if (pod := self._watches.pods.get(move.task.pod)) and move.old != move.new:
                 self._publisher.queue_event("CpusMoved", planner.describe(move), warning=False, pod=pod)
         self._publisher.queue_layout_warnings(wanted.layout)
+        await self._service.settle(change)
 
     def _refuse(self, wanted: SavedLayout, plan: Plan) -> None:
         self._record_refusal(wanted, "refused", "; ".join(refusal.text for refusal in plan.refusals), milliseconds=0)

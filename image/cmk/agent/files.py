@@ -115,12 +115,13 @@ class StateFiles:
             self.write_layout(saved)
         self.write_tasks(tasks, pods)
 
-    def _saved_tasks(self) -> list[Task]:
+    def _saved_tasks(self) -> list[Task] | None:
         try:
-            return self.read_tasks().tasks
+            content = self._tasks.read()
         except state.DamagedError as error:
             log.error("%s", error)  # the plan of the change has all but those that were booked during it
-            return []
+            return None
+        return content.tasks if content is not None and content.boot == self._boot else None
 
     def _saved_pods(self) -> list[Pod]:
         try:

@@ -132,7 +132,7 @@ class TaskLifetimes:
 
     def _find_alone(self, watched: _WatchedTask) -> None:
         pid, pidfd = watched.task.process.pid, watched.pidfds.get(watched.task.process)
-        with suppress(ProcessLookupError):  # it has ended: a search tells
+        with suppress(OSError):  # as a rule it has ended: a search tells
             watched.is_alone = pidfd is not None and self._procfs.is_namespace_init(pid) and not has_ended(pidfd)
 
     def _close(self, watched: _WatchedTask) -> None:

@@ -332,12 +332,9 @@ class Agent:
 
     async def _leave(self) -> None:
         """Stop serving. Undo everything if the node is not selected any more, isolation if the chart is uninstalled. Release the lock."""
-        try:
-            if self._change_pools is not None:
-                await self._change_pools.settled()
-        finally:
-            if self._service is not None:
-                self._service.stop()
+        await self._end_change()
+        if self._service is not None:
+            self._service.stop()
         try:
             if self._is_deselected() and await self._publisher.withdraw():
                 log.info("node %s is not selected any more: removed the agent's traces", self._options.node)
@@ -355,6 +352,18 @@ class Agent:
             log.error("node %s is not selected any more, but keeps the agent's traces: %s", self._options.node, error)
         finally:
             self._lock.release()
+
+    async def _end_change(self) -> None:
+        """Finish a change of pools that has begun. After an error that nobody expected the next agent does that, from the files."""
+        if self._change_pools is None:
+            return
+        if self._stop.done() and self._stop.exception() is not None:
+            self._change_pools.give_up()
+            return
+        try:
+            await self._change_pools.settled()
+        except (state.StateError, asyncio.CancelledError) as error:
+            log.error("the change of pools is left to the next agent: %s", error)
 
     def _is_deselected(self) -> bool:
         observed = self._watches.observed

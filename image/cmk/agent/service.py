@@ -28,7 +28,7 @@ from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, SavedLayout
 from cmk.model.ledger import Ledger
 from cmk.model.order import Step, ordered_steps
-from cmk.model.plan import Plan
+from cmk.model.plan import Move, Plan
 from cmk.model.tasks import Process, Task, TasksFile
 from cmk.model.topology import Topology
 from cmk.model.wire import Show
@@ -80,10 +80,11 @@ class Service:
         """Whether clients can reach the agent in any directory."""
         return any(directory.is_serving for directory in self._directories)
 
-    async def change(self, now: SavedLayout, wanted: SavedLayout, plan: Plan) -> None:
+    async def change(self, now: SavedLayout, wanted: SavedLayout, plan: Plan) -> StartedChange:
         """Carry out a plan without refusals, and write the files. Others are served meanwhile, as far as the change does not concern them.
 
-        A core that changes hands is never shared: before the change it is open to its old owner alone, after it to its new one.
+        The plan is that of the tasks as they are now. A core that changes hands is never shared: before the change it is open to its old
+        owner alone, after it to its new one. ``settle`` is to follow.
 
         Raises NoRoomError or ChangeError when nothing has changed or everything is undone, StateError when it could not be undone.
         """
@@ -91,7 +92,7 @@ class Service:
         destinations: dict[Process, CpuSet] = {}
         for step in steps:
             destinations[step.process] = step.cpus | destinations.get(step.process, frozenset())
-        self.ledger.begin(wanted.layout, destinations)
+        self.ledger.announce(wanted.layout, destinations)
         try:
             change = await self._prepare(now, wanted, plan, steps)
             tasks = await with_pauses(self._change.move(change, booked=self._booked))
@@ -101,18 +102,28 @@ class Service:
             raise
         self._allocator.moved(wanted.layout, tasks)
         self.layers.refit()
-        await with_pauses(self._change.narrow_masks(change))
         for move in plan.moves:
-            self._notifier.signal_task(move.after)
+            if self._has_moved(move):
+                self._notifier.signal_task(move.after)
+        return change
+
+    async def settle(self, change: StartedChange) -> None:
+        """Narrow masks that the kernel has widened since, of tasks that are as the change has left them."""
+        await with_pauses(self._change.narrow_masks(change, self._has_moved))
 
     async def _prepare(self, now: SavedLayout, wanted: SavedLayout, plan: Plan, steps: tuple[Step, ...]) -> StartedChange:
-        """Write the journal, and open the way of each task. Raises ChangeError."""
+        """Write the journal, then open the ways: not before, for some kernels widen masks with their cpusets. Raises ChangeError."""
         try:
             change = await with_pauses(self._change.write_journal(now, wanted, plan, steps))
         except StateError as error:
             raise ChangeError(str(error)) from error
+        self.ledger.begin()
         self.layers.refit()
         return change
+
+    def _has_moved(self, move: Move) -> bool:
+        """Whether a task is as its move has left it: it may have ended since, or its process has asked for something else."""
+        return self.ledger.tasks.get(move.task.process) == move.after
 
     def _booked(self, tasks: list[Task]) -> list[Task]:
         """Of the tasks of a change those that have not ended during it, and those that were booked meanwhile."""

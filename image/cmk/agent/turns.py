@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from time import thread_time
 from typing import TypeVar
 
 from cmk.agent.callers import Caller
-from cmk.host.pauses import Pausing
+from cmk.host.pauses import Pausing, own_time
 
 # Callers that get their turn before the event loop looks at sockets again.
 TURNS_AT_ONCE = 16
@@ -21,16 +20,17 @@ _T = TypeVar("_T")
 
 async def with_pauses(work: Pausing[_T]) -> _T:
     """Do the work, and let the event loop turn whenever it has taken so long; returns what it returns, and raises what it raises."""
-    due = thread_time() + SECONDS_AT_ONCE
+    due = own_time() + SECONDS_AT_ONCE
     while True:
         try:
             next(work)
         except StopIteration as end:
             result: _T = end.value
             return result
-        if thread_time() >= due:
-            await asyncio.sleep(0)
-            due = thread_time() + SECONDS_AT_ONCE
+        if own_time() >= due:
+            with own_time.paused():
+                await asyncio.sleep(0)
+            due = own_time() + SECONDS_AT_ONCE
 
 
 class Turns:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Set
-from time import thread_time
 
 from cmk.host.passes import passes
+from cmk.host.pauses import own_time
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
@@ -68,7 +68,7 @@ class Pinning:
     """
 
     def __init__(
-        self, procfs: Procfs, pid: int, cpus: CpuSet, has_ended: Callable[[], bool], clock: Callable[[], float] = thread_time
+        self, procfs: Procfs, pid: int, cpus: CpuSet, has_ended: Callable[[], bool], clock: Callable[[], float] = own_time
     ) -> None:
         self._procfs = procfs
         self._pid = pid

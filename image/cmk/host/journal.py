@@ -101,7 +101,8 @@ class JournaledChange:
 
     ``write_state`` writes layout and tasks; it may be called twice with the same arguments, and what it raises passes through every method.
     ``find_family`` finds processes of a task outside pods that are confined to CPUs on which no other task can be. ``read_booked`` reads
-    the tasks that were written last: those that the plan of an interrupted change does not know were booked during it, and stay so.
+    the tasks that were written last, None if they cannot be read: what the plan of an interrupted change has and they lack has ended during
+    it, and the other way round it was booked.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class JournaledChange:
         write_state: Callable[[SavedLayout, list[Task]], None],
         procfs: Procfs,
         find_family: Callable[[Task, CpuSet], Search] = lambda _task, _cpus: Search([], is_certain=True),
-        read_booked: Callable[[], Iterable[Task]] = tuple,
+        read_booked: Callable[[], Sequence[Task] | None] = lambda: None,
     ) -> None:
         self._file = state.TwinFile(path, Journal, durable=True)
         self._write_state = write_state
@@ -184,18 +185,23 @@ class JournaledChange:
         self._commit(change.journal.old, booked(_booked(change.journal.plan, after=False)))
 
     def _with_others(self, tasks: list[Task]) -> list[Task]:
-        """Tasks of an interrupted change, and those that were booked during it."""
-        known = {task.process for task in tasks}
-        return [*tasks, *(task for task in self._read_booked() if task.process not in known)]
+        """Tasks of an interrupted change that have not ended during it, and those that were booked."""
+        written = self._read_booked()
+        if written is None:
+            return tasks
+        known, now = {task.process for task in tasks}, {task.process for task in written}
+        return [task for task in tasks if task.process in now] + [task for task in written if task.process not in known]
 
-    def narrow_masks(self, change: StartedChange) -> Pausing[None]:
-        """Restore the new masks of threads that have gained CPUs since the change was finished.
+    def narrow_masks(self, change: StartedChange, has_moved: Callable[[Move], bool] = lambda _: True) -> Pausing[None]:
+        """Restore the new masks of threads that have gained CPUs since the change was finished, of tasks that are still as it left them.
 
         Kernels before 6.2 give every thread of a cpuset that changes all CPUs of it, and cpusets are narrowed after the change.
         """
         masks = yield from self._valid_masks(change.journal)
-        for moves in change.ways(change.journal.plan.moves):
+        for every in change.ways(change.journal.plan.moves):
             yield
+            if not (moves := [move for move in every if has_moved(move)]):
+                continue
             recorded = _masks_of(moves, masks)
             now = [mask for mask in map(mask_of, recorded) if mask is not None]
             if now and not any(mask > moves[0].new for mask in now):

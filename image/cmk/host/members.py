@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from time import thread_time
 from typing import NamedTuple
 
 from cmk.host.affinity import mask_of
 from cmk.host.kin import Kin
 from cmk.host.passes import passes
-from cmk.host.pauses import Pausing, without_pause
+from cmk.host.pauses import Pausing, own_time, without_pause
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import MixedCgroupsError, PodContainer
 from cmk.model.cpuset import CpuSet
@@ -35,7 +34,7 @@ def search_members(
     cpus: CpuSet,
     others: Sequence[CpuSet],
     kin: Kin | None = None,
-    clock: Callable[[], float] = thread_time,
+    clock: Callable[[], float] = own_time,
 ) -> Search:
     """The same as ``search_with_pauses``, without a pause."""
     return without_pause(search_with_pauses(procfs, container, cpus, others, kin, clock))
@@ -47,7 +46,7 @@ def search_with_pauses(
     cpus: CpuSet,
     others: Sequence[CpuSet],
     kin: Kin | None = None,
-    clock: Callable[[], float] = thread_time,
+    clock: Callable[[], float] = own_time,
 ) -> Pausing[Search]:
     """Live processes in ``container`` with a thread whose affinity lies within ``cpus`` and within none of ``others``.
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Set
-from time import monotonic
 from typing import NamedTuple
 
 from cmk.host.affinity import AffinityError, mask_of, try_to_set
 from cmk.host.passes import passes
-from cmk.host.pauses import Pausing
+from cmk.host.pauses import Pausing, own_time
 from cmk.host.procfs import Procfs
 from cmk.model import cpuset
 
-SECONDS = 3.0
+SECONDS = 1.0
 # Threads of one process that are set before others have their turn.
 _SLICE = 200
 
@@ -50,7 +49,7 @@ def move(
     target: Target,
     *,
     keep: bool = False,
-    clock: Callable[[], float] = monotonic,
+    clock: Callable[[], float] = own_time,
 ) -> Pausing[list[MovedThread]]:
     """Set every thread's mask to what ``target`` returns for it; returns the threads that changed.
 

@@ -7,12 +7,13 @@ last, which says nothing about the workload. A few passes are made however long 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from time import thread_time
+
+from cmk.host.pauses import own_time
 
 LEAST, MOST = 3, 100
 
 
-def passes(seconds: float, clock: Callable[[], float] = thread_time) -> Iterator[int]:
+def passes(seconds: float, clock: Callable[[], float] = own_time) -> Iterator[int]:
     """Count passes from 0, at most ``MOST``; none but the ``LEAST`` first ones begin later than ``seconds`` after the first."""
     end = clock() + seconds
     for number in range(MOST):

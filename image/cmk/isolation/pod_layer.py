@@ -209,8 +209,8 @@ class PodLayer:
     def _make_partitions(self) -> None:
         """Make partitions of all containers that can be, and end those that can no longer."""
         self._making_partitions = None
-        if self._cpusets is None or self._partitions is None:
-            return
+        if self._cpusets is None or self._partitions is None or self._ledger.is_changing:
+            return  # while pools change, containers hold what others come from or go to; the end of the change makes them
         try:
             self._originals.save_partitioned(partitioned=True)
         except StateError as error:

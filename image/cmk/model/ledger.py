@@ -22,6 +22,15 @@ from cmk.model.tasks import Process, Request, Task
 _NOTHING: CpuSet = frozenset()
 
 
+class _Change(msgspec.Struct, frozen=True):
+    """A change to another layout: ``containers`` are those of the tasks that move, ``cpus`` all that these come from, go to or pass."""
+
+    coming: Layout
+    destinations: Mapping[Process, CpuSet]
+    containers: frozenset[PodContainer]
+    cpus: CpuSet
+
+
 class Ledger:
     """Tasks on the lists of one layout. Invariant: a list of an exclusive pool has at most one task.
 
@@ -40,7 +49,7 @@ class Ledger:
         self._going: frozenset[tuple[str, str]] = frozenset()
         self._coming: Layout | None = None
         self._destinations: Mapping[Process, CpuSet] = {}
-        self._changing: CpuSet = _NOTHING
+        self._announced: _Change | None = None
         self._given_up: Mapping[Process, CpuSet] = {}
 
     @property
@@ -94,19 +103,39 @@ class Ledger:
         """Leave CPUs open to a process that is giving them up and still runs there, until this is called with none."""
         self._given_up = {process: cpus} if cpus else {}
 
-    def begin(self, coming: Layout, destinations: Mapping[Process, CpuSet]) -> None:
-        """Begin a change to another layout; ``destinations`` are CPUs that tasks move to or pass on the way.
+    def announce(self, coming: Layout, destinations: Mapping[Process, CpuSet]) -> None:
+        """Announce a change to another layout; ``destinations`` are CPUs that tasks move to or pass on the way.
 
-        Until it ends, only lists are handed out that both layouts have and that nobody moves from or to, and a process keeps its task.
+        Until it ends, only lists are handed out that both layouts have and that nobody moves from or to; none in containers of tasks that
+        move, whose processes move with them; and a process keeps its task.
         """
-        self._coming, self._destinations = coming, destinations
-        moving = (self.cpus_of(task) for process in destinations if (task := self.tasks.get(process)))
-        self._changing = _NOTHING.union(*moving, *destinations.values())
+        moving = [task for process in destinations if (task := self.tasks.get(process))]
+        self._announced = _Change(
+            coming,
+            destinations,
+            frozenset(PodContainer(task.pod, task.container) for task in moving),
+            _NOTHING.union(*map(self.cpus_of, moving), *destinations.values()),
+        )
+
+    def begin(self) -> None:
+        """Begin the change: its tasks may run where they go as well, and nobody else on what is exclusive in either layout."""
+        if self._announced is None:
+            raise RuntimeError("no change was announced")
+        self._coming, self._destinations = self._announced.coming, self._announced.destinations
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a change has been announced that has not ended."""
+        return self._announced is not None
+
+    def is_moving(self, process: Process) -> bool:
+        """Whether a change that has been announced moves the task of a process: nobody knows on which CPUs it is until the change ends."""
+        return self._announced is not None and process in self._announced.destinations
 
     def end(self, layout: Layout, tasks: Iterable[Task]) -> None:
         """End a change, frozen lists included: from now on the ledger has this layout and these tasks."""
         self.layout, self._coming, self._destinations, self._going = layout, None, {}, frozenset()
-        self._changing = _NOTHING
+        self._announced = None
         self._holdings = Holdings(tasks)
         self.version += 1
 
@@ -135,8 +164,8 @@ class Ledger:
         """
         pool = self._pool_of(request)
         previous = self.tasks.get(request.process)
-        if self._coming is not None:
-            self._check_change(self._coming, pool, previous)
+        if self._announced is not None:
+            self._check_change(self._announced, pool, previous, request)
         asked = (pool.name, request.cores, request.socket)
         if previous and (previous.pool, previous.cores, previous.socket) == asked:
             task = msgspec.structs.replace(previous, on_move=request.on_move)
@@ -203,15 +232,14 @@ class Ledger:
         available = self._available(pool, request, lists)
         return choice.choose(pool.name, pool.exclusive, lists, users, request.cores, request.socket, available)
 
-    def _check_change(self, coming: Layout, pool: Pool, previous: Task | None) -> None:
+    def _check_change(self, change: _Change, pool: Pool, previous: Task | None, request: Request) -> None:
         """Refuse for now what would be in the way of a change of pools."""
         if previous:
             raise Refused("the node's pools change now, and with them perhaps the task that the process has", final=False)
-        if not pool.exclusive and not all(self._is_settled(coming, pool.name, item) for item in pool.lists):
+        if PodContainer(request.pod.uid if request.pod else "", request.container) in change.containers:
+            raise Refused("the node's pools change now, and tasks of the same container with them", final=False)
+        if not pool.exclusive and not all(_is_settled(change, pool, item) for item in pool.lists):
             raise Refused(f"the node's pools change now, pool {pool.name} among them", final=False)
-
-    def _is_settled(self, coming: Layout, pool: str, item: CpuList) -> bool:
-        return pool in coming.pools and item in coming.pools[pool].lists and not item.cpus & self._changing
 
     def _check_number(self, request: Request) -> None:
         """Refuse one more task to a pod that has as many as a pod may have."""
@@ -223,8 +251,8 @@ class Ledger:
 
     def _available(self, pool: Pool, request: Request, lists: Iterable[str]) -> Iterable[str]:
         """Lists that the pool hands out, in this order: those that stay, then, to a pod that requests the pool, those that go."""
-        if self._coming is not None:
-            return [item.name for item in pool.lists if self._is_settled(self._coming, pool.name, item)]
+        if self._announced is not None:
+            return [item.name for item in pool.lists if _is_settled(self._announced, pool, item)]
         if not self._going:
             return lists
         going = [name for name in lists if (pool.name, name) in self._going]
@@ -261,3 +289,9 @@ class Ledger:
                 f"{request.cores} cores of pool {pool.name} asked, pod {request.pod} already holds {held} of its {granted} ({resource})",
                 final=False,
             )
+
+
+def _is_settled(change: _Change, pool: Pool, item: CpuList) -> bool:
+    """Whether a change does not concern a list."""
+    coming = change.coming.pools.get(pool.name)
+    return coming is not None and coming.exclusive == pool.exclusive and item in coming.lists and not item.cpus & change.cpus

@@ -18,7 +18,7 @@ from cmk.host.peer import Peer
 from cmk.host.procfs import Procfs
 from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.wire import Isolate
-from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, SHARED, Node, on_node, options_in, text_of
+from tests.unit.agent.harness import EXCLUSIVE, LAYOUT, PLACE, SHARED, Node, on_node, options_in, text_of
 from tests.unit.agent.workloads import LIST, Workload, allocator_in, handed_over, later, on_allocator, saved
 
 pytestmark = pytest.mark.usefixtures("clients_in_pod", "own_affinity")
@@ -172,6 +172,29 @@ def test_a_process_with_two_tasks_that_cannot_be_moved_keeps_the_first(
         assert f"process {first.peer.pid} keeps the lists that it was about to give up" in caplog.text
         assert os.sched_getaffinity(first.peer.pid) == EXCLUSIVE
         assert saved(tmp_path) == [(first.peer.pid, "exclusive")]
+        assert isinstance(allocator.isolate(LIST, second.peer), Waiting)
+        await first.end()
+        assert "CMK_CPUS_ASSIGNED" in await later(allocator, second)
+
+    on_allocator(tmp_path, scenario)
+
+
+def test_a_process_with_two_tasks_that_keeps_the_first_holds_the_core_on_which_it_has_been_set_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Pinning) -> None:
+        raise AffinityError("it keeps starting threads")
+
+    async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
+        core, shared = handed_over(allocator, first)
+        shared = msgspec.structs.replace(shared, container=core.container)
+        monkeypatch.setattr(Procfs, "pod_container", lambda *_: PLACE)
+        monkeypatch.setattr(Procfs, "pids_in", lambda *_: [pid for pid in [first.peer.pid] if Path(f"/proc/{pid}").exists()])
+        os.sched_setaffinity(first.peer.pid, EXCLUSIVE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Pinning, "pin", fail)
+            assert allocator.adopt([shared, core]) == []
+        assert saved(tmp_path) == [(first.peer.pid, "shared"), (first.peer.pid, "exclusive")]
         assert isinstance(allocator.isolate(LIST, second.peer), Waiting)
         await first.end()
         assert "CMK_CPUS_ASSIGNED" in await later(allocator, second)

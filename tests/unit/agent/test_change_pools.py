@@ -495,23 +495,3 @@ def test_a_change_that_has_begun_is_finished_before_the_agent_stops(tmp_path: Pa
             assert not agent.node.options.journal_file.exists()
 
     on_agent(tmp_path, scenario, changes=False)
-
-
-def test_others_are_served_and_may_end_during_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(agent: Agent) -> None:
-        ledger = agent.node.service.ledger
-        async with await agent.node.ask("infra") as ending, await agent.node.ask() as owner:
-            await ending.answer()
-            await owner.answer()
-            monkeypatch.setattr(turns, "SECONDS_AT_ONCE", 0)
-            agent.want(ON_FIRST)
-            await agent.until(lambda: ledger.exclusive != EXCLUSIVE)
-            async with await agent.node.ask("infra") as coming:
-                await ending.kill()
-                assert (await coming.answer())[0].startswith("cmk/1 ok")
-                await agent.until(lambda: agent.hash == "first")
-                await agent.until(lambda: agent.node.tasks("infra") == sorted([os.getpid(), coming.pid]))
-                assert agent.node.tasks("exclusive") == [owner.pid]
-                assert os.sched_getaffinity(coming.pid) == set(CPUS) - FIRST
-
-    on_agent(tmp_path, scenario)

@@ -113,7 +113,8 @@ def test_others_leave_a_core_before_its_new_owner_comes_and_get_the_old_one_afte
         assert host.ledger.restore(AT_LAST)
         layers.enforce()
         assert host.may_use(OTHER) == "0-2"
-        host.ledger.begin(four(BEFORE), {TASK.process: BEFORE.cpus})
+        host.ledger.announce(four(BEFORE), {TASK.process: BEFORE.cpus})
+        host.ledger.begin()
         layers.refit()
         assert host.kernel.effective(OWNER) >= {2, 3}, "the owner may go there"
         assert host.may_use(OTHER) == "0-1", "no other container may"

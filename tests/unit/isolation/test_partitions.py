@@ -232,7 +232,8 @@ def test_it_ends_before_its_task_moves_and_is_made_anew_afterwards(tmp_path: Pat
         layers = host.layers()
         layers.apply(ASKED, "")
         assert partitions(host) == {OWNER}
-        host.ledger.begin(four(BEFORE), {TASK.process: BEFORE.cpus})
+        host.ledger.announce(four(BEFORE), {TASK.process: BEFORE.cpus})
+        host.ledger.begin()
         layers.refit()
         assert (partitions(host), exclusive(host)) == (set(), {}), "it is no partition while it has both"
         assert host.kernel.effective(OWNER) >= {2, 3}

@@ -167,7 +167,8 @@ def test_a_change_that_would_leave_no_cpu_over_closes_only_the_new_exclusive_one
         for exclusive, rest in ((frozenset({0}), frozenset({1})), (frozenset({1}), frozenset({0})))
     )
     ledger = Ledger(old)
-    ledger.begin(new, {})
+    ledger.announce(new, {})
+    ledger.begin()
     assert ledger.exclusive == {1}
 
 
@@ -193,17 +194,18 @@ def test_during_a_change_only_lists_are_handed_out_that_it_does_not_concern() ->
     pools = dict(ledger.layout.pools)
     pools["exclusive"] = Pool("exclusive", True, (*pools["exclusive"].lists[:2], CpuList(frozenset({6, 14}), 0)))
     pools["shared"] = Pool("shared", False, pools["shared"].lists[:1])
-    ledger.begin(Layout(pools), {owner.process: frozenset({1, 9})})
+    ledger.announce(Layout(pools), {owner.process: frozenset({1, 9})})
     for asked, text in [
-        (request(pid=2, granted=3), "0 of 3 free"),  # 0,8 has an owner, somebody comes to 1,9, and 4,12 goes
-        (request("shared", pid=2), "pool shared among them"),
+        (request("infra", pid=2), "tasks of the same container"),
+        (request(pid=2, granted=3, container="other"), "0 of 3 free"),  # 0,8 has an owner, somebody comes to 1,9, and 4,12 goes
+        (request("shared", pid=2, container="other"), "pool shared among them"),
         (request(pid=1, granted=3), "the task that the process has"),
     ]:
         with pytest.raises(Refused, match=text) as refusal:
             ledger.allocate(asked)
         assert not refusal.value.final
-    assert ledger.allocate(request("infra", pid=2)).pool == "infra"
-    ledger.begin(Layout(pools), {})
+    assert ledger.allocate(request("infra", pid=2, container="other")).pool == "infra"
+    ledger.announce(Layout(pools), {})
     assert ledger.allocate(request(pid=3, granted=3)).lists == ("1,9",)
     ledger.end(Layout(pools), ledger.tasks.values())
     assert ledger.allocate(request(pid=4, granted=3)).lists == ("6,14",)
@@ -212,8 +214,29 @@ def test_during_a_change_only_lists_are_handed_out_that_it_does_not_concern() ->
 def test_cpus_that_a_process_gives_up_during_a_change_are_open_beside_those_that_others_move_to() -> None:
     ledger = new_ledger()
     tasks = [ledger.allocate(request(pid=pid, granted=3)) for pid in (1, 2)]
-    ledger.begin(ledger.layout, {tasks[0].process: frozenset({4, 12})})
+    ledger.announce(ledger.layout, {tasks[0].process: frozenset({4, 12})})
+    assert ledger.open_to(tasks[0]) == {0, 8}
+    ledger.begin()
     ledger.keep_open(tasks[1].process, frozenset({2}))
     assert [ledger.open_to(task) for task in tasks] == [{0, 8, 4, 12}, {1, 9, 2}]
     ledger.keep_open(tasks[1].process, frozenset())
     assert [ledger.open_to(task) for task in tasks] == [{0, 8, 4, 12}, {1, 9}]
+
+
+def test_a_list_whose_pool_becomes_exclusive_is_not_handed_out_during_the_change() -> None:
+    ledger = new_ledger()
+    shared = ledger.layout.pools["shared"]
+    coming = Layout({**ledger.layout.pools, "shared": Pool("shared", True, shared.lists)})
+    ledger.announce(coming, {})
+    with pytest.raises(Refused, match="pool shared among them"):
+        ledger.allocate(request("shared"))
+
+
+def test_what_moves_is_known_until_the_change_ends() -> None:
+    ledger = new_ledger()
+    task = ledger.allocate(request())
+    assert not ledger.is_changing
+    ledger.announce(ledger.layout, {task.process: frozenset({1, 9})})
+    assert (ledger.is_changing, ledger.is_moving(task.process), ledger.is_moving(Process(7, 1))) == (True, True, False)
+    ledger.end(ledger.layout, [task])
+    assert (ledger.is_changing, ledger.is_moving(task.process)) == (False, False)
