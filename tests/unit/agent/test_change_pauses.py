@@ -62,7 +62,7 @@ class Paused:
 
 
 @pytest.fixture
-def only_owners_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def only_owners_together(monkeypatch: pytest.MonkeyPatch, clients_in_pod: None) -> None:
     """Clients that ask for another pool than exclusive are in a container of their own."""
     place = Procfs.pod_container
 
@@ -89,7 +89,6 @@ def test_who_asks_for_what_the_change_does_not_concern_is_served_in_its_middle(
             paused = begin()
             await paused.begun.wait()
             async with await node.ask("elsewhere", affinity=0) as other, await node.ask("shared") as late:
-                await asyncio.sleep(1); print("DBG", [open(f"/proc/{c.pid}/cmdline").read()[-200:] for c in (other,late)], [Procfs().pod_container(c.pid) for c in (owner,other,late)])
                 assert (await other.answer())[0].splitlines()[1] == "CMK_CPUS_ASSIGNED=4000"
                 await node.waiting(1)
                 assert node.options.journal_file.exists()
