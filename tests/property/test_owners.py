@@ -167,17 +167,21 @@ class Node(RuleBasedStateMachine):
 
     @rule(
         wanted=st.sampled_from(LAYOUTS),
-        asks=st.lists(st.tuples(INDEX, st.sampled_from(POOLS), st.integers(0, 30), st.booleans()), max_size=3),
+        meanwhile=st.lists(st.tuples(st.integers(0, 30), INDEX, st.sampled_from([*POOLS, *EVENTS]), st.booleans()), max_size=4),
     )
-    def change(self, wanted: SavedLayout, asks: list[tuple[int, str, int, bool]]) -> None:
-        """Pools change, and whenever the agent pauses others may ask."""
+    def change(self, wanted: SavedLayout, meanwhile: list[tuple[int, int, str, bool]]) -> None:
+        """Pools change, and whenever the agent pauses others may ask, or something happens."""
 
         async def others() -> None:
-            for which, pool, pauses, stays in asks:
+            for pauses, which, what, stays in meanwhile:
                 for _ in range(pauses):
                     await asyncio.sleep(0)
-                if living := self._client(which):
-                    self._ask(living, _request(living, pool), stays=stays)
+                if what in EVENTS:
+                    self._event(what, which)
+                elif living := self._client(which):
+                    self._ask(living, _request(living, what), stays=stays)
+                for cpu, families in self._hands(self.saved.layout.exclusive | wanted.layout.exclusive).items():
+                    assert len(families) == 1, f"CPU {cpu} is in the hands of {families} during a change"
 
         async def work() -> None:
             planned = plan(self.saved.layout, wanted.layout, self.ledger.tasks.values())
@@ -217,13 +221,7 @@ class Node(RuleBasedStateMachine):
         for name, pool in ledger.layout.pools.items():
             assert not pool.exclusive or all(len(tasks) <= 1 for tasks in ledger.users(name).values())
         owners = {cpu: task for task in ledger.tasks.values() for cpu in ledger.cpus_of(task) & ledger.exclusive}
-        hands = defaultdict(set)
-        for living in self.kernel.processes.values():
-            for mask in living.running.values():
-                if mask != CPUS:
-                    for cpu in mask & ledger.exclusive:
-                        hands[cpu].add(living.family)
-        for cpu, families in hands.items():
+        for cpu, families in self._hands(ledger.exclusive).items():
             assert cpu in owners, f"the owner of CPU {cpu} is lost"
             assert len(families) == 1, f"CPU {cpu} is in the hands of {families}"
             first = self.kernel.families.get(owners[cpu].process)
@@ -431,6 +429,16 @@ class Node(RuleBasedStateMachine):
             self.kernel.end(living)
             if kind != "end":
                 self.kernel.start(HOST, pid=living.pid)
+
+    def _hands(self, exclusive: CpuSet) -> dict[int, set[int]]:
+        """The families that run on each of these CPUs."""
+        hands = defaultdict(set)
+        for living in self.kernel.processes.values():
+            for mask in living.running.values():
+                if mask != CPUS:
+                    for cpu in mask & exclusive:
+                        hands[cpu].add(living.family)
+        return hands
 
     def _left_by(self, process: Process) -> CpuSet:
         """CPUs on which threads of a process may be that was refused: those that are booked for what it has left, and those of no owner."""
