@@ -131,12 +131,12 @@ class Kernel(Procfs):
     @contextmanager
     def running(self) -> Iterator[None]:
         """Within this context the agent's calls come here."""
-        write = state.write
+        replace = state.replace
 
-        def written(*args: Any, **more: Any) -> None:  # noqa: ANN401
+        def replaced(*args: Any, **more: Any) -> None:  # noqa: ANN401
             self.call()
             self.change()
-            write(*args, **more)
+            replace(*args, **more)
             self.change()
 
         with (
@@ -144,7 +144,7 @@ class Kernel(Procfs):
             mock.patch.object(os, "sched_getaffinity", self._get),
             mock.patch.object(os, "sched_setaffinity", self._set),
             mock.patch.object(os, "pidfd_open", lambda pid: self.descriptor(self._of(pid))),
-            mock.patch.object(state, "write", written),
+            mock.patch.object(state, "replace", replaced),
         ):
             yield
 
