@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.unit.fleet.fleets import report_table, table
 
 from cmk.agent import node_report
 from cmk.agent.files import StateFiles
@@ -15,6 +16,7 @@ from cmk.agent.observed import Observed
 from cmk.agent.options import Options
 from cmk.agent.stalls import Stalls
 from cmk.fleet import cluster_nodes
+from cmk.fleet.looks import Looks
 from cmk.host.procfs import Procfs
 from cmk.isolation.layers import Layers
 from cmk.kube import reports
@@ -27,7 +29,19 @@ from cmk.model.tasks import Process, Task
 from cmk.model.topology import Core, Topology
 
 SHARED_CORES = INFRA_CORES = 4
-IMAGES = 50  # of a Node object: kubelet lists so many
+# What kubectl get nodes -o wide prints.
+NODE_ROW = {
+    "Name": "",
+    "Status": "Ready",
+    "Roles": "<none>",
+    "Age": "100d",
+    "Version": "v1.34.2",
+    "Internal-IP": "10.20.30.40",
+    "External-IP": "<none>",
+    "OS-Image": "Debian GNU/Linux 12 (bookworm)",
+    "Kernel-Version": "6.1.0-40-rt-amd64",
+    "Container-Runtime": "containerd://2.1.4",
+}
 Json = dict[str, Any]
 
 
@@ -46,21 +60,23 @@ class Listed:
     """The API server that lists so many nodes with the same report, and counts the bytes of its answers by path."""
 
     def __init__(self, count: int, report: Json) -> None:
-        self._count = count
-        self._objects = {cluster_nodes.NODES: _node(), reports.PATH: _stored(report)}
-        self.read = dict.fromkeys(self._objects, 0)
+        self._names = [f"worker-{number:05}" for number in range(count)]
+        self._tables = {
+            cluster_nodes.NODES: table([*NODE_ROW], [[name, *list(NODE_ROW.values())[1:]] for name in self._names]),
+            reports.PATH: report_table(dict.fromkeys(self._names, report)),
+        }
+        self.read = dict.fromkeys(self._tables, 0)
 
-    def get(self, path: str, **parameters: str) -> Json:
-        """One page of a list."""
-        first = int(parameters.get("continue", 0))
-        end = min(first + int(parameters["limit"]), self._count)
-        one, metadata = self._objects[path], {"resourceVersion": "123456789"}
-        items = [{**one, "metadata": {**one["metadata"], "name": f"worker-{number:05}"}} for number in range(first, end)]
-        if end < self._count:
-            metadata["continue"] = str(end)
-        page = {"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items}
-        self.read[path] += len(msgspec.json.encode(page))
-        return page
+    def table(self, path: str, **_: str) -> list[Json]:
+        """A list as a table."""
+        found = self._tables[path]
+        self.read[path] += len(msgspec.json.encode(found))
+        names = [column["name"] for column in found["columnDefinitions"]]
+        return [dict(zip(names, row["cells"], strict=True)) for row in found["rows"]]
+
+    def metadata(self, *_: str, **__: str) -> Json:
+        """Labels, which only the first look reads: a list of their own."""
+        return {"items": [{"metadata": {"name": name}} for name in self._names]}
 
 
 def full_report(root: Path, cpus: int, shared_tasks: int) -> Json:
@@ -104,46 +120,12 @@ def bytes_sent(report: Json) -> int:
 
 
 def bytes_read(nodes: int, report: Json) -> dict[str, int]:
-    """Bytes of all answers to one look of verify, by path."""
+    """Bytes of all answers to a look of verify that is not its first, by path."""
     api = Listed(nodes, report)
-    for _ in cluster_nodes.nodes(api):
-        pass
+    if sum(1 for _ in Looks(api)()) != nodes:
+        raise SystemExit("bench: a look has not seen all nodes")
     return api.read
 
 
 def _task(number: int, pool: str, name: str, pod: Pod) -> Task:
     return Task(Process(1_000_000 + number, 77_700_000 + number), pool, (name,), pod.uid, f"{number:064x}")
-
-
-def _stored(report: Json) -> Json:
-    """A report as the API server answers with it: with metadata, of which the fields that the agent manages are the longest."""
-    fields = {f"f:{part}": _fields(report[part]) for part in ("spec", "status")}
-    entry = {
-        "manager": "cmk",
-        "operation": "Update",
-        "apiVersion": reports.GROUP,
-        "time": "2025-01-01T00:00:00Z",
-        "fieldsType": "FieldsV1",
-        "fieldsV1": fields,
-    }
-    own = {"uid": "0" * 36, "resourceVersion": "123456789", "generation": 100, "creationTimestamp": "2025-01-01T00:00:00Z"}
-    return {**report, "metadata": {**own, "managedFields": [entry]}}
-
-
-def _fields(value: object) -> Json:
-    """FieldsV1 of a value: a list is one field, as it is where a definition says nothing about it."""
-    return {".": {}, **{f"f:{key}": _fields(item) for key, item in value.items()}} if isinstance(value, dict) else {}
-
-
-def _node() -> Json:
-    """A Node object, most of which are the names of its images."""
-    digest = "registry.example.com/team/workload@sha256:" + "0" * 64
-    images = [
-        {"names": [digest, f"registry.example.com/team/workload:v{number}"], "sizeBytes": 100_000_000} for number in range(IMAGES)
-    ]
-    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"}
-    return {
-        "metadata": {"labels": {"kubernetes.io/hostname": "worker-00000", "cmk-node": "enabled"}},
-        "spec": {"podCIDR": "10.0.0.0/24"},
-        "status": {"conditions": [ready], "images": images},
-    }

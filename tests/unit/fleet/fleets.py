@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from cmk.fleet.preview import Node
 from cmk.model import layout, report, report_state, short_topology
@@ -15,6 +20,7 @@ from cmk.model.pods import Pod
 from cmk.model.tasks import Process, Task
 from cmk.model.topology import Core, Topology
 
+DEFINITION = Path(__file__).parents[3] / "charts/cmk/charts/crds/templates/nodereports.yaml"
 TOPOLOGY = Topology(tuple(Core(number, number // 2, frozenset({number, number + 4})) for number in range(4)))
 POD = Pod("uid-1", "ns", "web", {"cmk.intel.com/exclusive-cores": 1})
 TASK = Task(Process(17, 1), "exclusive", ("1,5",), "uid-1", "c" * 64)
@@ -51,3 +57,30 @@ def report_of(state: NodeState) -> dict[str, Any]:
         "status": {"isolatedFrom": state.topology.isolated_from, "state": report_state.dump(state, description)},
     }
     return dict(json.loads(json.dumps(whole, sort_keys=True)))
+
+
+def report_table(found: Mapping[str, Any]) -> dict[str, Any]:
+    """NodeReports, by the names of their nodes, as the table with the columns of the chart's definition."""
+    text = re.search(
+        r"additionalPrinterColumns:\n((?: +[-#].*\n)+)", DEFINITION.read_text()
+    )  # the file is a template around them
+    assert text
+    columns: list[dict[str, str]] = yaml.safe_load(text[1])
+    rows = [[name, *(_value(column["jsonPath"], report) for column in columns)] for name, report in found.items()]
+    return table(["Name", *(column["name"] for column in columns)], rows)
+
+
+def table(names: list[str], rows: list[list[Any]]) -> dict[str, Any]:
+    """A table as the API server has it."""
+    columns = [{"name": name, "type": "string", "format": "", "description": "", "priority": 0} for name in names]
+    kind = {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": "1"}}
+    return kind | {"columnDefinitions": columns, "rows": [{"cells": row, "object": None} for row in rows]}
+
+
+def _value(path: str, found: Any) -> Any:  # noqa: ANN401  # JSON
+    """What the API server finds by a path of a column."""
+    for key, kind in re.findall(r"\.(\w+)(?:\[\?\(@\.type==\"(\w+)\"\)\])?", path):
+        found = (found or {}).get(key)
+        if kind:
+            found = next((item for item in found or [] if item["type"] == kind), None)
+    return found

@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cmk.fleet.looks import Looks
 from cmk.kube import reports
 from cmk.kube.client import METADATA, TABLE
 from cmk.model.reasons import Obstacle
-from tests.unit.fleet.fleets import node
+from tests.unit.fleet.fleets import node, report_table, table
 from tests.unit.kube.apiserver import serving
 
-DEFINITION = Path(__file__).parents[3] / "charts/cmk/charts/crds/templates/nodereports.yaml"
 NODES = "/api/v1/nodes"
 REFUSED = {"pending": {"hash": "h2", "reason": Obstacle.CONFIG_REFUSED.value}}
 
 
-def columns() -> list[dict[str, str]]:
-    """The printer columns of the definition, whose file is a template around them."""
-    text = re.search(r"additionalPrinterColumns:\n((?: +[-#].*\n)+)", DEFINITION.read_text())
-    assert text
-    found: list[dict[str, str]] = yaml.safe_load(text[1])
-    return found
-
-
-def value(path: str, found: Any) -> Any:  # noqa: ANN401  # JSON
-    """What the API server finds by a path of a column."""
-    for key, kind in re.findall(r"\.(\w+)(?:\[\?\(@\.type==\"(\w+)\"\)\])?", path):
-        found = (found or {}).get(key)
-        if kind:
-            found = next((item for item in found or [] if item["type"] == kind), None)
-    return found
-
-
-def table(names: list[str], rows: list[list[Any]]) -> tuple[int, dict[str, Any]]:
-    return 200, {"columnDefinitions": [{"name": name} for name in names], "rows": [{"cells": row} for row in rows]}
-
-
-def of_reports(found: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """The table of reports by the names of nodes."""
-    defined = columns()
-    rows = [[name, *(value(column["jsonPath"], report) for column in defined)] for name, report in found.items()]
-    return table(["Name", *(column["name"] for column in defined)], rows)
+def of_reports(found: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The answer to who asks for the table of reports, by the names of nodes."""
+    return 200, report_table(found)
 
 
 def of_nodes(**states: str) -> tuple[int, dict[str, Any]]:
-    return table(["Name", "Status", "Roles"], [[name, state, "<none>"] for name, state in states.items()])
+    return 200, table(["Name", "Status", "Roles"], [[name, state, "<none>"] for name, state in states.items()])
 
 
 def metadata(*names: str) -> tuple[int, dict[str, Any]]:
@@ -119,7 +91,7 @@ def test_with_a_definition_from_before_whole_reports_are_read() -> None:
     whole = {"metadata": {"name": "one"}, "status": {"configHash": "h1"}}
     item = {"metadata": {"name": "one"}, "spec": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     with serving(
-        table(["Name", "Config"], [["one", "h1"]]), *[(200, {"items": [item]}), (200, {"items": [whole]})] * 2
+        (200, table(["Name", "Config"], [["one", "h1"]])), *[(200, {"items": [item]}), (200, {"items": [whole]})] * 2
     ) as server:
         look = Looks(server.api)
         assert [[found.report for found in look()] for _ in range(2)] == [[whole], [whole]]
