@@ -81,3 +81,25 @@ def move_partition(guest: Guest, pod: Pod, pid: int, exclusive: dict[str, Any], 
     wait_for("it is one there", lambda: isolated(guest) == cpus, SECONDS)
     wait_for("its report", lambda: guest.layer("partition") == "on", SECONDS)
     assert intruders(guest, pod, cpus) == []
+
+
+def two_hundred_tasks_move_while_others_are_served(guest: Guest) -> None:
+    """All of a shared pool's tasks in one pod, beside a pod that asks for a core again and again that the change does not concern."""
+    before, after = ({**BEFORE, "exclusive": {"cores": "3-5"}, "shared": {"cores": cores}} for cores in ("7", "6-7"))
+    guest.lay_out("isolation.pods=true", pools(before))
+    many = "for i in $(seq 200); do /opt/cmk/cmk isolate --pool=shared sleep 3600 & done; wait"
+    asks = "while /opt/cmk/cmk isolate --pool=exclusive true; do echo served; done"
+    with guest.pod("many", "sh", "-c", many), guest.pod("asking", "sh", "-c", asks, cores=1) as asking:
+        wait_for("all tasks are there", lambda: len(guest.tasks("shared")) == 200, SECONDS)
+        tasks = guest.tasks("shared")
+        wait_for("a core is given", lambda: "served" in asking.logs, SECONDS)
+        guest.change(pools(after))
+        served = asking.logs.count("served")
+        assert set(guest.tasks("shared")) == set(tasks)
+        line = f"for p in {' '.join(map(str, tasks))}; do grep -h Cpus_allowed_list /proc/$p/status; done | sort | uniq -c"
+        assert guest.on_node(1, line).split() == ["200", "Cpus_allowed_list:", "12-15"]
+        entry = guest.get("cmk-nodereport", "node1")["status"]["history"][-1]
+        print(f"moved {entry['moves']} tasks in {entry['milliseconds']} ms; served {served} times by then")
+        assert (entry["outcome"], entry["moves"]) == ("applied", 200)
+        wait_for("it goes on", lambda: asking.logs.count("served") > served, SECONDS)
+        assert asking.phase == "Running"

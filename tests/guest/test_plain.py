@@ -89,6 +89,10 @@ def test_a_partition_moves_with_its_pool(isolating: Guest) -> None:
     reconfigure.a_partition_moves_with_its_pool(isolating)
 
 
+def test_two_hundred_tasks_move_while_others_are_served(guest: Guest) -> None:
+    reconfigure.two_hundred_tasks_move_while_others_are_served(guest)
+
+
 def test_slices_beside_kubepods_are_narrowed_and_given_back(isolating: Guest) -> None:
     isolation.slices_beside_kubepods_are_narrowed_and_given_back(isolating)
 
