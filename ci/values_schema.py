@@ -135,7 +135,7 @@ class Agent(Strict):
     podLabels: Labels | UnsetType = UNSET
     daemonSetName: str | UnsetType = UNSET
     podAnnotations: Labels | UnsetType = UNSET
-    updateStrategy: Kubernetes | None | UnsetType = UNSET
+    updateStrategy: Kubernetes | UnsetType | None = UNSET
 
 
 class Certificates(Strict):
