@@ -81,10 +81,11 @@ def measure(api: client.Api, apiserver: int, rounds: int) -> None:
     looks, counter = Looks(api), Counter()
     ways: dict[str, Callable[[], Iterable[Node]]] = {
         "whole objects": partial(cluster_nodes.nodes, api),
-        "tables, the first": lambda: [*Looks(api)()],
-        "tables": looks,
+        "tables, the first": lambda: [*Looks(api)(False)],
+        "tables": partial(looks, False),
+        "tables, the last": partial(looks, True),
     }
-    sum(1 for _ in looks())
+    sum(1 for _ in looks(False))
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name in random.sample(list(ways), len(ways)):

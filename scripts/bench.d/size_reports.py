@@ -122,7 +122,7 @@ def bytes_sent(report: Json) -> int:
 def bytes_read(nodes: int, report: Json) -> dict[str, int]:
     """Bytes of all answers to a look of verify that is not its first, by path."""
     api = Listed(nodes, report)
-    if sum(1 for _ in Looks(api)()) != nodes:
+    if sum(1 for _ in Looks(api)(False)) != nodes:
         raise SystemExit("bench: a look has not seen all nodes")
     return api.read
 

@@ -85,7 +85,7 @@ def move_partition(guest: Guest, pod: Pod, pid: int, exclusive: dict[str, Any], 
 
 def two_hundred_tasks_move_while_others_are_served(guest: Guest) -> None:
     """All of a shared pool's tasks in one pod, beside a pod that asks for a core again and again that the change does not concern."""
-    before, after = ({**BEFORE, "exclusive": {"cores": "3-5"}, "shared": {"cores": cores}} for cores in ("7", "6-7"))
+    before, after = ({**BEFORE, "exclusive": {"cores": "3-5"}, "shared": {"cores": cores}} for cores in ([7], "6-7"))
     guest.lay_out("isolation.pods=true", pools(before))
     many = "for i in $(seq 200); do /opt/cmk/cmk isolate --pool=shared sleep 3600 & done; wait"
     asks = "while /opt/cmk/cmk isolate --pool=exclusive true; do echo served; done"

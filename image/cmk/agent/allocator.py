@@ -358,8 +358,8 @@ class Allocator:
 
     def _left_of(self, task: Task) -> Search:
         """Search for what keeps a task alive whose first process has ended, or never held its lists alone."""
-        if self.ledger.is_moving(task.process):
-            return Search([], is_certain=False)  # in the middle of a change, what it has left may be on other CPUs
+        if self.ledger.is_beside_moving(task):
+            return Search([], is_certain=False)
         if self._is_searched(task):
             return self._members_of(task)
         # What a process that was refused may have left on the lists ends with it.

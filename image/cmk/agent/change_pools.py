@@ -169,6 +169,7 @@ class ChangePools:
         except (ChangeError, NoRoomError) as error:
             self._failed = wanted.section.hash, plan
             asyncio.get_running_loop().call_later(SECONDS_BETWEEN_ATTEMPTS, self._forget_failure)
+            self._service.ledger.freeze(self.coming)  # what _aim began goes on: the ledger has ended it with the change
             outcome = "undone" if isinstance(error, ChangeError) else "refused"
             self._record_refusal(wanted, outcome, str(error), _milliseconds_since(began))
             return

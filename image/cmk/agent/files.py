@@ -46,6 +46,7 @@ class StateFiles:
         self._boot = procfs.boot_id()
         self._layout = state.StateFile(options.layout_file, SavedLayout, durable=True)
         self._tasks: state.StateFile[Any] = state.StateFile(options.tasks_file, TasksFile, durable=False)
+        self._doubt = ""
         # By id: what was written last, kept so that nothing else gets its id.
         self._known: dict[int, _Encoded] = {}
 
@@ -56,8 +57,8 @@ class StateFiles:
 
     @property
     def tasks_fault(self) -> str:
-        """Why the tasks are those of the generation before."""
-        return self._tasks.fault
+        """Why the tasks are those of the generation before, or were when an interrupted change was ended."""
+        return self._tasks.fault or self._doubt
 
     def read_layout(self) -> SavedLayout | None:
         """The layout, and the configuration it was made from; None before the first."""
@@ -115,13 +116,15 @@ class StateFiles:
             self.write_layout(saved)
         self.write_tasks(tasks, pods)
 
-    def _saved_tasks(self) -> list[Task] | None:
+    def _saved_tasks(self) -> list[Task]:
+        """Tasks as they were written last. That there is a doubt about them stays so when the outcome of a change is written over them."""
         try:
-            content = self._tasks.read()
+            tasks = self.read_tasks().tasks
         except state.DamagedError as error:
-            log.error("%s", error)  # the plan of the change has all but those that were booked during it
-            return None
-        return content.tasks if content is not None and content.boot == self._boot else None
+            self._doubt = str(error)
+            return []
+        self._doubt = self._tasks.fault
+        return tasks
 
     def _saved_pods(self) -> list[Pod]:
         try:

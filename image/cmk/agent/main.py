@@ -79,7 +79,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _finish, stop, None)
         # An exception that no callback expects ends the agent: the next one reads the state afresh.
-        loop.set_exception_handler(lambda _, context: _finish(stop, _error_of(context)))
+        loop.set_exception_handler(lambda _, context: self._on_error(_error_of(context)))
         probes = await health.serve(self._options.health_port, self._readiness)
         try:
             self._watches.start()
@@ -91,6 +91,11 @@ class Agent:
         finally:
             probes.close()
         stop.result()
+
+    def _on_error(self, error: BaseException) -> None:
+        if self._stop.done() and self._change_pools is not None:  # the change that is waited for goes by what is in doubt now
+            self._change_pools.give_up()
+        _finish(self._stop, error)
 
     def _readiness(self) -> Readiness:
         """Ready: it serves workloads, or waits for the lock of an agent that does, and knows what the API server has.
@@ -362,7 +367,7 @@ class Agent:
             return
         try:
             await self._change_pools.settled()
-        except (state.StateError, asyncio.CancelledError) as error:
+        except (state.StateError, OSError, asyncio.CancelledError) as error:
             log.error("the change of pools is left to the next agent: %s", error)
 
     def _is_deselected(self) -> bool:

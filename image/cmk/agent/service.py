@@ -116,6 +116,7 @@ class Service:
         try:
             change = await with_pauses(self._change.write_journal(now, wanted, plan, steps))
         except StateError as error:
+            self._change.forget()  # it may be on disk after all, and the next agent would carry out what is out of date by then
             raise ChangeError(str(error)) from error
         self.ledger.begin()
         self.layers.refit()

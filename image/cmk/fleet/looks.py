@@ -14,8 +14,9 @@ from cmk.kube import reports
 from cmk.kube.client import NOT_FOUND, Api, ApiError, Json
 from cmk.kube.node import labels
 
-# Of any age: nothing is missed, as a look is followed by others. The API server answers from its memory, whose pages have no limit.
-_ANY_AGE = "0"
+# Of any age: the API server answers from its memory, whose pages have no limit.
+_ANY_AGE = {"resourceVersion": "0"}
+_NOW: Mapping[str, str] = {}
 _METADATA_PER_PAGE = "500"
 _READY = "Ready"
 # Columns of the definition of NodeReports, and where their values are in a report.
@@ -33,23 +34,27 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 
 class Looks:
-    """Each call is a look: every node, with what its report says of the roll-out, in no particular order. Raises ApiError."""
+    """Each call is a look: every node, with what its report says of the roll-out, in no particular order. Raises ApiError.
+
+    What it sees may have been so a moment ago, unless ``is_certain``.
+    """
 
     def __init__(self, api: Api) -> None:
         self._api = api
         self._labels: dict[str, Mapping[str, str]] = {}
         self._has_columns = True
 
-    def __call__(self) -> Iterable[Node]:
+    def __call__(self, is_certain: bool) -> Iterable[Node]:
         """Look once."""
-        statuses = self._statuses() if self._has_columns else None
+        age = _NOW if is_certain else _ANY_AGE
+        statuses = self._statuses(age) if self._has_columns else None
         if statuses is None:  # the cluster has a definition of NodeReports from before
             self._has_columns = False
             return cluster_nodes.nodes(self._api)
-        return self._nodes(statuses)
+        return self._nodes(statuses, age)
 
-    def _nodes(self, statuses: Mapping[str, Json]) -> Iterator[Node]:
-        for row in self._api.table(cluster_nodes.NODES, resourceVersion=_ANY_AGE):
+    def _nodes(self, statuses: Mapping[str, Json], age: Mapping[str, str]) -> Iterator[Node]:
+        for row in self._api.table(cluster_nodes.NODES, **age):
             name = row["Name"]
             if not self._labels:
                 self._labels = self._all_labels()
@@ -64,10 +69,10 @@ class Looks:
         items = cluster_nodes.pages(self._api.metadata, cluster_nodes.NODES, _METADATA_PER_PAGE, **params)
         return {item["metadata"]["name"]: labels(item) for item in items}
 
-    def _statuses(self) -> dict[str, Json] | None:
+    def _statuses(self, age: Mapping[str, str]) -> dict[str, Json] | None:
         """The part of each report's status that columns have, by name; None if a column is missing."""
         try:
-            rows = self._api.table(reports.PATH, resourceVersion=_ANY_AGE)
+            rows = self._api.table(reports.PATH, **age)
         except ApiError as error:
             if error.status != NOT_FOUND:  # the cluster has no definition of NodeReports
                 raise

@@ -10,6 +10,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -101,8 +102,7 @@ class JournaledChange:
 
     ``write_state`` writes layout and tasks; it may be called twice with the same arguments, and what it raises passes through every method.
     ``find_family`` finds processes of a task outside pods that are confined to CPUs on which no other task can be. ``read_booked`` reads
-    the tasks that were written last, None if they cannot be read: what the plan of an interrupted change has and they lack has ended during
-    it, and the other way round it was booked.
+    the tasks that were written last: those that the plan of an interrupted change does not know were booked during it, and stay so.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class JournaledChange:
         write_state: Callable[[SavedLayout, list[Task]], None],
         procfs: Procfs,
         find_family: Callable[[Task, CpuSet], Search] = lambda _task, _cpus: Search([], is_certain=True),
-        read_booked: Callable[[], Sequence[Task] | None] = lambda: None,
+        read_booked: Callable[[], Sequence[Task]] = tuple,
     ) -> None:
         self._file = state.TwinFile(path, Journal, durable=True)
         self._write_state = write_state
@@ -158,7 +158,7 @@ class JournaledChange:
         some have ended. Raises ChangeError when the change was undone, StateError when the old state could not be written either: then
         the journal stays.
         """
-        journal, booked = change.journal, booked or self._with_others
+        journal, booked = change.journal, booked or partial(self._with_others, change.journal)
         masks = _recorded_masks(journal) if just_started else (yield from self._valid_masks(journal))
         try:
             for step, moves in change.moves():
@@ -184,13 +184,19 @@ class JournaledChange:
             yield from self._move_tasks_back(change, step, moves, _masks_of(moves, masks))
         self._commit(change.journal.old, booked(_booked(change.journal.plan, after=False)))
 
-    def _with_others(self, tasks: list[Task]) -> list[Task]:
-        """Tasks of an interrupted change that have not ended during it, and those that were booked."""
-        written = self._read_booked()
-        if written is None:
-            return tasks
-        known, now = {task.process for task in tasks}, {task.process for task in written}
-        return [task for task in tasks if task.process in now] + [task for task in written if task.process not in known]
+    def _with_others(self, journal: Journal, tasks: list[Task]) -> list[Task]:
+        """Tasks of an interrupted change, and those that were booked during it, on lists of others that must have ended.
+
+        That a task of the plan was not written last is no proof that it has ended: the disk may have been full.
+        """
+        known = {task.process for task in tasks}
+        since = [task for task in self._read_booked() if task.process not in known]
+        taken = {(task.pool, name) for task in since for name in task.lists}
+        exclusive = {name for name, pool in journal.old.layout.pools.items() if pool.exclusive}
+        running = [
+            task for task in tasks if task.pool not in exclusive or not any((task.pool, name) in taken for name in task.lists)
+        ]
+        return running + since
 
     def narrow_masks(self, change: StartedChange, has_moved: Callable[[Move], bool] = lambda _: True) -> Pausing[None]:
         """Restore the new masks of threads that have gained CPUs since the change was finished, of tasks that are still as it left them.
@@ -208,7 +214,8 @@ class JournaledChange:
                 continue  # the kernel widens all threads or none
             try:
                 _, pids = yield from self._processes_of(change, moves, NOTHING, NOTHING)
-                yield from mover.move(self._procfs, {}, pids, _narrowed(moves[0], recorded), keep=True)
+                target = _narrowed(moves, masks, has_moved)
+                yield from mover.move(self._procfs, {}, pids, target, keep=True)
             except AffinityError as error:
                 log.error("cannot narrow a thread to its new CPUs after the change of pools: %s", error)
 
@@ -456,13 +463,16 @@ def _is_exclusive(journal: Journal, task: Task) -> bool:
     return journal.old.layout.pools[task.pool].exclusive
 
 
-def _narrowed(move: Move, masks: Masks) -> mover.Target:
-    """The new mask for each thread that was on the task's old lists and has more CPUs than its new lists."""
-    old, new, cpu_map = move.old, move.new, CpuMap(move.old_lists, move.new_lists)
+def _narrowed(moves: Sequence[Move], masks: dict[Process, Masks], has_moved: Callable[[Move], bool]) -> mover.Target:
+    """The new mask for each thread that was on its task's old lists and has more CPUs than the new ones, if the task still has these."""
+    old, new, cpu_map = moves[0].old, moves[0].new, CpuMap(moves[0].old_lists, moves[0].new_lists)
+    recorded = {tid: (move, mask) for move in moves for tid, mask in masks.get(move.task.process, {}).items()}
 
     def target(tid: int, mask: Set[int]) -> Set[int]:
-        before = masks.get(tid)
-        return cpu_map.new_mask(before) if before and before <= old and mask > new else mask
+        if tid not in recorded or not mask > new:
+            return mask
+        move, before = recorded[tid]
+        return cpu_map.new_mask(before) if before <= old and has_moved(move) else mask
 
     return target
 

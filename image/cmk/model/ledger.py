@@ -128,9 +128,11 @@ class Ledger:
         """Whether a change has been announced that has not ended."""
         return self._announced is not None
 
-    def is_moving(self, process: Process) -> bool:
-        """Whether a change that has been announced moves the task of a process: nobody knows on which CPUs it is until the change ends."""
-        return self._announced is not None and process in self._announced.destinations
+    def is_beside_moving(self, task: Task) -> bool:
+        """Whether a change that has been announced moves the task, or another in its container: until the change ends nobody knows on which
+        CPUs the processes of either are.
+        """
+        return self._announced is not None and PodContainer(task.pod, task.container) in self._announced.containers
 
     def end(self, layout: Layout, tasks: Iterable[Task]) -> None:
         """End a change, frozen lists included: from now on the ledger has this layout and these tasks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from cmk.agent import turns
-from cmk.host.journal import JournaledChange
+from cmk.host import state
+from cmk.host.journal import ChangeError, JournaledChange
 from cmk.host.pauses import Pausing
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
@@ -151,5 +153,27 @@ def test_a_process_beside_a_task_that_moves_waits_for_the_end_of_the_change(
                 assert node.tasks("elsewhere") == []
                 await paused.go()
                 assert (await beside.answer())[0].startswith("cmk/1 ok")
+
+    in_a_change(tmp_path, scenario, monkeypatch)
+
+
+def test_a_journal_of_which_nobody_knows_whether_it_is_on_disk_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(node: Node, begin: Callable[[], Paused]) -> None:
+        failures = iter([OSError(errno.EIO, "Input/output error")])
+
+        def fail_once(_: Path) -> None:
+            for failure in failures:
+                raise failure
+
+        monkeypatch.setattr(state, "_sync_directory", fail_once)
+        async with await node.ask() as owner:
+            await owner.answer()
+            with pytest.raises(ChangeError, match="Input/output error"):
+                await begin().go()
+            assert not list(tmp_path.rglob("journal.json*"))
+            async with await node.ask("shared") as other:
+                assert (await other.answer())[1] == SHARED
 
     in_a_change(tmp_path, scenario, monkeypatch)

@@ -22,7 +22,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     found: list[Node] = []
     monkeypatch.setattr(client, "in_cluster", lambda: None)
     monkeypatch.setattr(cluster_nodes, "nodes", lambda _: iter(found))
-    monkeypatch.setattr(looks, "Looks", lambda _: lambda: iter(found))
+    monkeypatch.setattr(looks, "Looks", lambda _: lambda _: iter(found))
     return found
 
 

@@ -43,7 +43,7 @@ def test_a_look_has_of_a_report_what_tells_the_progress(more: dict[str, Any]) ->
     report = node("one", **more).report
     assert report
     with serving(of_reports({"one": report}), of_nodes(one="Ready"), metadata("one")) as server:
-        (found,) = Looks(server.api)()
+        (found,) = Looks(server.api)(False)
     asked = [{key: item[key] for key in item if item["type"] == "Ready" or key in ("type", "message")} for item in CONDITIONS]
     expected = [item for item in asked if item["type"] != "Isolated"] if more else []
     pending = {key: more[key] for key in more if key == "pending"}
@@ -62,20 +62,20 @@ def test_labels_are_read_once_and_of_nodes_that_come_later() -> None:
         metadata(),
     ) as server:
         look = Looks(server.api)
-        assert [(item.name, item.ready, item.report) for item in look()] == [("one", True, None), ("two", False, None)]
-        later = list(look())
+        assert [(item.name, item.ready, item.report) for item in look(False)] == [("one", True, None), ("two", False, None)]
+        later = list(look(True))
     assert [(item.name, item.ready, item.labels["of"]) for item in later] == [
         ("one", False, "one"),
         ("two", True, "two"),
         ("three", True, "three"),
     ]
-    now = {"includeObject": "None", "resourceVersion": "0"}
+    lately = {"includeObject": "None", "resourceVersion": "0"}
     assert [(path, query) for _, path, query, *_ in server.seen] == [
-        (reports.PATH, now),
-        (NODES, now),
+        (reports.PATH, lately),
+        (NODES, lately),
         (NODES, {"limit": "500"}),
-        (reports.PATH, now),
-        (NODES, now),
+        (reports.PATH, {"includeObject": "None"}),
+        (NODES, {"includeObject": "None"}),
         (NODES, {"limit": "500", "fieldSelector": "metadata.name=three"}),
         (NODES, {"limit": "500", "fieldSelector": "metadata.name=gone"}),
     ]
@@ -84,7 +84,7 @@ def test_labels_are_read_once_and_of_nodes_that_come_later() -> None:
 
 def test_without_our_definitions_there_are_no_reports() -> None:
     with serving((404, {"message": "no such resource"}), of_nodes(one="Ready"), metadata("one")) as server:
-        assert [item.report for item in Looks(server.api)()] == [None]
+        assert [item.report for item in Looks(server.api)(False)] == [None]
 
 
 def test_with_a_definition_from_before_whole_reports_are_read() -> None:
@@ -94,4 +94,4 @@ def test_with_a_definition_from_before_whole_reports_are_read() -> None:
         (200, table(["Name", "Config"], [["one", "h1"]])), *[(200, {"items": [item]}), (200, {"items": [whole]})] * 2
     ) as server:
         look = Looks(server.api)
-        assert [[found.report for found in look()] for _ in range(2)] == [[whole], [whole]]
+        assert [[found.report for found in look(False)] for _ in range(2)] == [[whole], [whole]]

@@ -17,7 +17,7 @@ def watch(views: Iterable[Node], seconds: float = 60) -> tuple[list[Row], float]
     """The rows at the end, and when it came; the last view stays."""
     now, left, last = 0.0, list(views), [DONE]
 
-    def look() -> list[Node]:
+    def look(is_certain: bool) -> list[Node]:
         last[0] = left.pop(0) if left else last[0]
         return [last[0]]
 
@@ -73,7 +73,7 @@ def test_a_refusal_that_passes_is_forgotten() -> None:
 def test_a_large_cluster_is_looked_at_less_often() -> None:
     now, pauses = 0.0, []
 
-    def look() -> list[Node]:
+    def look(is_certain: bool) -> list[Node]:
         nonlocal now
         now += 3
         return [OLD if not pauses else DONE]
@@ -84,9 +84,21 @@ def test_a_large_cluster_is_looked_at_less_often() -> None:
 
 def test_a_node_that_is_not_selected_is_nobodys_business() -> None:
 
-    assert verify.verify(ClusterConfig(Selection(), section(2)), {}, lambda: [OLD], "1", 60) == ([], [])
+    assert verify.verify(ClusterConfig(Selection(), section(2)), {}, lambda _: [OLD], "1", 60) == ([], [])
 
 
 def test_hosts_that_match_no_node_are_named() -> None:
     hosts = {"a": Host({"": section(2)}, scope="hosts.a"), "b": Host({"": section(2)}, scope="hosts.b")}
-    assert verify.verify(config(2), hosts, lambda: [DONE], "1", 60)[1] == ["hosts.b matches no node"]
+    assert verify.verify(config(2), hosts, lambda _: [DONE], "1", 60)[1] == ["hosts.b matches no node"]
+
+
+def test_what_ends_the_wait_is_looked_at_once_more() -> None:
+    asked = []
+
+    def look(is_certain: bool) -> list[Node]:
+        asked.append(is_certain)
+        return [DONE if len(asked) in (1, 3, 4) else OLD]
+
+    rows, _ = verify.verify(config(2), {}, look, "1", 60, lambda: 0.0, lambda _: None)
+    assert asked == [False, True, False, True]
+    assert [row.state for row in rows] == ["applied"]

@@ -239,7 +239,29 @@ def test_what_was_booked_during_an_interrupted_change_stays_booked(
     host: Host, new: SavedLayout, saved_after: SavedLayout
 ) -> None:
     since = Task(Process(7, 1), "infra", ("9",))
-    changer = JournaledChange(host.path, host._write, Procfs(), read_booked=lambda: [host.task, since])
+    changer = JournaledChange(host.path, host._write, Procfs(), read_booked=lambda: [since])
     host.start(new)
     assert changer.resume() is not None
+    # That the moved task was not written last is no proof that it has ended: the next agent looks for it.
     assert host.written == [(saved_after, [host.task.process, since.process])]
+
+
+def test_a_task_whose_list_another_was_given_during_an_interrupted_change_has_ended(host: Host) -> None:
+    ended = Task(Process(7, 1), "kept", ("4000",))
+    kept = Pool("kept", True, (CpuList(NONE, 0),))
+    old, new = (msgspec.structs.replace(each, layout=Layout({**each.layout.pools, "kept": kept})) for each in (OLD, NEW))
+    since = msgspec.structs.replace(ended, process=Process(8, 1))
+    changer = JournaledChange(host.path, host._write, Procfs(), read_booked=lambda: [host.task, since])
+    changer.start(old, new, plan(old.layout, new.layout, [host.task, ended]))
+    assert changer.resume() is not None
+    assert host.written == [(new, [host.task.process, since.process])]
+
+
+def test_a_task_that_has_other_lists_by_now_is_not_narrowed(host: Host) -> None:
+    change = host.changer.start(OLD, NEW, plan(OLD.layout, NEW.layout, [host.task]))
+    host.changer.finish(change)
+    for tid in Procfs().threads(host.task.process.pid):
+        os.sched_setaffinity(tid, FIRST | SECOND)
+    answers = iter([True])
+    without_pause(host.changer.narrow_masks(change, lambda _: next(answers, False)))
+    assert host.masks() == {FIRST | SECOND}

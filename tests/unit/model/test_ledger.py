@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from cmk.model.choice import Refused
@@ -237,6 +238,10 @@ def test_what_moves_is_known_until_the_change_ends() -> None:
     task = ledger.allocate(request())
     assert not ledger.is_changing
     ledger.announce(ledger.layout, {task.process: frozenset({1, 9})})
-    assert (ledger.is_changing, ledger.is_moving(task.process), ledger.is_moving(Process(7, 1))) == (True, True, False)
+    beside, elsewhere = (
+        msgspec.structs.replace(task, process=Process(7, 1), container=name) for name in (task.container, "other")
+    )
+    assert [ledger.is_beside_moving(each) for each in (task, beside, elsewhere)] == [True, True, False]
+    assert ledger.is_changing
     ledger.end(ledger.layout, [task])
-    assert (ledger.is_changing, ledger.is_moving(task.process)) == (False, False)
+    assert (ledger.is_changing, ledger.is_beside_moving(task)) == (False, False)
