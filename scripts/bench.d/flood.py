@@ -16,6 +16,8 @@ from isolate import serve
 from pods import Pods
 from timing import launch
 
+from cmk.agent.limits import Limits
+
 LAUNCHES = 200
 PAUSE = 0.02  # half the rate at which a pod is served (workloads.limits.requestsPerSecond), or that would be measured
 SHARED = "cmk/1 isolate\npool=infra"
@@ -112,7 +114,7 @@ def main(root: Path, rounds: int) -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--serve", root, cgroups]:
-            serve(Path(root), Path(cgroups))
+            serve(Path(root), Path(cgroups), Limits())
         case ["--client", launcher, address]:
             client(launcher, address)
         case [root, rounds]:

@@ -17,6 +17,7 @@ from timing import launch, row
 
 from cmk.agent import main as whole_agent  # noqa: F401  # loads the modules of the real agent, for the memory figure
 from cmk.agent.files import StateFiles
+from cmk.agent.limits import Limits
 from cmk.agent.options import Options
 from cmk.agent.pod_cache import PodCache
 from cmk.agent.service import Service
@@ -26,10 +27,12 @@ from cmk.model.layout import CpuList, Layout, Pool
 from cmk.model.topology import Core, Topology
 
 CPUS = sorted(os.sched_getaffinity(0))
+# One pod starts more programs here than it may on a node, and how long it would have to wait is not what is measured.
+UNLIMITED = Limits(requests_per_second=1_000_000)
 REQUEST = b"cmk/1 isolate\npool=exclusive\ntimeout=20000"
 
 
-def serve(root: Path, cgroups: Path) -> None:
+def serve(root: Path, cgroups: Path, limits: Limits) -> None:
     """The agent: one exclusive core, the rest infra; clients need no grant, because there is no cluster to give one."""
     rest = CpuList(frozenset(CPUS[:-1]), 0)
     layout = Layout(
@@ -44,7 +47,7 @@ def serve(root: Path, cgroups: Path) -> None:
     for name in ("opt", "run", "state"):
         (root / name).mkdir()
     paths = (root / "opt", root / "run", root / "state", launcher)
-    options = Options("node", "ns", "c", "h", *paths, cgroups=cgroups, require_request=False)
+    options = Options("node", "ns", "c", "h", *paths, cgroups=cgroups, require_request=False, limits=limits)
 
     async def run() -> None:
         async def nobody() -> list[dict[str, object]]:
@@ -161,7 +164,7 @@ def main(root: Path, rounds: int) -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--serve", root, cgroups]:
-            serve(Path(root), Path(cgroups))
+            serve(Path(root), Path(cgroups), UNLIMITED)
         case ["--measure", root, rounds]:
             measure(Path(root), int(rounds))
         case [root, rounds]:
