@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from cmk.agent import lifetimes
+from cmk.agent import allocator, lifetimes
 from cmk.host import state
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
@@ -141,6 +141,7 @@ class Kernel(Procfs):
 
         with (
             mock.patch.object(lifetimes, "LAST_PAUSE", 0),
+            mock.patch.object(allocator, "SECONDS_TO_SETTLE", 0),
             mock.patch.object(os, "sched_getaffinity", self._get),
             mock.patch.object(os, "sched_setaffinity", self._set),
             mock.patch.object(os, "pidfd_open", lambda pid: self.descriptor(self._of(pid))),

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 # Each is written down with the task; a shell in a container has some ten.
 MOST_ANCESTORS = 100
+# After an end: what the next agent finds out by itself need not be written before a core goes to who waits for it.
+SECONDS_TO_SETTLE = 0.005
 
 
 class Waiting(msgspec.Struct):
@@ -236,6 +238,9 @@ class Allocator:
                     self.ledger.release(rest.process)
                 self._undo(task, before, pinning)
             raise
+        if self._saving is not None:  # all ends until now are saved and enforced
+            self._saving.cancel()
+            self._saving = None
         if before and before != task:
             self._wake()
         self._wakeups.wake_both()
@@ -381,13 +386,13 @@ class Allocator:
         self._notifier.remove_notice(process)
         self._wake()
         if self._saving is None:
-            self._saving = asyncio.get_running_loop().call_soon(self._settle_ends)
+            self._saving = asyncio.get_running_loop().call_later(SECONDS_TO_SETTLE, self._settle_ends)
         self._wakeups.wake_both()
 
     def _settle_ends(self) -> None:
-        """Save and enforce once for all ends that the event loop has found at once: there are hundreds when a container is killed.
+        """Save and enforce once for all ends that come at once: there are hundreds when a container is killed.
 
-        Who gets a core meanwhile finds it closed to all others as well: an allocation enforces for itself.
+        Who waits for a core gets it before that, for an allocation saves and enforces itself.
         """
         self._saving = None
         self._try_to_save()

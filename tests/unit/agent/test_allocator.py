@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cmk.agent import allocator as allocator_module
 from cmk.agent.allocator import Allocator, Waiting
 from cmk.agent.ends import Ends
 from cmk.agent.files import StateFiles
@@ -388,7 +389,7 @@ async def end_both(allocator: Allocator, *workloads: Workload) -> list[int]:
 def test_tasks_that_end_at_once_are_written_once(tmp_path: Path) -> None:
     async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
         writes = await end_both(allocator, first, second)
-        await asyncio.sleep(0)
+        await asyncio.sleep(2 * allocator_module.SECONDS_TO_SETTLE)
         assert writes == [0]
 
     on_allocator(tmp_path, scenario)
@@ -398,7 +399,7 @@ def test_an_allocator_that_is_closed_leaves_the_files_to_the_next_agent(tmp_path
     async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
         writes = await end_both(allocator, first, second)
         allocator.close()
-        await asyncio.sleep(0)
+        await asyncio.sleep(2 * allocator_module.SECONDS_TO_SETTLE)
         assert writes == []
 
     on_allocator(tmp_path, scenario)

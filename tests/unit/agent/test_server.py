@@ -8,10 +8,12 @@ import socket
 from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from cmk.agent import server
+from cmk.agent import callers, server
+from cmk.agent.callers import Caller, Callers
 from cmk.agent.limits import Limits
 from cmk.host.peer import Peer, peer_of
 from cmk.model import wire
@@ -45,13 +47,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 @pytest.fixture
 def accepted(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Set when the agent has accepted a connection."""
-    event, peer_of = asyncio.Event(), server.peer_of
+    event, of = asyncio.Event(), Callers.of
 
-    def noted(connection: socket.socket) -> Peer:
+    def noted(self: Callers, connection: socket.socket) -> tuple[int, Caller, Peer | None]:
         event.set()
-        return peer_of(connection)
+        return of(self, connection)
 
-    monkeypatch.setattr(server, "peer_of", noted)
+    monkeypatch.setattr(Callers, "of", noted)
     return event
 
 
@@ -62,7 +64,7 @@ async def ask(node: Node, request: str, accepted: asyncio.Event | None = None) -
         connection.setblocking(False)
         connection.connect(str(node.socket))
         if accepted:
-            await accepted.wait()
+            await asyncio.wait_for(accepted.wait(), 20)
         connection.send(request.encode())
         with suppress(ConnectionResetError):
             return await asyncio.wait_for(loop.sock_recv(connection, 65536), 20)
@@ -212,7 +214,8 @@ def test_no_more_requests_of_a_pod_wait_than_may(tmp_path: Path) -> None:
 def test_a_pod_has_no_more_connections_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "SECONDS_TO_SEND", 60)
     opened: list[int] = []
-    monkeypatch.setattr(server, "peer_of", lambda connection: opened.append(connection.fileno()) or peer_of(connection))
+    for module in (callers, server):
+        monkeypatch.setattr(module, "peer_of", lambda connection, *_: opened.append(connection.fileno()) or peer_of(connection))
 
     async def scenario(node: Node) -> None:
         loop = asyncio.get_running_loop()
@@ -328,11 +331,11 @@ def test_no_packet_harms_the_agent(tmp_path: Path, payload: bytes) -> None:
     on_node(tmp_path, scenario)
 
 
-@pytest.mark.parametrize("place", ["peer_of", "_received"])
+@pytest.mark.parametrize(("module", "place"), [(callers, "peer_of"), (server, "_received")])
 def test_a_fault_in_accept_ends_one_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, module: ModuleType, place: str
 ) -> None:
-    def fail(_: socket.socket) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, "too many files")
 
     async def scenario(node: Node) -> None:
@@ -340,7 +343,7 @@ def test_a_fault_in_accept_ends_one_connection(
         asyncio.get_running_loop().set_exception_handler(lambda _, context: ends_agent.append(context))
         files = sorted(Path("/proc/self/fd").iterdir())
         with monkeypatch.context() as patch:
-            patch.setattr(server, place, fail)
+            patch.setattr(module, place, fail)
             for _ in range(5):
                 assert await ask(node, text_of("shared")) == b""
         assert sorted(Path("/proc/self/fd").iterdir()) == files
