@@ -77,6 +77,10 @@ def test_the_operator_manuals_example(guest: Guest) -> None:
     reconfigure.the_operator_manuals_example(guest)
 
 
+def test_two_hundred_tasks_move_while_others_are_served(guest: Guest) -> None:
+    reconfigure.two_hundred_tasks_move_while_others_are_served(guest)
+
+
 def test_nobody_else_may_use_an_owned_core(isolating: Guest) -> None:
     isolation.nobody_else_may_use_an_owned_core(isolating)
 
@@ -87,10 +91,6 @@ def test_a_partition_comes_and_goes(isolating: Guest) -> None:
 
 def test_a_partition_moves_with_its_pool(isolating: Guest) -> None:
     reconfigure.a_partition_moves_with_its_pool(isolating)
-
-
-def test_two_hundred_tasks_move_while_others_are_served(guest: Guest) -> None:
-    reconfigure.two_hundred_tasks_move_while_others_are_served(guest)
 
 
 def test_slices_beside_kubepods_are_narrowed_and_given_back(isolating: Guest) -> None:
