@@ -18,6 +18,7 @@ from cmk.kube.node import labels
 _ANY_AGE = {"resourceVersion": "0"}
 _NOW: Mapping[str, str] = {}
 _METADATA_PER_PAGE = "500"
+_FEW = 10
 _READY = "Ready"
 # Columns of the definition of NodeReports, and where their values are in a report.
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -54,18 +55,23 @@ class Looks:
         return self._nodes(statuses, age)
 
     def _nodes(self, statuses: Mapping[str, Json], age: Mapping[str, str]) -> Iterator[Node]:
-        for row in self._api.table(cluster_nodes.NODES, **age):
+        rows = self._api.table(cluster_nodes.NODES, **age)
+        self._read_labels([row["Name"] for row in rows if row["Name"] not in self._labels])
+        for row in rows:
             name = row["Name"]
-            if not self._labels:
-                self._labels = self._all_labels()
-            if name not in self._labels:
-                self._labels |= self._all_labels(fieldSelector=f"metadata.name={name}")
             if name in self._labels:
                 report = {"status": statuses[name]} if name in statuses else None
                 yield Node(name, self._labels[name], report, row["Status"] == _READY)
 
-    def _all_labels(self, **params: str) -> dict[str, Mapping[str, str]]:
-        """Labels of nodes by name."""
+    def _read_labels(self, names: list[str]) -> None:
+        """Read the labels of new nodes: one by one, or those of all nodes if many are new."""
+        if names and (not self._labels or len(names) > _FEW):
+            self._labels |= self._labels_of()
+        else:
+            for name in names:
+                self._labels |= self._labels_of(fieldSelector=f"metadata.name={name}")
+
+    def _labels_of(self, **params: str) -> dict[str, Mapping[str, str]]:
         items = cluster_nodes.pages(self._api.metadata, cluster_nodes.NODES, _METADATA_PER_PAGE, **params)
         return {item["metadata"]["name"]: labels(item) for item in items}
 
@@ -84,7 +90,7 @@ class Looks:
 
 def _status(row: Mapping[str, Any]) -> Json:
     conditions: dict[str, Json] = {}
-    status: Json = {"conditions": []}
+    status: Json = {}
     for column, (place, *below) in _COLUMNS.items():
         value = row[column]
         if value in (None, ""):
@@ -96,5 +102,4 @@ def _status(row: Mapping[str, Any]) -> Json:
             status.setdefault(place, {})[below[0]] = value
         else:
             status[place] = value
-    status["conditions"] = list(conditions.values())
-    return status
+    return {**status, "conditions": [*conditions.values()]} if conditions else status

@@ -185,7 +185,7 @@ class JournaledChange:
         self._commit(change.journal.old, booked(_booked(change.journal.plan, after=False)))
 
     def _with_others(self, journal: Journal, tasks: list[Task]) -> list[Task]:
-        """Tasks of an interrupted change, and those that were booked during it, on lists of others that must have ended.
+        """Tasks of an interrupted change, but for those whose exclusive lists others have got since, and these others.
 
         That a task of the plan was not written last is no proof that it has ended: the disk may have been full.
         """

@@ -47,7 +47,8 @@ def test_a_look_has_of_a_report_what_tells_the_progress(more: dict[str, Any]) ->
     asked = [{key: item[key] for key in item if item["type"] == "Ready" or key in ("type", "message")} for item in CONDITIONS]
     expected = [item for item in asked if item["type"] != "Isolated"] if more else []
     pending = {key: more[key] for key in more if key == "pending"}
-    assert found.status == {"agentVersion": "1", "configHash": "h2", "conditions": expected, **pending}
+    conditions = {"conditions": expected} if expected else {}
+    assert found.status == {"agentVersion": "1", "configHash": "h2", **conditions, **pending}
     assert (found.name, found.labels, found.ready) == ("one", {"of": "one"}, True)
 
 
@@ -95,3 +96,18 @@ def test_with_a_definition_from_before_whole_reports_are_read() -> None:
     ) as server:
         look = Looks(server.api)
         assert [[found.report for found in look(False)] for _ in range(2)] == [[whole], [whole]]
+
+
+def test_a_report_that_no_agent_has_filled_says_nothing() -> None:
+    with serving(of_reports({"one": {}}), of_nodes(one="Ready"), metadata("one")) as server:
+        assert [item.status for item in Looks(server.api)(False)] == [{}]
+
+
+def test_labels_of_many_new_nodes_are_read_together() -> None:
+    names = [f"n{number}" for number in range(11)]
+    answers = [of_reports({}), of_nodes(one="Ready"), metadata("one"), of_reports({}), of_nodes(**dict.fromkeys(names, "Ready"))]
+    with serving(*answers, metadata("one", *names)) as server:
+        look = Looks(server.api)
+        assert [item.name for item in look(False)] == ["one"]
+        assert [item.name for item in look(False)] == names
+        assert not server.answers
