@@ -75,6 +75,9 @@ def test_a_shrink_that_a_pod_is_in_the_way_of_is_refused_and_nothing_changes(res
     cluster = restored
     with cluster.pod("holder", *isolate("sleep", "1000"), cores=1):
         (pid,) = wait_for("it runs isolated", lambda: cluster.tasks("exclusive"))
+        wait_for(
+            "its report says so", lambda: {pid} == {task.process.pid for task in state(cluster).tasks if task.pool == "exclusive"}
+        )
         before = wait_for("everything is written", lambda: state_of(cluster))
         done = cluster.upgrade(*HOOKS, *NO_EXCLUSIVE, check=False)
         assert done.returncode != 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from cmk.cli import common, fleet_table, rendered_config
 from cmk.model.errors import CmkError
 
 app = typer.Typer(help="Check an upgrade beforehand and afterwards, for the chart's hooks.", no_args_is_help=True)
+# An agent that writes many reports in a minute waits up to 6 s before the next (agent/publisher.py): a task in the way may have ended.
+SECONDS_UNTIL_REPORTED = 8.0
 ConfigOption = Annotated[Path, typer.Option(help="Directory with config.json and hosts-*.json.")]
 
 
@@ -25,7 +28,15 @@ def plan(config: ConfigOption) -> None:
         from cmk.kube import client  # noqa: PLC0415  # a client of the API would slow down the start of every other command
 
         wanted, hosts = rendered_config.mounted(config)
-        fleet = preview.plan(wanted, hosts, cluster_nodes.nodes(client.in_cluster()))
+        api = client.in_cluster()
+        fleet = preview.plan(wanted, hosts, cluster_nodes.nodes(api))
+        if fleet.blocking:
+            typer.echo(
+                f"node {fleet.blocking[0].node} refuses; planning again in {SECONDS_UNTIL_REPORTED:.0f} s, when reports are current",
+                err=True,
+            )
+            time.sleep(SECONDS_UNTIL_REPORTED)
+            fleet = preview.plan(wanted, hosts, cluster_nodes.nodes(api))
         for line in fleet_table.plan_lines(fleet):
             typer.echo(line, err=True)
         if fleet.blocking:

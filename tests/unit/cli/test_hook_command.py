@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cmk import __version__
-from cmk.cli import common
+from cmk.cli import common, hook_command
 from cmk.cli.app import app
 from cmk.fleet import cluster_nodes, looks
 from cmk.fleet.preview import Node
@@ -20,6 +20,7 @@ from tests.unit.fleet.fleets import POD, config, node
 def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     """Those of a cluster that is made up."""
     found: list[Node] = []
+    monkeypatch.setattr(hook_command.time, "sleep", lambda _: None)
     monkeypatch.setattr(client, "in_cluster", lambda: None)
     monkeypatch.setattr(cluster_nodes, "nodes", lambda _: iter(found))
     monkeypatch.setattr(looks, "Looks", lambda _: lambda _: iter(found))
@@ -48,7 +49,21 @@ def test_a_plan_that_is_refused_fails_with_cause_and_place(tmp_path: Path, nodes
     )
     assert (done.exit_code, done.stdout, done.stderr.splitlines()[-1]) == (1, "", f"cmk: {text}")
     assert log.read_text() == f"{text}\n"
-    assert done.stderr.splitlines()[0].split() == ["NODE", "SCOPE", "MOVES", "STAYS", "RESULT"]
+    assert done.stderr.splitlines()[0] == "node b refuses; planning again in 8 s, when reports are current"
+    assert done.stderr.splitlines()[1].split() == ["NODE", "SCOPE", "MOVES", "STAYS", "RESULT"]
+
+
+def test_a_pod_that_has_just_gone_refuses_nothing(
+    tmp_path: Path, nodes: list[Node], log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes += [node("a", pods=(POD,))]
+
+    def reports_follow(_: float) -> None:
+        nodes[:] = [node("a")]
+
+    monkeypatch.setattr(hook_command.time, "sleep", reports_follow)
+    done = run(tmp_path, "plan")
+    assert (done.exit_code, log.read_text()) == (0, ""), done.stderr
 
 
 def test_changes_are_no_failure(tmp_path: Path, nodes: list[Node], log: Path) -> None:
