@@ -119,11 +119,16 @@ class Allocator:
             log.error("task of process %d does not fit the layout: pool %s lists %s", task.process.pid, task.pool, task.lists)
         return is_restored
 
-    def join(self, pool: str) -> None:
-        """Make this very process a task of a pool and pin it, as the agent does with infra."""
+    def join(self, pool: str, own_pod: str) -> None:
+        """Make this very process a task of a pool and pin it, as the agent does with infra.
+
+        ``own_pod``: its pod's uid. In a cgroup namespace of its own, which runtimes make with cgroup v2, its cgroup's path names no pod.
+        """
         pid = os.getpid()
         process = self._procfs.process(pid)
         container = self._procfs.pod_container(pid)
+        if not container.pod:
+            container = PodContainer(own_pod)
         request = Request(pool, process, pod=Pod(container.pod, "", "", {}), container=container.container)
         task = self.ledger.allocate(request)
         affinity.pin(self._procfs, pid, self.ledger.cpus_of(task), lambda: False)

@@ -12,7 +12,8 @@ from cmk.legacy.predecessor import Traces
 
 
 class Options(msgspec.Struct, frozen=True):
-    """``host_dirs`` get a launcher and a socket like ``install_dir``. ``adopt_namespaces`` may have ConfigMaps of CMK 1.5.
+    """``pod`` is the uid of the agent's own pod, empty where it runs in none. ``host_dirs`` get a launcher and a socket like
+    ``install_dir``. ``adopt_namespaces`` may have ConfigMaps of CMK 1.5.
 
     ``cgroups`` and ``irqs`` are the host's, None where the agent cannot write them; ``kubelet_socket`` is kubelet's pod-resources socket.
     ``daemonset`` names the agent's own DaemonSet, which is deleted when the chart is uninstalled. Leases that limit how many nodes change
@@ -39,6 +40,7 @@ class Options(msgspec.Struct, frozen=True):
     daemonset: str = ""
     rollout_prefix: str = "cmk-rollout"
     limits: Limits = Limits()
+    pod: str = ""
 
     @property
     def service_dirs(self) -> tuple[Path, ...]:

@@ -178,6 +178,6 @@ class Service:
 
     def _join_infra(self) -> None:
         try:
-            self._allocator.join(INFRA)
+            self._allocator.join(INFRA, self._options.pod)
         except (Refused, AffinityError) as error:
             log.warning("the agent keeps its CPUs instead of those of pool %s: %s", INFRA, error)

@@ -52,6 +52,21 @@ def test_a_request_is_worth_another_attempt_at_once_when_the_owner_has_ended_uns
     on_allocator(tmp_path, scenario)
 
 
+@pytest.mark.parametrize(
+    ("path", "place"), [(PodContainer(), PodContainer("own")), (PodContainer("p", "c"), PodContainer("p", "c"))]
+)
+def test_an_agent_whose_cgroup_names_no_pod_takes_the_uid_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: PodContainer, place: PodContainer
+) -> None:
+    monkeypatch.setattr(Procfs, "pod_container", lambda *_: path)
+
+    async def scenario(allocator: Allocator, _first: Workload, _second: Workload) -> None:
+        allocator.join("infra", "own")
+        assert allocator.ledger.open_in_containers() == {place: SHARED}
+
+    on_allocator(tmp_path, scenario)
+
+
 def test_a_peer_that_has_ended_gets_nothing_not_even_under_a_pid_used_again(tmp_path: Path) -> None:
     async def scenario(allocator: Allocator, first: Workload, second: Workload) -> None:
         await first.end()
