@@ -13,7 +13,8 @@ from cmk.agent.options import Options
 from cmk.host import state
 from cmk.host.journal import Journal, JournaledChange
 from cmk.host.kin import Kin
-from cmk.host.members import Search, search_members
+from cmk.host.members import Search, search_with_pauses
+from cmk.host.pauses import Pausing
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
 from cmk.model.cpuset import CpuSet
@@ -109,9 +110,9 @@ class StateFiles:
         """Forget a change that was interrupted and whose journal is damaged."""
         state.TwinFile(self._options.journal_file, Journal, durable=True).delete()
 
-    def _find_family(self, task: Task, cpus: CpuSet) -> Search:
+    def _find_family(self, task: Task, cpus: CpuSet) -> Pausing[Search]:
         kin = Kin(self._procfs, task.origin) if task.origin else None
-        return search_members(self._procfs, PodContainer(), cpus, [], kin)
+        return search_with_pauses(self._procfs, PodContainer(), cpus, [], kin)
 
     def _write_both(self, saved: SavedLayout, tasks: list[Task]) -> None:
         """Layout first, for an agent that is killed in between reads the tasks on it."""

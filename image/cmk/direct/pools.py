@@ -17,6 +17,7 @@ from cmk.host import state
 from cmk.host.journal import ChangeError, JournaledChange
 from cmk.host.members import Search
 from cmk.host.notify import Notifier
+from cmk.host.pauses import Pausing
 from cmk.host.procfs import Procfs
 from cmk.isolate import family, local
 from cmk.isolate.say import Failure
@@ -201,7 +202,7 @@ class ConfDir:
         return local.ProcessTable(str(self._procfs.root))
 
     def _change(self) -> JournaledChange:
-        return JournaledChange(self.path / JOURNAL, self._save_change, self._procfs, self._family)
+        return JournaledChange(self.path / JOURNAL, self._save_change, self._procfs, self._find_family)
 
     def _running(self, content: PoolsFile) -> tuple[list[HostTask], list[Task]]:
         """The tasks that run, and those that have ended."""
@@ -226,6 +227,10 @@ class ConfDir:
             else:
                 ended.append(task)
         return running, list(ended)
+
+    def _find_family(self, task: Task, cpus: CpuSet) -> Pausing[Search]:
+        yield  # nobody else is served in direct mode
+        return self._family(task, cpus)
 
     def _family(self, task: Task, cpus: CpuSet, *, surely: bool = True) -> Search:
         """Processes of a task that run on nothing but ``cpus``, whoever is their parent by now."""

@@ -18,7 +18,7 @@ import msgspec
 
 from cmk.host import mover, state
 from cmk.host.affinity import AffinityError, mask_of
-from cmk.host.members import Search, search_with_pauses
+from cmk.host.members import Search, descendants, search_with_pauses
 from cmk.host.moving import Member, Moving
 from cmk.host.pauses import Pausing, without_pause
 from cmk.host.procfs import Procfs
@@ -97,6 +97,11 @@ class ChangeError(CmkError):
     """The change failed and was undone; the text names the process and the reason."""
 
 
+def _nobody(_task: Task, _cpus: CpuSet) -> Pausing[Search]:
+    yield from ()
+    return Search([], is_certain=True)
+
+
 class JournaledChange:
     """Carries out changes of pools. ``path`` is the journal file.
 
@@ -110,7 +115,7 @@ class JournaledChange:
         path: Path,
         write_state: Callable[[SavedLayout, list[Task]], None],
         procfs: Procfs,
-        find_family: Callable[[Task, CpuSet], Search] = lambda _task, _cpus: Search([], is_certain=True),
+        find_family: Callable[[Task, CpuSet], Pausing[Search]] = _nobody,
         read_booked: Callable[[], Sequence[Task]] = tuple,
     ) -> None:
         self._file = state.TwinFile(path, Journal, durable=True)
@@ -367,28 +372,11 @@ class JournaledChange:
         """Further processes of a task: in a pod those of its container, else the descendants of known ones and who is on ``only_own``."""
         if task.pod:
             return (yield from search_with_pauses(self._procfs, PodContainer(task.pod, task.container), cpus, others))
-        found = self._descendants(known, moving.pids_of_others({task.process}))
-        family = self._find_family(task, only_own) if only_own else Search([], is_certain=True)
+        found = yield from descendants(self._procfs, known, moving.pids_of_others({task.process}))
+        if not only_own:
+            return Search(found, is_certain=True)
+        family = yield from self._find_family(task, only_own)
         return Search(found + family.members, family.is_certain)
-
-    def _descendants(self, known: Iterable[Process], of_others: Set[int]) -> list[Process]:
-        """Children of processes, their children, and so on, without other tasks and what these have started."""
-        children: dict[int, list[int]] = {}
-        for pid in self._procfs.pids():
-            try:
-                children.setdefault(self._procfs.parent(pid), []).append(pid)
-            except ProcessLookupError:
-                continue
-        found, todo = [], [process.pid for process in known]
-        while todo:
-            for pid in children.pop(todo.pop(), []):
-                try:
-                    if pid not in of_others:
-                        found.append(self._procfs.process(pid))
-                        todo.append(pid)
-                except ProcessLookupError:
-                    continue
-        return found
 
     def _threads(self, pid: int) -> Iterable[Thread]:
         for tid in self._procfs.threads(pid):

@@ -6,7 +6,7 @@ Outside pods, where all processes are in the same container as it were, those co
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import NamedTuple
 
 from cmk.host.affinity import mask_of
@@ -62,23 +62,28 @@ def search_with_pauses(
     return Search(scan.members, is_certain=False)
 
 
-def descendants(procfs: Procfs, process: Process) -> list[Process]:
-    """Live children of a process, their children, and so on; a child whose parent ended before it is not among them."""
-    parents: dict[int, list[int]] = {}
+def descendants(procfs: Procfs, processes: Iterable[Process], excluded: Set[int]) -> Pausing[list[Process]]:
+    """Live children of processes, their children, and so on, without those with ``excluded`` pids and what only these have started.
+
+    A child whose parent ended before it is not among them.
+    """
+    children: dict[int, list[Process]] = {}
+    seen: set[Process] = set()
     for pid in procfs.pids():
+        yield
         try:
-            parents.setdefault(procfs.parent(pid), []).append(pid)
+            parent, process = procfs.child(pid)
         except ProcessLookupError:
             continue
-    processes, todo = [], [process.pid] if procfs.is_alive(process) else []
+        seen.add(process)
+        children.setdefault(parent, []).append(process)
+    found, todo = [], [process.pid for process in processes if process in seen]
     while todo:
-        for pid in parents.get(todo.pop(), []):
-            try:
-                processes.append(procfs.process(pid))
-                todo.append(pid)
-            except ProcessLookupError:
-                continue
-    return processes
+        for process in children.pop(todo.pop(), []):
+            if process.pid not in excluded:
+                found.append(process)
+                todo.append(process.pid)
+    return found
 
 
 def processes_beside(procfs: Procfs, pids: Iterable[int], owner: int, cpus: CpuSet) -> list[tuple[int, str]]:

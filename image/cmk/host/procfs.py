@@ -36,6 +36,12 @@ class Procfs:
         stat = self._read(f"{pid}/stat")
         return int(stat[stat.rindex(")") + 2 :].split()[1])
 
+    def child(self, pid: int) -> tuple[int, Process]:
+        """Pid of the parent, and the process that is its child: of one moment, so that another with the same pid is not taken for it."""
+        stat = self._read(f"{pid}/stat")
+        fields = stat[stat.rindex(")") + 2 :].split()
+        return int(fields[1]), Process(pid, int(fields[19]))
+
     def ancestors(self, pid: int, most: int) -> list[Process]:
         """The parent, its parent, and so on, up to init; ``most`` of them."""
         while True:

@@ -50,6 +50,11 @@ NAME = str(CPUS[0])
 OLD, NEW, IMPOSSIBLE = saved(FIRST), saved(SECOND), saved(NONE)
 
 
+def _found(members: list[Process], *, is_certain: bool) -> Pausing[Search]:
+    yield
+    return Search(members, is_certain)
+
+
 class Host:
     """A task on the first CPU, a journal, and what was written of layout and tasks."""
 
@@ -83,7 +88,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 def test_a_change_during_which_processes_of_a_task_cannot_be_listed_is_undone(host: Host, tmp_path: Path) -> None:
     before = host.masks()
-    changer = JournaledChange(host.path, host._write, Procfs(), lambda _task, _cpus: Search([], is_certain=False))
+    changer = JournaledChange(host.path, host._write, Procfs(), lambda _task, _cpus: _found([], is_certain=False))
     with pytest.raises(ChangeError, match="a process that ends before it can be looked at"):
         changer.finish(changer.start(OLD, NEW, plan(OLD.layout, NEW.layout, [host.task])))
     assert (host.masks(), host.written) == (before, [(OLD, [host.task.process])])
@@ -106,8 +111,8 @@ def test_what_a_task_leaves_while_the_change_is_under_way_moves_with_it(host: Ho
         os.sched_setaffinity(left.pid, FIRST)
         listed: list[Process] = []
 
-        def find_family(_: Task, cpus: frozenset[int]) -> Search:
-            return Search([process for process in listed if os.sched_getaffinity(process.pid) <= cpus], is_certain=True)
+        def find_family(_: Task, cpus: frozenset[int]) -> Pausing[Search]:
+            return _found([process for process in listed if os.sched_getaffinity(process.pid) <= cpus], is_certain=True)
 
         changer = JournaledChange(host.path, host._write, Procfs(), find_family)
         change = changer.start(OLD, NEW, plan(OLD.layout, NEW.layout, [host.task]))

@@ -10,6 +10,7 @@ import pytest
 
 from cmk.host import members
 from cmk.host.members import descendants, processes_beside, search_members
+from cmk.host.pauses import without_pause
 from cmk.host.peer import open_process
 from cmk.host.procfs import Procfs
 from cmk.model.cgroup_path import PodContainer
@@ -83,14 +84,25 @@ def test_descendants_are_children_and_their_children() -> None:
         started = {int(word) for word in parent.stdout.readline().split()}
         procfs = Procfs()
         try:
-            below = descendants(procfs, procfs.process(parent.pid))
+            first = procfs.process(parent.pid)
+            below = without_pause(descendants(procfs, [first], set()))
+            *_, last = sorted(below)
+            others = without_pause(descendants(procfs, [first], {last.pid}))
         finally:
             os.killpg(parent.pid, 9)
     assert {process.pid for process in below} == started
+    assert others == [process for process in below if process != last]
+
+
+def test_a_search_for_descendants_can_pause_at_every_process(procfs: Procfs) -> None:
+    with process(ALL) as first, process(ALL) as second:
+        enter(procfs, first)
+        enter(procfs, second)
+        assert sum(1 for _ in descendants(procfs, [], set())) == 2
 
 
 def test_a_process_that_has_ended_has_no_descendants() -> None:
-    assert descendants(Procfs(), Process(os.getpid(), 1)) == []
+    assert without_pause(descendants(Procfs(), [Process(os.getpid(), 1)], set())) == []
 
 
 @pytest.mark.skipif(len(ALL) < 2, reason="takes two CPUs")
