@@ -322,12 +322,15 @@ class JournaledChange:
         recorded = [member.process for member in members]
 
         def pids() -> Pausing[mover.Pids]:
-            known = yield from self._alive(recorded)
+            known = [] if task.pod else (yield from self._alive(recorded))
             own = only_own if _is_exclusive(change.journal, task) else NOTHING
             found = yield from self._find(task, known, moving, cpus, others, own)
             created.update(process for process in found.members if not moving.is_of_others(process, tasks))
-            alive = yield from self._alive([*recorded, *sorted(created)])
-            return mover.Pids(list(dict.fromkeys(process.pid for process in alive)), found.is_certain)
+            seen = set(found.members)  # alive a moment ago
+            unseen = yield from self._alive(process for process in (*recorded, *sorted(created)) if process not in seen)
+            alive = seen.union(unseen)
+            listed = [process.pid for process in (*recorded, *sorted(created)) if process in alive]
+            return mover.Pids(list(dict.fromkeys(listed)), found.is_certain)
 
         alive = set((yield from self._alive(recorded)))
         return {

@@ -63,8 +63,9 @@ def test_a_process_that_has_ended_is_a_lookup_error(tmp_path: Path, call: str) -
 def test_a_first_thread_that_is_about_to_end_does_not_run(tmp_path: Path, state: str, flags: int, runs: bool) -> None:
     """cgroup v1 says that it is in no pod already, and it has started its last child."""
     (tmp_path / "42").mkdir()
-    (tmp_path / "42/stat").write_text(f"42 (x) {state} 1 1 1 0 -1 {flags} 0 0\n")
+    (tmp_path / "42/stat").write_text(f"42 (x) {state} 1 1 1 0 -1 {flags}" + " 0" * 12 + " 5 0\n")
     assert Procfs(tmp_path).first_thread_runs(42) is runs
+    assert Procfs(tmp_path).process_and_first_thread(42) == (Process(42, 5), runs)
 
 
 def test_a_process_without_threads_has_ended(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_no_name_of_a_process_is_taken_for_a_line_of_the_kernel(tmp_path: Path) 
         )
         assert not Procfs(tmp_path).is_namespace_init(42)
         assert Procfs(tmp_path).credentials(42) == (6, 8)
-        (tmp_path / "42/stat").write_text("42 (x) S 1 1 1 0 -1 0 0 0\n")
+        (tmp_path / "42/stat").write_text("42 (x) S 1 1 1 0 -1 0" + " 0" * 12 + " 5 0\n")
         assert Procfs(tmp_path).pod_container(42).pod == "0c8a3e6e-6d3f-4f0c-9d5e-0a1b2c3d4e5f"
 
 
