@@ -13,12 +13,15 @@ import typer
 from cmk.cli import common, fleet_table, rendered_config
 from cmk.fleet import preview
 from cmk.fleet.preview import Node
-from cmk.model import cpuset, lscpu, report_state, short_topology
-from cmk.model.config import ConfigError
+from cmk.model import lscpu, report_state, short_topology
+from cmk.model.config import ConfigError, Selection
+from cmk.model.cpuset import CpuSetError
 from cmk.model.lscpu import LscpuError
 from cmk.model.node_state import NodeStateError
+from cmk.model.topology import Topology
 
 CLUSTER = "cluster"
+_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 EXIT_SAME, EXIT_REFUSED, EXIT_CHANGES = 0, 1, 2
 
 
@@ -38,11 +41,14 @@ def plan(
         str,
         typer.Option(
             help="The nodes to plan for: 'cluster'; a file or directory of NodeReports (kubectl get nodes,cmk-nr -o json); or a file with "
-            "the output of lscpu -p=CPU,CORE,SOCKET of one machine."
+            "the output of lscpu -p=CPU,CORE,SOCKET, or of lscpu -J -e, of one machine, which need not be a node yet."
         ),
     ] = CLUSTER,
     node: Annotated[str, typer.Option(help="With lscpu's output: the name of that machine.")] = "",
-    isolcpus: Annotated[str, typer.Option(help="With lscpu's output: CPUs that the kernel isolates, as in 2-15.")] = "",
+    isolcpus: Annotated[
+        str,
+        typer.Option(help="With lscpu's output: isolcpus= of the kernel's command line there, as in managed_irq,domain,2-15."),
+    ] = "",
     output: common.OutputOption = common.Output.TABLE,
 ) -> None:
     """Print what a configuration would change on each node, which tasks would move, and what would be refused. Nothing is changed.
@@ -56,8 +62,16 @@ def plan(
             common.fail("no values are given: name them with -f values.yaml, as for helm", 1)
         if config is not None and given:
             common.fail("--config stands for rendered values: give either", 1)
-        wanted = rendered_config.mounted(config) if config else rendered_config.rendered(values or [], words, chart)
-        fleet = preview.plan(*wanted, _nodes(against, node, isolcpus))
+        wanted, hosts = rendered_config.mounted(config) if config else rendered_config.rendered(values or [], words, chart)
+        machine = None if against == CLUSTER else _machine(Path(against), isolcpus)
+        if machine is None:
+            if isolcpus or node:
+                common.fail("--isolcpus and --node are of a machine of which --against has lscpu's output", 1)
+            nodes = _nodes(against)
+        else:  # it is no node yet, and has no label by which it could be selected
+            wanted = msgspec.structs.replace(wanted, selection=Selection(all=True))
+            nodes = [_node_of(machine, node or Path(against).stem)]
+        fleet = preview.plan(wanted, hosts, nodes)
         if output is common.Output.JSON:
             typer.echo(json.dumps(msgspec.to_builtins(fleet), indent=2))
         else:
@@ -66,7 +80,7 @@ def plan(
         raise typer.Exit(EXIT_REFUSED if fleet.blocking else EXIT_CHANGES if fleet.changes else EXIT_SAME)
 
 
-def _nodes(against: str, name: str, isolcpus: str) -> list[Node]:
+def _nodes(against: str) -> list[Node]:
     if against == CLUSTER:
         from cmk.fleet import cluster_nodes  # noqa: PLC0415
         from cmk.kube import client  # noqa: PLC0415  # a client of the API would slow down the start of every other command
@@ -74,21 +88,33 @@ def _nodes(against: str, name: str, isolcpus: str) -> list[Node]:
         return list(cluster_nodes.nodes(client.connect()))
     path = Path(against)
     if path.is_dir():
-        files = [item for item in sorted(path.iterdir()) if item.suffix in {".json", ".yaml", ".yml"}]
+        files = [item for item in sorted(path.iterdir()) if item.suffix in _SUFFIXES]
         nodes = _saved((item, _read(item)) for item in files)
         if not nodes:
             raise ConfigError(f"{path} has no NodeReports; to save them: kubectl get nodes,cmk-nr -o json > {path}/reports.json")
         return nodes
-    text = path.read_text()
-    if path.suffix in {".json", ".yaml", ".yml"}:
-        return _saved([(path, _read(path))])
+    return _saved([(path, _read(path))])
+
+
+def _machine(path: Path, isolcpus: str) -> Topology | None:
+    """The machine that lscpu's output in a file describes; None where the path has NodeReports."""
+    if path.is_dir():
+        return None
     try:
-        machine = lscpu.parse(text, cpuset.parse(isolcpus))
+        if path.suffix in _SUFFIXES:
+            content = _read(path)
+            return lscpu.parse_json(content["cpus"], isolcpus) if isinstance(content, dict) and "cpus" in content else None
+        return lscpu.parse(path.read_text(errors="replace"), isolcpus)
     except LscpuError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except CpuSetError as error:
+        raise ConfigError(f"--isolcpus={isolcpus}: {error}") from error
+
+
+def _node_of(machine: Topology, name: str) -> Node:
     report = {"topology": short_topology.dump(machine), "description": {"pools": {}}}
     status = {"isolatedFrom": machine.isolated_from, "state": {}}
-    return [Node(name or path.stem, {}, {"spec": {"report": report}, "status": status})]
+    return Node(name, {}, {"spec": {"report": report}, "status": status})
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds

@@ -8,15 +8,17 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
+from typing import NamedTuple
 
-from cmk.model import cpuset
+from cmk.model import cpuset, kernel_parameters
 from cmk.model.cpuset import CpuSet
 from cmk.model.errors import CmkError
+from cmk.model.kernel_parameters import DOMAIN, NOTHING, Machine
 from cmk.model.topology import Core, Topology
 
 
 class TopologyError(CmkError):
-    """sysfs or the kernel command line lacks data of the topology or cannot be read; the text names the file."""
+    """sysfs lacks data of the topology, or it or the kernel command line cannot be read; the text names the file."""
 
 
 def read_topology(sys_root: Path, cmdline: Path) -> Topology:
@@ -25,11 +27,7 @@ def read_topology(sys_root: Path, cmdline: Path) -> Topology:
     online = _list(base / "online")
     if not online:
         raise TopologyError(f"{base / 'online'} names no CPU")
-    last_cpu = max(online)
-    # sysfs shows only isolation from scheduler domains, the command line also isolcpus=managed_irq,2-5.
-    from_sysfs = _list(base / "isolated") if (base / "isolated").exists() else frozenset()
-    from_cmdline = _parameter(cmdline, "isolcpus", last_cpu)
-    isolated = from_sysfs | from_cmdline
+    isolation = _isolation(base, cmdline, online)
 
     cores: dict[CpuSet, int] = {}
     sockets: dict[CpuSet, int] = {}
@@ -39,25 +37,48 @@ def read_topology(sys_root: Path, cmdline: Path) -> Topology:
         cores.setdefault(threads | {cpu}, sockets.setdefault(package | {cpu}, len(sockets)))
     return Topology(
         cores=tuple(
-            Core(number, socket, cpus, cpus & isolated, *_frequency(base, min(cpus)))
+            Core(number, socket, cpus, cpus & (isolation.domain | isolation.others), *_frequency(base, min(cpus)))
             for number, (cpus, socket) in enumerate(cores.items())
         ),
-        isolated_from=tuple(name for name, cpus in (("sysfs", from_sysfs), ("cmdline", from_cmdline)) if cpus),
-        unbalanced=from_sysfs & online,
-        nohz_full=_parameter(cmdline, "nohz_full", last_cpu) & online,
+        isolated_from=isolation.sources,
+        unbalanced=isolation.domain & online,
+        nohz_full=isolation.nohz_full & online,
+        warnings=isolation.warnings,
     )
 
 
-def _parameter(cmdline: Path, name: str, last_cpu: int) -> CpuSet:
-    """CPUs of a kernel parameter; the last occurrence counts, as in the kernel."""
-    cpus: CpuSet = frozenset()
-    for word in _read(cmdline).split():
-        if word.startswith(f"{name}="):
-            try:
-                cpus = cpuset.parse_isolcpus(word.removeprefix(f"{name}="), last_cpu)
-            except cpuset.CpuSetError as error:
-                raise TopologyError(f"{cmdline}: {word}: {error}") from error
-    return cpus
+class _Isolation(NamedTuple):
+    domain: CpuSet
+    others: CpuSet
+    sources: tuple[str, ...]
+    nohz_full: CpuSet
+    warnings: tuple[str, ...]
+
+
+def _isolation(base: Path, cmdline: Path, online: CpuSet) -> _Isolation:
+    """What the kernel isolates. sysfs says what it does; the command line says what sysfs does not: ``isolcpus=managed_irq,2-5``, or all of
+    it where a file does not exist.
+    """
+    possible = _list_if_there(base / "possible") or online
+    machine = Machine(max(possible), _list_if_there(base / "present") or online)
+    asked = kernel_parameters.read(_read(cmdline), machine)
+    domain = asked.by_flag.get(DOMAIN, NOTHING)
+    others = NOTHING.union(*(cpus for cpus in asked.by_flag.values() if cpus != domain))
+    warnings = list(asked.warnings)
+    from_sysfs = _list_if_there(base / "isolated")
+    if from_sysfs is not None and (left := domain - from_sysfs):
+        text = cpuset.kernel_list(left)
+        warnings.append(f"isolcpus= names CPUs {text}, which the kernel does not isolate: see {base / 'isolated'}")
+    nohz_full = _list_if_there(base / "nohz_full")
+    does = domain if from_sysfs is None else from_sysfs
+    sources = (("sysfs", from_sysfs), ("cmdline", domain & does | others))
+    return _Isolation(
+        does,
+        others,
+        tuple(name for name, cpus in sources if cpus),
+        asked.nohz_full if nohz_full is None else nohz_full,
+        tuple(warnings),
+    )
 
 
 def _frequency(base: Path, cpu: int) -> tuple[int, str]:
@@ -79,6 +100,13 @@ def _siblings(base: Path, cpu: int, names: tuple[str, ...], missing: CpuSet) -> 
         if path.exists():
             return _list(path)
     return missing
+
+
+def _list_if_there(path: Path) -> CpuSet | None:
+    """The CPUs of a file that not all kernels have. Some say ``(null)`` for none."""
+    if not path.exists():
+        return None
+    return NOTHING if _read(path).strip() == "(null)" else _list(path)
 
 
 def _list(path: Path) -> CpuSet:

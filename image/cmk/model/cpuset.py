@@ -61,14 +61,6 @@ def _resolve(number: str, last_cpu: int | None, text: str) -> int:
     return int(number)
 
 
-def parse_isolcpus(value: str, last_cpu: int) -> CpuSet:
-    """Read the value of ``isolcpus=``: optional flags, then a CPU list, as in ``nohz,domain,managed_irq,2-5``."""
-    items = value.split(",")
-    while items and re.match(r"[a-z_]+\Z", items[0]) and items[0] != "all":
-        items.pop(0)
-    return parse(",".join(items), last_cpu)
-
-
 def kernel_list(cpus: Iterable[int]) -> str:
     """Format as the kernel prints it: sorted, runs joined (``0-3,8``)."""
     runs: list[list[int]] = []

@@ -208,6 +208,7 @@ def _warnings(topology: Topology, cores: CoreAssignment, requests: Mapping[str, 
     def cpus_in(some: Iterable[Core]) -> str:
         return cpuset.kernel_list(cpu for core in some for cpu in core.cpus)
 
+    yield from topology.warnings
     if partly := [core for core in topology.cores if core.partly_isolated]:
         yield f"cores with CPUs {cpus_in(partly)} are only partly isolated and count as not isolated"
     if stranded := cores.free_cpus:

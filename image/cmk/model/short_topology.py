@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from cmk.model import cpuset
-from cmk.model.cpuset import CpuSet
 from cmk.model.topology import Core, Topology
 
 # Fewer numbers than these are shorter one by one.
@@ -31,6 +30,7 @@ class _Short(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     isolated: str = ""
     unbalanced: str = ""
     nohz_full: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def dump(topology: Topology) -> dict[str, Any]:
@@ -43,9 +43,10 @@ def dump(topology: Topology) -> dict[str, Any]:
         threads = zip(*(sorted(core.cpus) for core in cores), strict=True)
         entry = _Cores(text_of([core.id for core in cores]), tuple(map(text_of, threads)), frequency, preference)
         sockets[str(socket)] = (*sockets.get(str(socket), ()), entry)
-    isolated = frozenset[int]().union(*(core.isolated_cpus for core in topology.cores))
-    sets = (text_of(sorted(cpus)) for cpus in (isolated, topology.unbalanced, topology.nohz_full))
-    values: dict[str, Any] = msgspec.to_builtins(_Short(sockets, *sets))
+    isolated, unbalanced, nohz_full = (
+        text_of(sorted(cpus)) for cpus in (_isolated(topology), topology.unbalanced, topology.nohz_full)
+    )
+    values: dict[str, Any] = msgspec.to_builtins(_Short(sockets, isolated, unbalanced, nohz_full, topology.warnings))
     return values
 
 
@@ -59,8 +60,13 @@ def load(values: object, isolated_from: Iterable[str]) -> Topology:
         for entry in entries
         for number, *cpus in zip(numbers_of(entry.cores), *map(numbers_of, entry.cpus), strict=True)
     ]
-    sets: list[CpuSet] = [cpuset.parse(text) for text in (short.unbalanced, short.nohz_full)]
-    return Topology(tuple(sorted(cores, key=lambda core: core.id)), tuple(isolated_from), *sets)
+    unbalanced, nohz_full = (cpuset.parse(text) for text in (short.unbalanced, short.nohz_full))
+    ordered = tuple(sorted(cores, key=lambda core: core.id))
+    return Topology(ordered, tuple(isolated_from), unbalanced, nohz_full, short.warnings)
+
+
+def _isolated(topology: Topology) -> frozenset[int]:
+    return frozenset[int]().union(*(core.isolated_cpus for core in topology.cores))
 
 
 def text_of(numbers: Sequence[int]) -> str:

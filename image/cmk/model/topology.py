@@ -35,13 +35,15 @@ class Topology(msgspec.Struct, frozen=True):
     """All online cores of a node, ordered by core number.
 
     ``isolated_from`` lists the sources that named isolated CPUs: ``sysfs``, ``cmdline``, both or none. ``unbalanced`` are CPUs without
-    scheduler domains: the kernel never moves a task from one to another. ``nohz_full`` are CPUs without a periodic tick.
+    scheduler domains: the kernel never moves a task from one to another. ``nohz_full`` are CPUs without a periodic tick. ``warnings`` say
+    where the kernel does not do what its command line asks for.
     """
 
     cores: tuple[Core, ...]
     isolated_from: tuple[str, ...] = ()
     unbalanced: CpuSet = frozenset()
     nohz_full: CpuSet = frozenset()
+    warnings: tuple[str, ...] = ()
 
     @property
     def has_isolated(self) -> bool:

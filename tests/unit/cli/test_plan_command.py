@@ -107,6 +107,15 @@ def test_a_machine_that_is_no_node_yet(wanted: Path, tmp_path: Path) -> None:
     assert (done.exit_code, done.output.splitlines()[2]) == (2, "worker: pool exclusive: none -> 3,7")
 
 
+def test_a_machine_that_is_no_node_yet_needs_no_label(wanted: Path, tmp_path: Path) -> None:
+    by_label = msgspec.structs.replace(config(1), selection=Selection({"cmk-node": "enabled"}))
+    (wanted / "config.json").write_bytes(msgspec.json.encode(by_label))
+    path = tmp_path / "worker.json"
+    path.write_text(json.dumps({"cpus": [{"cpu": cpu, "core": cpu % 4, "socket": 0} for cpu in range(8)]}))
+    done = run("--config", wanted, "--against", path, "--node=worker-1")
+    assert (done.exit_code, done.output.splitlines()[2]) == (2, "worker-1: pool exclusive: none -> 0,4")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -123,11 +132,15 @@ def test_a_machine_that_is_no_node_yet(wanted: Path, tmp_path: Path) -> None:
         (("--config={wanted}", "--against={wanted}/../bad.json"), "bad.json is not valid JSON"),
         (("--config={wanted}", "--against={wanted}/../bad.yaml"), "bad.yaml is not valid YAML"),
         (("--config={wanted}", "--against={wanted}/../bad.txt"), "bad.txt: line 1 is not a line of lscpu -p=CPU,CORE,SOCKET"),
+        (("--config={wanted}", "--against={wanted}/../two.txt", "--isolcpus=2-x"), "--isolcpus=2-x: '2-x' in CPU list"),
+        (("--config={wanted}", "--against={wanted}/../two.txt", "--isolcpus=1-4"), "--isolcpus=1-4: CPU 2 is beyond the last"),
+        (("--config={wanted}", "--against={wanted}", "--isolcpus=1"), "are of a machine of which --against has lscpu's output"),
         (("--config={wanted}/..", "--against={wanted}"), "No such file or directory"),
     ],
 )
 def test_bad_input_is_told_in_a_line(wanted: Path, args: tuple[str, ...], message: str) -> None:
     (wanted / "../empty").mkdir()
+    (wanted / "../two.txt").write_text("0,0,0\n1,1,0\n")
     for name in ("bad.json", "bad.yaml", "bad.txt"):
         (wanted / ".." / name).write_text("{[")
     done = run(*(arg.format(wanted=wanted, empty=wanted / "../empty") for arg in args))

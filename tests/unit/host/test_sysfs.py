@@ -75,9 +75,30 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str, compla
         read_topology(sys_root, cmdline)
 
 
-def test_a_bad_command_line_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TopologyError, match="isolcpus=2-a"):
-        read_topology(*fabricate(tmp_path, MACHINES["no SMT"], cmdline="isolcpus=2-a"))
+@pytest.mark.parametrize(
+    ("cmdline", "isolated", "expected", "warning"),
+    [
+        ("isolcpus=0", "", set(), "isolcpus= names CPUs 0, which the kernel does not isolate"),
+        ('isolcpus="2-3"', "2-3", {2, 3}, ""),
+        ("isolcpus=$ISOL_CPUS", "", set(), "isolcpus=$ISOL_CPUS is ignored by the kernel"),
+        ("isolcpus=Domain,2-3", "2-3", {2, 3}, ""),
+        ("isolcpus=2-9", "", set(), "isolcpus=2-9 is ignored by the kernel"),
+        ("isolcpus=2-a", None, set(), "isolcpus=2-a is ignored by the kernel"),
+    ],
+)
+def test_sysfs_says_what_the_kernel_does(
+    tmp_path: Path, cmdline: str, isolated: str | None, expected: set[int], warning: str
+) -> None:
+    topology = read_topology(*fabricate(tmp_path, MACHINES["no SMT"], isolated=isolated, cmdline=cmdline))
+    assert {cpu for core in topology.cores for cpu in core.isolated_cpus} == expected
+    assert [text[: len(warning)] for text in topology.warnings] == [warning] * bool(warning)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("2-3", {2, 3}), ("(null)", set()), ("", set())])
+def test_sysfs_says_which_cpus_have_no_tick(tmp_path: Path, text: str, expected: set[int]) -> None:
+    sys_root, cmdline = fabricate(tmp_path, MACHINES["no SMT"], cmdline="nohz_full=1")
+    (sys_root / "devices/system/cpu/nohz_full").write_text(f"{text}\n")
+    assert read_topology(sys_root, cmdline).nohz_full == expected
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -95,8 +116,8 @@ def test_reads_this_machine() -> None:
     [
         ("isolcpus=0-7:1/4 nohz_full=4-N", {0, 4}, {4, 5, 6, 7}),
         ("isolcpus=nohz,domain,managed_irq,2-5", {2, 3, 4, 5}, set()),
-        ("nohz_full=all", set(), set(range(8))),
-        ("isolcpus=1 isolcpus=2", {2}, set()),
+        ("nohz_full=all", set(), set(range(1, 8))),
+        ("isolcpus=1 isolcpus=2", {1}, set()),
     ],
 )
 def test_the_command_line_is_read_as_the_kernel_does(

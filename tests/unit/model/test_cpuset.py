@@ -51,21 +51,6 @@ def test_all_needs_to_know_the_machine() -> None:
         cpuset.parse("all")
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("2-5", {2, 3, 4, 5}),
-        ("nohz,domain,managed_irq,2-5", {2, 3, 4, 5}),
-        ("domain,1", {1}),
-        ("all", set(range(8))),
-        ("nohz", set()),
-        ("", set()),
-    ],
-)
-def test_reads_isolcpus(value: str, expected: set[int]) -> None:
-    assert cpuset.parse_isolcpus(value, last_cpu=7) == expected
-
-
 @given(CPUS)
 def test_kernel_list_round_trips(cpus: frozenset[int]) -> None:
     assert cpuset.parse(cpuset.kernel_list(cpus)) == cpus
