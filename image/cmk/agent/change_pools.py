@@ -15,7 +15,7 @@ from time import monotonic
 import msgspec
 
 from cmk.agent.history import APPLIED, History
-from cmk.agent.node_layout import Impossible, NodeLayout, Same, Wanted
+from cmk.agent.node_layout import Impossible, NodeLayout, Outdated, Same, Wanted
 from cmk.agent.observed import Observed
 from cmk.agent.publisher import Publisher
 from cmk.agent.rollout_limit import RolloutLimit
@@ -90,11 +90,25 @@ class ChangePools:
             case Wanted(saved) if observed.pods_known:
                 await self._change_to(saved, observed)
                 return
+            case Outdated() as outdated if observed.pods_known:
+                await self._follow_machine(outdated, observed)
+                return
             case Same(saved):
                 self._keep(saved)
             case Impossible(reason, text, hash_):
                 self._hold(reason, text, hash_)
         self._aim(None)
+
+    async def _follow_machine(self, outdated: Outdated, observed: Observed) -> None:
+        """Change the pools as the machine has changed, unless owners would have to move: the pools follow as they end."""
+        if not planner.moves_owners(self._plan(outdated.saved, observed), self._service.ledger.layout):
+            await self._change_to(outdated.saved, observed)
+            return
+        if outdated.kept != self._layout.saved:
+            self._keep(outdated.kept)
+        self._aim(outdated.saved.layout)
+        text = f"{outdated.text}; the pools follow when those end that hold cores of the old ones"
+        self._hold(Obstacle.MACHINE_CHANGED, text, outdated.saved.section.hash)
 
     async def _change_to(self, wanted: SavedLayout, observed: Observed) -> None:
         plan, hash_ = self._plan(wanted, observed), wanted.section.hash
@@ -116,7 +130,8 @@ class ChangePools:
             return
         await self._watches.pods.refresh()
         observed = self._watches.observed
-        if self._layout.wanted(observed) != Wanted(wanted):
+        answer = self._layout.wanted(observed)
+        if not isinstance(answer, Wanted | Outdated) or answer.saved != wanted:
             self._wakeups.change.wake()
             return
         self._changing = asyncio.get_running_loop().create_task(self._plan_and_change(wanted))

@@ -16,7 +16,7 @@ from cmk.model.config import Chosen, ConfigError, Section
 from cmk.model.cpuset import CpuSet
 from cmk.model.layout import Layout, LayoutError, SavedLayout
 from cmk.model.reasons import Obstacle
-from cmk.model.topology import Topology
+from cmk.model.topology import Topology, difference
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,17 @@ class Wanted(msgspec.Struct, frozen=True):
     saved: SavedLayout
 
 
+class Outdated(msgspec.Struct, frozen=True):
+    """``kept`` are the pools that the configuration asks for, but of another machine, as ``text`` says; ``saved`` are those of this one."""
+
+    kept: SavedLayout
+    saved: SavedLayout
+    text: str
+
+
+Answer = Same | Impossible | Wanted | Outdated
+
+
 class NodeLayout:
     """``saved`` is the layout that the node has, None before the first. Only ``resume``, ``keep``, ``replace`` and ``forget`` change it."""
 
@@ -59,15 +70,18 @@ class NodeLayout:
             log.warning("the saved layout has CPUs that are not online any more: making a new one")
             self.saved = None
 
-    def wanted(self, observed: Observed) -> Same | Impossible | Wanted | None:
+    def wanted(self, observed: Observed) -> Answer | None:
         """What the configuration asks for; None while that is not known. A node that has pools keeps them under one that cannot be read."""
         saved, chosen = self.saved, observed.chosen
         if saved is None and observed.error:
             return Impossible(Obstacle.CONFIG_INVALID, observed.error)
         if chosen is None:
             return None
+        same = None
         if saved is not None and chosen.section.same_pools(saved.section):
-            return Same(msgspec.structs.replace(saved, section=chosen.section, scope=chosen.scope))
+            same = msgspec.structs.replace(saved, section=chosen.section, scope=chosen.scope)
+            if not self.changed:
+                return Same(same)
         try:
             pools = self._compute(chosen, observed)
         except ConfigError as error:
@@ -76,7 +90,9 @@ class NodeLayout:
             remedy = "the pools stay as they were" if saved else f"set hosts.{self.name}.pools in the chart's values"
             return Impossible(Obstacle.LAYOUT_IMPOSSIBLE, f"{error}; {remedy}", chosen.section.hash)
         new = SavedLayout(pools, chosen.section, chosen.scope, self.topology)
-        return Same(new) if saved is not None and pools.pools == saved.layout.pools else Wanted(new)
+        if saved is not None and pools.pools == saved.layout.pools:
+            return Same(new)
+        return Wanted(new) if same is None else Outdated(same, new, self.changed)
 
     def adopted(self, old: TakenOver, source: str, observed: Observed) -> SavedLayout | None:
         """The layout that an older CMK made, from ``source``; None while the configuration is not known.
@@ -109,6 +125,11 @@ class NodeLayout:
     def forget(self) -> None:
         """Delete the layout of a node that is not selected any more. Raises StateError."""
         self._files.delete_layout()
+
+    @property
+    def changed(self) -> str:
+        """In which way the machine is another one than the saved layout was made for; "" if it is not."""
+        return difference(self.topology, self.saved.topology) if self.saved is not None else ""
 
     @functools.cached_property
     def outside(self) -> CpuSet:

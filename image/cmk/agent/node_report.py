@@ -66,10 +66,12 @@ def served(
     tasks, not_listed = node_state.listed_tasks(ledger.tasks.values(), ledger.layout, most)
     pods = node_state.relevant_pods(observed.pods.values(), tasks, ledger.layout)
     description = report.describe(ledger, path, {task.process for task in tasks})
-    state = NodeState(node.topology, ledger.layout, saved.section, tasks, pods, node.outside, observed.labels, not_listed)
+    state = NodeState(
+        node.topology, ledger.layout, saved.section, tasks, pods, node.outside, observed.labels, not_listed, bool(node.changed)
+    )
     return Content(
         [*_served(saved, pending, observed), *report.isolation_conditions(states)],
-        _spec(node, report.check(ledger, node.topology), description),
+        _spec(node, report.check(ledger, node.topology, saved.topology), description),
         report_state.dump(state, description, config.BUILT_IN_LABELS | observed.labels_used),
         {
             "configHash": saved.section.hash,

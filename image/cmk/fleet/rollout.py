@@ -20,6 +20,7 @@ STATES: Mapping[str, str] = {
     Obstacle.CONFIG_INVALID: IMPOSSIBLE,
     Obstacle.LAYOUT_IMPOSSIBLE: IMPOSSIBLE,
     Obstacle.CONFIG_REFUSED: REFUSED,
+    Obstacle.MACHINE_CHANGED: WAITING,
     Obstacle.PAUSED: PAUSED,
     Obstacle.WAITING: WAITING,
     Obstacle.OLD_CMK_RUNS: WAITING,

@@ -26,7 +26,7 @@ class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     """``layout`` and its ``section`` are None on a node without pools. ``pods`` are the relevant pods bound to the node.
 
     ``outside`` are CPUs that no container may use there, the meaning of ``reserved: auto``. ``not_listed`` is how many tasks of which
-    shared pool are not among ``tasks``.
+    shared pool are not among ``tasks``. ``is_outdated``: the layout was made for a machine of another shape.
     """
 
     topology: Topology
@@ -37,14 +37,19 @@ class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     outside: CpuSet = frozenset()
     labels: dict[str, str] = {}
     not_listed: dict[str, int] = {}
+    is_outdated: bool = False
 
     def plan(self, chosen: Chosen) -> tuple[Layout, Plan]:
         """The node's layout under a configuration and the plan to get there; raises ConfigError, LayoutError."""
-        if self.layout is not None and self.section is not None and chosen.section.same_pools(self.section):
+        keeps = self.layout is not None and self.section is not None and chosen.section.same_pools(self.section)
+        if self.layout is not None and keeps and not self.is_outdated:
             return self.layout, Plan(self.tasks)
         after = layout.for_section(chosen.section, self.topology, self.labels, self.outside)
         before = self.layout or Layout({name: msgspec.structs.replace(pool, lists=()) for name, pool in after.pools.items()})
-        return after, planner.plan(before, after, self.tasks, self.pods)
+        plan = planner.plan(before, after, self.tasks, self.pods)
+        if self.layout is not None and keeps and planner.moves_owners(plan, before):
+            return self.layout, Plan(self.tasks)  # as the agent does: pools follow the machine when their owners have ended
+        return after, plan
 
 
 def load(values: object) -> NodeState:

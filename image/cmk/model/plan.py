@@ -63,6 +63,11 @@ class Plan(msgspec.Struct, frozen=True):
     refusals: tuple[PlanRefusal, ...] = ()
 
 
+def moves_owners(plan: Plan, layout: Layout) -> bool:
+    """Whether a plan that leads away from a layout is refused or moves a task of an exclusive pool."""
+    return bool(plan.refusals) or any(layout.pools[move.task.pool].exclusive for move in plan.moves)
+
+
 def plan(old: Layout, new: Layout, tasks: Iterable[Task], pods: Iterable[Pod] = ()) -> Plan:
     """Plan the change from one layout to the other. ``pods`` are the pods bound to the node that have not ended."""
     ordered = sorted(tasks, key=lambda task: task.process)

@@ -11,6 +11,7 @@ class Obstacle(StrEnum):
     CONFIG_INVALID = "ConfigInvalid"
     LAYOUT_IMPOSSIBLE = "LayoutImpossible"
     CONFIG_REFUSED = "ConfigRefused"
+    MACHINE_CHANGED = "MachineChanged"
     PAUSED = "Paused"
     WAITING = "Waiting"
     OLD_CMK_RUNS = "OldCmkRuns"

@@ -14,7 +14,7 @@ from cmk.model.isolation_config import CONFLICT, IMPOSSIBLE, ON, LayerState
 from cmk.model.ledger import Ledger
 from cmk.model.reasons import Obstacle, Reason
 from cmk.model.tasks import Process
-from cmk.model.topology import Topology
+from cmk.model.topology import Topology, difference
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -100,9 +100,13 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
     }
 
 
-def check(ledger: Ledger, topology: Topology) -> list[str]:
-    """Contradictions between pools, or between pools and the machine, as error texts; empty when there are none."""
-    errors = []
+def check(ledger: Ledger, topology: Topology, made_for: Topology | None = None) -> list[str]:
+    """Contradictions between pools, or between pools and the machine, as error texts; empty when there are none.
+
+    ``made_for`` is the machine that the layout was made for, if that is known.
+    """
+    changed = difference(topology, made_for) if made_for is not None else ""
+    errors = [changed] if changed else []
     lists = [(f"{pool.name}:{item.name}", item.cpus) for pool in ledger.layout.pools.values() for item in pool.lists]
     for index, (name, cpus) in enumerate(lists):
         errors += [
@@ -112,6 +116,13 @@ def check(ledger: Ledger, topology: Topology) -> list[str]:
         ]
         if offline := cpus - topology.cpus:
             errors.append(f"CPU list {name} has CPUs that are not online: {cpuset.kernel_list(offline)}")
+    whole = {core.cpus for core in topology.cores}
+    for pool in ledger.layout.pools.values():
+        errors += [
+            f"CPU list {pool.name}:{item.name} of an exclusive pool is no whole core"
+            for item in pool.lists
+            if pool.exclusive and item.cpus <= topology.cpus and item.cpus not in whole
+        ]
     return errors
 
 

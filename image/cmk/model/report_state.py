@@ -62,6 +62,7 @@ class _State(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     labels: dict[str, str] = {}
     no_labels: tuple[str, ...] = ()
     holders: str = ""
+    outdated: bool = False
 
 
 def dump(state: NodeState, description: Mapping[str, Any], labels_used: Iterable[str] = ()) -> dict[str, Any]:
@@ -78,6 +79,7 @@ def dump(state: NodeState, description: Mapping[str, Any], labels_used: Iterable
             {key: value for key, value in sorted(state.labels.items()) if key in used},
             tuple(sorted(used - state.labels.keys())),
             _packed(_holders(state, description)),
+            state.is_outdated,
         ),
         order="sorted",
     )
@@ -155,6 +157,7 @@ def _load(state: _State, report: Mapping[str, Any], status: Mapping[str, Any]) -
         outside,
         state.labels,
         {pool: count for pool, count in not_listed.items() if count},
+        state.outdated,
     )
 
 

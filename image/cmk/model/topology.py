@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from cmk.model import cpuset
 from cmk.model.cpuset import CpuSet
 
 
@@ -31,7 +32,7 @@ class Core(msgspec.Struct, frozen=True):
         return bool(self.isolated_cpus) and not self.isolated
 
 
-class Topology(msgspec.Struct, frozen=True):
+class Topology(msgspec.Struct, frozen=True, omit_defaults=True):
     """All online cores of a node, ordered by core number.
 
     ``isolated_from`` lists the sources that named isolated CPUs: ``sysfs``, ``cmdline``, both or none. ``unbalanced`` are CPUs without
@@ -59,3 +60,23 @@ class Topology(msgspec.Struct, frozen=True):
     def sockets(self) -> tuple[int, ...]:
         """Socket numbers, ascending."""
         return tuple(sorted({core.socket for core in self.cores}))
+
+    @property
+    def shape(self) -> tuple[tuple[int, CpuSet], ...]:
+        """Sockets and CPUs of the cores: what a layout depends on that no reboot may change behind its back."""
+        return tuple((core.socket, core.cpus) for core in self.cores)
+
+
+def difference(machine: Topology, made_for: Topology) -> str:
+    """In which way a machine is another one than a layout was made for; "" if it is not."""
+    if machine.shape == made_for.shape:
+        return ""
+    now, before = machine.cpus, made_for.cpus
+    if now == before:
+        return "cores and sockets have other CPUs than those that the layout was made for"
+    changes = [
+        f"{cpuset.kernel_list(cpus)} {text}"
+        for cpus, text in ((now - before, "are new"), (before - now, "are gone or offline"))
+        if cpus
+    ]
+    return f"{len(now)} CPUs, layout made for {len(before)}: CPUs {' and '.join(changes)}"

@@ -28,6 +28,7 @@ from cmk.model.layout import SavedLayout
 from cmk.model.pods import Pod, resource_of
 from cmk.model.reasons import Obstacle
 from cmk.model.tasks import Request
+from cmk.model.topology import Topology
 from tests.unit.agent.cluster import NODES, PODS, Cluster, unavailable
 from tests.unit.agent.harness import CPUS, EXCLUSIVE, LAYOUT, POD, TOPOLOGY, Node, options_in
 
@@ -36,6 +37,7 @@ LEASES = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
 FIRST = frozenset({CPUS[0]})
 ON_LAST = Section({"exclusive": PoolConfig(cpus=str(CPUS[-1]), exclusive=True), "infra": PoolConfig("rest")}, "last")
 ON_FIRST = Section({"exclusive": PoolConfig(cpus=str(CPUS[0]), exclusive=True), "infra": PoolConfig("rest")}, "first")
+COUNTED = Section({"exclusive": PoolConfig(1, exclusive=True), "shared": PoolConfig(0), "infra": PoolConfig("rest")}, "counted")
 NOBODY = Section({"exclusive": PoolConfig(0, exclusive=True), "infra": PoolConfig("rest")}, "nobody")
 
 pytestmark = pytest.mark.usefixtures("clients_in_pod")
@@ -495,3 +497,42 @@ def test_a_change_that_has_begun_is_finished_before_the_agent_stops(tmp_path: Pa
             assert not agent.node.options.journal_file.exists()
 
     on_agent(tmp_path, scenario, changes=False)
+
+
+def on_another_machine(agent: Agent) -> None:
+    """The pools that the node has are those of its configuration, but were made for a machine that had the last CPU alone."""
+    agent.layout.keep(SavedLayout(LAYOUT, COUNTED, "default", Topology(TOPOLOGY.cores[-1:])))
+    agent.want(COUNTED)
+
+
+def test_pools_follow_a_machine_that_has_changed(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        await agent.unbind()
+        on_another_machine(agent)
+        await agent.until(lambda: agent.layout.saved is not None and agent.layout.saved.topology == TOPOLOGY)
+        assert agent.node.service.ledger.layout.cpus_of("exclusive") == FIRST
+        assert (agent.reason, [entry.outcome for entry in agent.history.entries]) == (None, ["applied"])
+
+    on_agent(tmp_path, scenario)
+
+
+def test_owners_keep_their_cores_on_a_machine_that_has_changed_and_pools_follow_them(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        async with await agent.node.ask() as client:
+            await client.answer()
+            on_another_machine(agent)
+            await agent.until(lambda: agent.reason is Obstacle.MACHINE_CHANGED)
+            counts = f"{len(CPUS)} CPUs, layout made for 1: CPUs "
+            assert agent.text.startswith(counts)
+            assert agent.text.endswith("; the pools follow when those end that hold cores of the old ones")
+            agent.node.wakeups.wake_both()
+            await agent.until(lambda: bool(agent.events))
+            assert [event[0] for event in agent.events] == ["MachineChanged"]
+            assert os.sched_getaffinity(client.pid) == EXCLUSIVE
+            # Its core is no one's after it: the new pools have another.
+            assert agent.change_pools.coming is not None
+        await agent.unbind()
+        await agent.until(lambda: agent.layout.saved is not None and agent.layout.saved.topology == TOPOLOGY)
+        assert agent.reason is None
+
+    on_agent(tmp_path, scenario)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from cmk.agent.files import StateFiles
-from cmk.agent.node_layout import Impossible, NodeLayout, Same, Wanted
+from cmk.agent.node_layout import Impossible, NodeLayout, Outdated, Same, Wanted
 from cmk.agent.observed import Observed
 from cmk.host.procfs import Procfs
 from cmk.legacy.takeover import OldPool, TakenOver, take_over
@@ -197,3 +197,42 @@ def test_an_old_layout_that_is_what_was_asked_for_counts_as_applied(tmp_path: Pa
 
 def test_an_old_layout_waits_for_the_configuration(tmp_path: Path) -> None:
     assert node(tmp_path, topology(6)).adopted(old("1"), "x", Observed()) is None
+
+
+@pytest.mark.parametrize(
+    ("cores", "exclusive", "lists"),
+    [(8, -1, 6), (4, -1, 2), (6, -1, 4)],
+)
+def test_all_that_remain_are_more_on_a_machine_that_has_grown(tmp_path: Path, cores: int, exclusive: int, lists: int) -> None:
+    having(tmp_path, 4, exclusive)
+    later = node(tmp_path, topology(cores))
+    later.resume(files_of(tmp_path).read_layout(), in_use=True)
+    answer = later.wanted(observed(exclusive))
+    assert isinstance(answer, Same if cores == 4 else Outdated)
+    assert len(answer.saved.layout.pools["exclusive"].lists) == lists
+    if isinstance(answer, Outdated):
+        assert answer.text == f"{cores} CPUs, layout made for 4: CPUs 4-{cores - 1} are new"
+        assert answer.kept == later.saved
+
+
+def test_threads_that_appear_make_lists_whole_cores_again(tmp_path: Path) -> None:
+    having(tmp_path, 4, exclusive=1)
+    machine = Topology(tuple(Core(number, 0, frozenset({number, number + 4})) for number in range(4)))
+    later = node(tmp_path, topology(4))
+    later.resume(files_of(tmp_path).read_layout(), in_use=True)
+    assert later.changed == ""
+    later.topology = machine
+    answer = later.wanted(observed(1))
+    assert isinstance(answer, Outdated)
+    assert answer.saved.layout.cpus_of("exclusive") == {0, 4}
+    later.keep(answer.saved)
+    assert (later.changed, later.wanted(observed(1))) == ("", Same(answer.saved))
+
+
+def test_a_machine_that_has_shrunk_too_far_says_so(tmp_path: Path) -> None:
+    having(tmp_path, 6, exclusive=4)
+    later = node(tmp_path, topology(4))
+    later.resume(files_of(tmp_path).read_layout(), in_use=True)
+    answer = later.wanted(observed(4))
+    assert isinstance(answer, Impossible)
+    assert (answer.reason, answer.text.endswith("; the pools stay as they were")) == (Obstacle.LAYOUT_IMPOSSIBLE, True)

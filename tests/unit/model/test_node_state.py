@@ -42,6 +42,15 @@ def test_other_pools_are_planned_for_the_node_s_tasks() -> None:
     assert [refusal.pool for refusal in plan.refusals] == ["exclusive"]
 
 
+@pytest.mark.parametrize(("tasks", "lists"), [((), 3), ((structs.replace(TASK, lists=("0,3",)),), 2)])
+def test_on_a_machine_that_has_changed_the_same_pools_are_planned_anew_but_owners_stay(
+    tasks: tuple[Task, ...], lists: int
+) -> None:
+    before = for_section(section(-1), machine(cores=3), {}, frozenset())
+    layout, plan = NodeState(TOPOLOGY, before, section(-1), tasks, is_outdated=True).plan(Chosen(section(-1, "new"), "default"))
+    assert (len(layout.pools["exclusive"].lists), plan.keeps, plan.moves) == (lists, tasks, ())
+
+
 def test_a_node_without_pools_gets_its_first_layout() -> None:
     layout, plan = NodeState(TOPOLOGY).plan(Chosen(section(1), "default"))
     assert len(layout.pools["exclusive"].lists) == 1

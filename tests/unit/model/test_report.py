@@ -8,6 +8,7 @@ from cmk.model.ledger import Ledger
 from cmk.model.reasons import Obstacle, Reason
 from cmk.model.report import Condition
 from cmk.model.tasks import Process, Request
+from cmk.model.topology import Core, Topology
 from tests.unit.machines import machine
 
 TOPOLOGY = machine(cores=2)
@@ -43,6 +44,15 @@ def test_check_names_overlaps_and_offline_cpus() -> None:
     assert report.check(Ledger(layout), TOPOLOGY) == [
         "CPU list overlap detected in exclusive:0,9 and shared:0 (in both: [0])",
         "CPU list exclusive:0,9 has CPUs that are not online: 9",
+    ]
+
+
+def test_check_names_lists_that_are_no_whole_cores_and_another_machine() -> None:
+    half = Layout({"exclusive": Pool("exclusive", True, (CpuList(frozenset({0}), 0),)), "shared": Pool("shared", False, ())})
+    machine = Topology((Core(0, 0, frozenset({0, 4})),))
+    assert report.check(Ledger(half), machine, Topology((Core(0, 0, frozenset({0})),))) == [
+        "2 CPUs, layout made for 1: CPUs 4 are new",
+        "CPU list exclusive:0 of an exclusive pool is no whole core",
     ]
 
 

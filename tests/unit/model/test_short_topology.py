@@ -31,7 +31,10 @@ def through_json(topology: Topology) -> Topology:
         pytest.param(Topology((*SMT.cores[:3], structs.replace(SMT.cores[3], cpus=frozenset({3})))), id="a thread is offline"),
         pytest.param(Topology((*SMT.cores[:2], *SMT.cores[3:])), id="a core is offline"),
         pytest.param(machine(isolated={2, 10, 3}), id="isolated and partly isolated cores"),
-        pytest.param(Topology(SMT.cores, ("sysfs", "cmdline"), frozenset({1, 2}), frozenset({3}), ("it is ignored",)), id="what the kernel was told"),
+        pytest.param(
+            Topology(SMT.cores, ("sysfs", "cmdline"), frozenset({1, 2}), frozenset({3}), ("it is ignored",)),
+            id="what the kernel was told",
+        ),
         pytest.param(FAST, id="cores of two kinds"),
         pytest.param(machine(sockets=12, cores=2), id="sockets of two digits"),
     ],
