@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from cmk.model import cpuset
-from tests.cluster.cluster import CHART, NAMESPACE, Cluster, Json, own_name, wait_for
+from tests.cluster.cluster import AGENTS, CHART, NAMESPACE, Cluster, Json, own_name, wait_for
 from tests.cluster.on_failure import pytest_runtest_makereport  # noqa: F401  # a hook
 
 SECONDS = 300  # everything takes its time on an emulated machine
@@ -81,6 +81,16 @@ class Guest(Cluster):
     def conditions(self) -> Json:
         """Conditions of the report by type."""
         return {item["type"]: item for item in self.get("cmk-nodereport", "node1")["status"]["conditions"]}
+
+    def told(self, reason: str) -> str:
+        """What a condition with this reason says, "" without one."""
+        return next((str(item["message"]) for item in self.conditions().values() if item["reason"] == reason), "")
+
+    def restart_agent(self) -> None:
+        """Another agent serves the node."""
+        self.kubectl("delete", "pods", "-n", NAMESPACE, "-l", AGENTS, "--wait=true")
+        ready = ("get", "pods", "-n", NAMESPACE, "-l", AGENTS, "-o", "jsonpath={.items[*].status.containerStatuses[*].ready}")
+        wait_for("another agent serves", lambda: self.kubectl(*ready) .strip() == "true", SECONDS)
 
     def message(self, condition: str) -> str:
         """What a condition says."""

@@ -109,3 +109,26 @@ def two_hundred_tasks_move_while_others_are_served(guest: Guest) -> None:
         assert [guest.mask(pid) for pid in guest.agent_pids()] == ["0-5"]
         wait_for("it goes on", lambda: asking.logs.count("served") > served, SECONDS)
         assert asking.phase == "Running"
+
+
+def pools_follow_cpus_that_have_gone_when_their_owner_ends(guest: Guest) -> None:
+    """The second thread of a held core goes offline, and another agent starts: the owner keeps what is left of its core until it ends."""
+    guest.lay_out("pools.exclusive.cores=2")
+    online = "/sys/devices/system/cpu/cpu1/online"
+    try:
+        with guest.pod("holder", *isolate("sleep", "3600"), cores=1):
+            (pid,) = wait_for("it has its core", lambda: guest.tasks("exclusive"), SECONDS)
+            assert guest.mask(pid) == "0-1"
+            guest.on_node(1, f"echo 0 >{online}")
+            guest.restart_agent()
+            told = wait_for("it is told", lambda: guest.told("MachineChanged"), SECONDS)
+            assert told.startswith("15 CPUs, layout made for 16: CPUs 1 are gone or offline")
+            assert (guest.tasks("exclusive"), guest.lists()["exclusive"]) == ([pid], ["0,1", "2,3"])
+            checks = guest.get("cmk-nodereport", "node1")["spec"]["report"]["checks"]["configDirectory"]
+            assert (checks["ok"], told.split(";")[0] in checks["errors"]) == (False, True)
+        wait_for("the pools have followed", lambda: guest.lists()["exclusive"] == ["0", "2,3"], SECONDS)
+        wait_for("nothing is pending", lambda: not guest.told("MachineChanged"), SECONDS)
+    finally:
+        guest.on_node(1, f"echo 1 >{online}")
+    guest.restart_agent()
+    wait_for("all CPUs are back", lambda: guest.lists()["exclusive"] == ["0,1", "2,3"], SECONDS)

@@ -73,6 +73,10 @@ def test_a_layout_that_this_machine_cannot_have_says_what_would_fit(guest: Guest
     assert guest.capacity() == (None, None)
 
 
+def test_pools_follow_cpus_that_have_gone_when_their_owner_ends(guest: Guest) -> None:
+    reconfigure.pools_follow_cpus_that_have_gone_when_their_owner_ends(guest)
+
+
 def test_the_operator_manuals_example(guest: Guest) -> None:
     reconfigure.the_operator_manuals_example(guest)
 
