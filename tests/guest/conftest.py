@@ -90,7 +90,7 @@ class Guest(Cluster):
         """Another agent serves the node."""
         self.kubectl("delete", "pods", "-n", NAMESPACE, "-l", AGENTS, "--wait=true")
         ready = ("get", "pods", "-n", NAMESPACE, "-l", AGENTS, "-o", "jsonpath={.items[*].status.containerStatuses[*].ready}")
-        wait_for("another agent serves", lambda: self.kubectl(*ready) .strip() == "true", SECONDS)
+        wait_for("another agent serves", lambda: self.kubectl(*ready).strip() == "true", SECONDS)
 
     def message(self, condition: str) -> str:
         """What a condition says."""

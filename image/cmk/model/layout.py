@@ -229,4 +229,11 @@ def _warnings(topology: Topology, cores: CoreAssignment, requests: Mapping[str, 
                 yield f"pool {name} has CPUs {cpus_in(not_isolated)}, which are not isolated"
         if pool.exclusive and topology.nohz_full and (ticking := assigned - topology.nohz_full):
             yield f"pool {name} has CPUs {cpuset.kernel_list(ticking)} with a periodic tick: nohz_full= does not include them"
+    if len(topology.cores) == len(topology.sockets) > 1:
+        for name, pool in requests.items():
+            if not pool.exclusive and (count := sum(core.cpus <= cores.assigned[name] for core in topology.cores)) > 1:
+                yield (
+                    f"pool {name} has {count} lists of one core each, for every socket of this machine has one core: each of its tasks "
+                    "gets one core; give the virtual machine fewer sockets with more cores"
+                )
     yield from cores.warnings

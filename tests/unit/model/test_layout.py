@@ -6,7 +6,7 @@ from msgspec import structs
 from cmk.model import cpuset
 from cmk.model.config import PoolConfig
 from cmk.model.layout import Layout, LayoutError, compute
-from cmk.model.topology import Topology
+from cmk.model.topology import Core, Topology
 from tests.topologies import SHAPES, Shape, layouts
 from tests.unit.machines import machine
 
@@ -218,6 +218,13 @@ def test_sst_cp_classes_go_to_exclusive_then_shared() -> None:
     topology = Topology(tuple(structs.replace(core, energy_preference=words.get(core.id, "power")) for core in machine().cores))
     lists = layout_of(topology, exclusive=exclusive(2, prefer="sst-cp"), shared=PoolConfig(1, prefer="sst-cp"))
     assert (lists["exclusive"], lists["shared"]) == (["6,14", "7,15"], ["2,10"])
+
+
+def test_where_every_core_is_a_socket_the_shared_pools_have_a_warning() -> None:
+    topology = Topology(tuple(Core(number, number, frozenset({number})) for number in range(16)))
+    warnings = compute(topology, {"exclusive": exclusive(4), "shared": PoolConfig(4), "infra": PoolConfig("rest")}).warnings
+    texts = [warning.split(",")[0] for warning in warnings]
+    assert texts == ["pool shared has 4 lists of one core each", "pool infra has 8 lists of one core each"]
 
 
 def test_a_shared_pool_without_load_balancing_has_a_warning() -> None:
