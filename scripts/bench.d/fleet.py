@@ -1,7 +1,11 @@
-"""bench fleet: looks at a roll-out on 5000 nodes beside a real API server: whole objects, as before, and the tables that the hook reads."""
+"""bench fleet: looks at a roll-out on 5000 nodes beside a real API server, at whole objects, as before, and at tables, as the hook does.
+
+And what the watches of many agents ask of the server: see agents.py.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -14,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import urllib3
+import agents
+from bytes_read import Counter, cpu_seconds
 from kubernetes.client.configuration import Configuration
 from kubernetes.config.kube_config import load_kube_config
 from tests.cluster.cluster import REPO, Cluster
@@ -26,35 +31,14 @@ from cmk.fleet.preview import Node
 from cmk.kube import client, reports
 
 NODES = 5000
+TEMPLATES = ("charts/crds/templates/nodereports.yaml", "templates/agent/configmap.yaml")
 CPUS, PODS = 64, 30
-TICKS = os.sysconf("SC_CLK_TCK")
 # A kubelet reports fifty images and twenty labels, and their owners are noted.
 IMAGES = [
     {"names": [f"registry.example/team/program-{number}@sha256:{number:064x}"], "sizeBytes": 10**8 + number}
     for number in range(50)
 ]
 LABELS = {f"feature.node.kubernetes.io/cpu-cpuid.F{number}": "true" for number in range(20)}
-
-
-class Counter:
-    """Bytes of answers that the client has read."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        read = urllib3.HTTPResponse.read1
-
-        def counting(response: urllib3.HTTPResponse, *args: object, **options: object) -> bytes:
-            data = read(response, *args, **options)
-            self.bytes += len(data)
-            return data
-
-        urllib3.HTTPResponse.read1 = counting
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def fill(api: client.Api, report: dict[str, object]) -> None:
@@ -76,8 +60,8 @@ def fill(api: client.Api, report: dict[str, object]) -> None:
                 print(f"{done} nodes are made", flush=True)
 
 
-def measure(api: client.Api, apiserver: int, rounds: int) -> None:
-    """Print the table, and all of it as JSON."""
+def measure(api: client.Api, apiserver: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Print a row for each way to look; all rows by their names."""
     looks, counter = Looks(api), Counter()
     ways: dict[str, Callable[[], Iterable[Node]]] = {
         "whole objects": partial(cluster_nodes.nodes, api),
@@ -100,7 +84,7 @@ def measure(api: client.Api, apiserver: int, rounds: int) -> None:
         middle = [statistics.median(column) for column in zip(*rows, strict=True)]
         print(f"{name:40}{middle[0]:8.1f}{middle[1]:10.2f}{middle[2]:8.2f}")
         result[name] = dict(zip(("MB", "apiserver_cpu_s", "s"), (round(value, 2) for value in middle), strict=True))
-    print(json.dumps(result))
+    return result
 
 
 def inside(rounds: int, run: Path) -> None:
@@ -109,7 +93,9 @@ def inside(rounds: int, run: Path) -> None:
     load_kube_config(client_configuration=configuration)
     api = client.Api(configuration)
     fill(api, full_report(run / "report", CPUS, PODS))
-    measure(api, int((run / "apiserver.pid").read_text()), rounds)
+    looks = measure(api, int((run / "apiserver.pid").read_text()), rounds)
+    names = [f"worker-{number:04}" for number in range(NODES)]
+    print(json.dumps({"looks": looks, "agents": asyncio.run(agents.measure(configuration, names, run))}))
 
 
 def main(rounds: int) -> None:
@@ -117,8 +103,10 @@ def main(rounds: int) -> None:
     cluster = Cluster("cmk-bench")
     cluster.script("up", "0")
     try:
-        crd = cluster.helm("template", "cmk", str(REPO / "charts/cmk"), "--show-only", "charts/crds/templates/nodereports.yaml")
-        cluster.kubectl("apply", "-f", "-", stdin=crd)
+        shown = [word for name in TEMPLATES for word in ("--show-only", name)]
+        objects = cluster.helm("template", "cmk", str(REPO / "charts/cmk"), "-n", agents.NAMESPACE, *shown)
+        cluster.kubectl("create", "namespace", agents.NAMESPACE)
+        cluster.kubectl("apply", "-f", "-", stdin=objects)
         cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         run = Path(os.environ["CMK_CACHE"]) / "clusters/cmk-bench/run"
         for name in ("kcm", "scheduler"):
