@@ -101,16 +101,28 @@ class ChangePools:
 
     async def _follow_machine(self, outdated: Outdated, observed: Observed) -> None:
         """Change the pools as the machine has changed, unless owners would have to move: the pools follow as they end."""
-        if not planner.moves_owners(self._plan(outdated.saved, observed), self._service.ledger.layout):
-            await self._change_to(outdated.saved, observed)
+        saved = outdated.saved
+        if outdated.kept != self._layout.saved and not self._keep(outdated.kept):
             return
-        if outdated.kept != self._layout.saved:
-            self._keep(outdated.kept)
-        self._aim(outdated.saved.layout)
-        text = f"{outdated.text}; the pools follow when those end that hold cores of the old ones"
-        self._hold(Obstacle.MACHINE_CHANGED, text, outdated.saved.section.hash)
+        if saved is None:
+            self._aim(None)
+            self._hold_for_machine(outdated, "the pools stay as they were")
+        elif saved.section.paused:
+            self._aim(None)
+            self._hold_for_machine(outdated, "nothing is done about it, for paused is true")
+        elif self._would_move_owners(saved, observed):
+            self._aim(saved.layout)
+            self._hold_for_machine(outdated, "the pools follow when those end that hold cores of the old ones")
+        else:
+            await self._change_to(saved, observed, outdated)
 
-    async def _change_to(self, wanted: SavedLayout, observed: Observed) -> None:
+    def _would_move_owners(self, wanted: SavedLayout, observed: Observed) -> bool:
+        return planner.moves_owners(self._plan(wanted, observed), self._service.ledger.layout)
+
+    def _hold_for_machine(self, outdated: Outdated, then: str) -> None:
+        self._hold(Obstacle.MACHINE_CHANGED, f"{outdated.text}; {then}", outdated.kept.section.hash)
+
+    async def _change_to(self, wanted: SavedLayout, observed: Observed, outdated: Outdated | None = None) -> None:
         plan, hash_ = self._plan(wanted, observed), wanted.section.hash
         if wanted.section.paused:
             self._aim(None)
@@ -134,7 +146,7 @@ class ChangePools:
         if not isinstance(answer, Wanted | Outdated) or answer.saved != wanted:
             self._wakeups.change.wake()
             return
-        self._changing = asyncio.get_running_loop().create_task(self._plan_and_change(wanted))
+        self._changing = asyncio.get_running_loop().create_task(self._plan_and_change(wanted, outdated))
         await asyncio.shield(self._changing)
 
     async def settled(self) -> None:
@@ -147,8 +159,11 @@ class ChangePools:
         if self._changing is not None:
             self._changing.cancel()
 
-    async def _plan_and_change(self, wanted: SavedLayout) -> None:
+    async def _plan_and_change(self, wanted: SavedLayout, outdated: Outdated | None) -> None:
         """Nothing comes between the plan and the beginning of the change: whatever was allocated there would not be in the plan."""
+        if outdated is not None and self._would_move_owners(wanted, self._watches.observed):  # one has come since
+            self._wakeups.change.wake()
+            return
         plan = self._plan(wanted, self._watches.observed)
         if plan.refusals:
             self._refuse(wanted, plan)
@@ -159,20 +174,21 @@ class ChangePools:
         ledger = self._service.ledger
         return planner.plan(ledger.layout, wanted.layout, ledger.tasks.values(), observed.active_pods)
 
-    def _keep(self, saved: SavedLayout) -> None:
-        """Save the configuration from which the pools come now."""
+    def _keep(self, saved: SavedLayout) -> bool:
+        """Save the configuration from which the pools come now; returns whether that was possible."""
         before, pending = self._layout.saved, self.pending
         try:
             self._layout.keep(saved)
         except StateError as error:
             self._hold(Obstacle.WAITING, str(error), saved.section.hash)
             self._wakeups.change.wake_in(SECONDS_BETWEEN_ATTEMPTS)
-            return
+            return False
         self.pending = None
         if before is not None and saved.layout.warnings != before.layout.warnings:
             self._publisher.queue_layout_warnings(saved.layout)
         if pending is not None or saved != before:
             self._wakeups.publish.wake()
+        return True
 
     async def _change(self, wanted: SavedLayout, plan: Plan) -> None:
         before = self._layout.saved

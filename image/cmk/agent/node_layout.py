@@ -42,10 +42,12 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Outdated(msgspec.Struct, frozen=True):
-    """``kept`` are the pools that the configuration asks for, but of another machine, as ``text`` says; ``saved`` are those of this one."""
+    """``kept`` are the pools that the configuration asks for, but of another machine, as ``text`` says. ``saved``
+    are those of this one, None where it cannot have them.
+    """
 
     kept: SavedLayout
-    saved: SavedLayout
+    saved: SavedLayout | None
     text: str
 
 
@@ -87,6 +89,8 @@ class NodeLayout:
         except ConfigError as error:
             return Impossible(Obstacle.CONFIG_INVALID, str(error), chosen.section.hash)
         except LayoutError as error:
+            if same is not None:
+                return Outdated(same, None, f"{self.changed}: {error}")
             remedy = "the pools stay as they were" if saved else f"set hosts.{self.name}.pools in the chart's values"
             return Impossible(Obstacle.LAYOUT_IMPOSSIBLE, f"{error}; {remedy}", chosen.section.hash)
         new = SavedLayout(pools, chosen.section, chosen.scope, self.topology)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -117,18 +117,28 @@ def _node_of(machine: Topology, name: str) -> Node:
     return Node(name, {}, {"spec": {"report": report}, "status": status})
 
 
+class _Metadata(msgspec.Struct):
+    name: str
+    labels: dict[str, str] | None = None
+
+
+class _Object(msgspec.Struct):
+    kind: Literal["NodeReport", "Node"]
+    metadata: _Metadata
+
+
 def _read(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
-    text = path.read_text()
+    text = path.read_text(errors="replace")
     if path.suffix == ".json":
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from error
     import yaml  # noqa: PLC0415  # would slow down the start of every other command
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -138,14 +148,16 @@ def _saved(files: Iterable[tuple[Path, Any]]) -> list[Node]:
     labels: dict[str, dict[str, str]] = {}
     for path, content in files:
         items = content.get("items") if isinstance(content, dict) and "items" in content else [content]
-        for item in items or []:
-            kind = item.get("kind") if isinstance(item, dict) else None
-            if kind == "NodeReport":
-                reports[item["metadata"]["name"]] = item
-            elif kind == "Node":
-                labels[item["metadata"]["name"]] = item["metadata"].get("labels") or {}
+        try:
+            found = msgspec.convert(items, list[_Object])
+        except msgspec.ValidationError as error:
+            text = f"{path} has objects that are not NodeReports ({error})"
+            raise ConfigError(f"{text}; to save these: kubectl get nodes,cmk-nr -o json") from error
+        for item, whole in zip(found, items or (), strict=True):
+            if item.kind == "NodeReport":
+                reports[item.metadata.name] = whole
             else:
-                raise ConfigError(f"{path} has objects that are not NodeReports; to save these: kubectl get nodes,cmk-nr -o json")
+                labels[item.metadata.name] = item.metadata.labels or {}
     return [
         Node(name, labels[name], reports.get(name)) if name in labels else _with_labels(name, reports[name])
         for name in dict.fromkeys((*reports, *labels))

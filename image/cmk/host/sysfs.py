@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cmk.model import cpuset, kernel_parameters
 from cmk.model.cpuset import CpuSet
 from cmk.model.errors import CmkError
-from cmk.model.kernel_parameters import DOMAIN, NOTHING, Machine
+from cmk.model.kernel_parameters import DOMAIN, MANAGED_IRQ, NOTHING, Machine
 from cmk.model.topology import Core, Topology
 
 
@@ -63,7 +63,8 @@ def _isolation(base: Path, cmdline: Path, online: CpuSet) -> _Isolation:
     machine = Machine(max(possible), _list_if_there(base / "present") or online)
     asked = kernel_parameters.read(_read(cmdline), machine)
     domain = asked.by_flag.get(DOMAIN, NOTHING)
-    others = NOTHING.union(*(cpus for cpus in asked.by_flag.values() if cpus != domain))
+    irqs = asked.by_flag.get(MANAGED_IRQ, NOTHING)
+    others = irqs if irqs != domain else NOTHING
     warnings = list(asked.warnings)
     from_sysfs = _list_if_there(base / "isolated")
     if from_sysfs is not None and (left := domain - from_sysfs):

@@ -7,8 +7,9 @@ Cores and sockets are numbered by first appearance, as on the machine itself; th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import NoneType
 
-from cmk.model.cpuset import CpuSet
+from cmk.model.cpuset import MAX_CPU, CpuSet
 from cmk.model.errors import CmkError
 from cmk.model.kernel_parameters import Machine, parse_isolcpus
 from cmk.model.topology import Core, Topology
@@ -42,6 +43,8 @@ def parse_json(cpus: object, isolcpus: str = "") -> Topology:
         raise LscpuError(f"its 'cpus' are no list of CPUs; {_USE}, or of lscpu -J -e")
     rows = []
     for item in cpus:
+        if not all(isinstance(value, str | bool | NoneType) or value in range(MAX_CPU) for value in item.values()):
+            raise LscpuError(f"its 'cpus' have values that lscpu does not print; {_USE}, or of lscpu -J -e")
         row = {str(name).lower(): "" if value is None else str(value).lower() for name, value in item.items()}
         if missing := [name for name in _NEEDED if name not in row]:
             raise LscpuError(f"CPU {row['cpu'][:20]} has no {missing[0]!r}; {_USE}, or of lscpu -J -e=CPU,CORE,SOCKET")
@@ -111,6 +114,6 @@ def _cache(row: _Row) -> str:
 
 def _number(where: str, row: _Row, name: str) -> int:
     text = row[name] or "0"  # of sockets there may be none to tell apart
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or (name == "cpu" and int(text) > MAX_CPU):
         raise LscpuError(f"{where}: {name} {text[:20]!r} is no number: this is not the output of lscpu -p=CPU,CORE,SOCKET")
     return int(text)

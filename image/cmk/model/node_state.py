@@ -11,7 +11,7 @@ from cmk.model import plan as planner
 from cmk.model.config import Chosen, Section
 from cmk.model.cpuset import CpuSet
 from cmk.model.errors import CmkError
-from cmk.model.layout import Layout
+from cmk.model.layout import Layout, LayoutError
 from cmk.model.plan import Plan
 from cmk.model.pods import Pod, pool_of, resource_of
 from cmk.model.tasks import Process, Task
@@ -44,7 +44,12 @@ class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
         keeps = self.layout is not None and self.section is not None and chosen.section.same_pools(self.section)
         if self.layout is not None and keeps and not self.is_outdated:
             return self.layout, Plan(self.tasks)
-        after = layout.for_section(chosen.section, self.topology, self.labels, self.outside)
+        try:
+            after = layout.for_section(chosen.section, self.topology, self.labels, self.outside)
+        except LayoutError:
+            if self.layout is not None and keeps:
+                return self.layout, Plan(self.tasks)
+            raise
         before = self.layout or Layout({name: msgspec.structs.replace(pool, lists=()) for name, pool in after.pools.items()})
         plan = planner.plan(before, after, self.tasks, self.pods)
         if self.layout is not None and keeps and planner.moves_owners(plan, before):

@@ -22,6 +22,7 @@ from cmk.agent.publisher import Marks, Publisher
 from cmk.agent.rollout_limit import RolloutLimit
 from cmk.agent.watches import Watches
 from cmk.host.procfs import Procfs
+from cmk.host.state import StateError
 from cmk.model.choice import Refused
 from cmk.model.config import PoolConfig, Section
 from cmk.model.layout import SavedLayout
@@ -534,5 +535,59 @@ def test_owners_keep_their_cores_on_a_machine_that_has_changed_and_pools_follow_
         await agent.unbind()
         await agent.until(lambda: agent.layout.saved is not None and agent.layout.saved.topology == TOPOLOGY)
         assert agent.reason is None
+
+    on_agent(tmp_path, scenario)
+
+
+def test_who_comes_when_the_last_owner_ends_is_not_moved_either(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        async with await agent.node.ask() as client, await agent.node.ask() as second:
+            await client.answer()
+            on_another_machine(agent)
+            await agent.until(lambda: agent.reason is Obstacle.MACHINE_CHANGED)
+            await agent.node.waiting(1)
+            await client.kill()
+            assert (await second.answer())[1] == EXCLUSIVE
+            agent.node.wakeups.wake_both()
+            await asyncio.sleep(0.2)
+            assert os.sched_getaffinity(second.pid) == EXCLUSIVE
+            assert [event[0] for event in agent.events] == ["MachineChanged"]
+
+    on_agent(tmp_path, scenario)
+
+
+def test_paused_a_machine_that_has_changed_is_told_once_whatever_owners_do(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        on_another_machine(agent)
+        agent.want(msgspec.structs.replace(COUNTED, paused=True))
+        for _ in range(3):
+            async with await agent.node.ask() as client:
+                await client.answer()
+            await agent.until(lambda: agent.text.endswith("; nothing is done about it, for paused is true"))
+            agent.node.wakeups.wake_both()
+        assert [event[0] for event in agent.events][-1:] == ["MachineChanged"]
+        assert len(agent.events) <= 2  # one before it was paused
+        assert agent.change_pools.coming is None
+
+    on_agent(tmp_path, scenario)
+
+
+def test_a_disk_that_is_full_is_told_instead_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(agent: Agent) -> None:
+        async with await agent.node.ask() as client:
+            await client.answer()
+            on_another_machine(agent)
+            await agent.until(lambda: agent.reason is Obstacle.MACHINE_CHANGED)
+
+            def full(_: SavedLayout) -> None:
+                raise StateError("the disk is full")
+
+            monkeypatch.setattr(agent.node.files, "write_layout", full)
+            agent.want(msgspec.structs.replace(COUNTED, hash="other", taint=not COUNTED.taint))
+            await agent.until(lambda: agent.text == "the disk is full")
+            for _ in range(3):
+                agent.node.wakeups.wake_both()
+                await asyncio.sleep(0.02)
+            assert [event[0] for event in agent.events] == ["MachineChanged"]
 
     on_agent(tmp_path, scenario)

@@ -148,6 +148,36 @@ def test_bad_input_is_told_in_a_line(wanted: Path, args: tuple[str, ...], messag
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", b"\x80\xff"),
+        ("a.yaml", b"\x80\xff"),
+        ("a.txt", b"\x7fELF\0\xff"),
+        ("a.json", b"[" * 100_000),
+        ("a.json", b'{"cpus":' + b"[" * 3000),
+        ("a.yaml", b"[" * 3000),
+        ("a.yaml", b"a: 2026-13-45"),
+        ("a.yaml", b"cpus: " + b"9" * 5000),
+        ("a.yaml", b"cpus: [{cpu: 0x" + b"f" * 5000 + b", core: 0, socket: 0}]"),
+        ("a.yaml", b"cpus: [{cpu: [0], core: 0, socket: 0}]"),
+        ("a.json", b'{"items":5}'),
+        ("a.json", b'{"kind":"NodeReport"}'),
+        ("a.json", b'{"kind":"NodeReport","metadata":null}'),
+        ("a.json", b'{"kind":"NodeReport","metadata":{"name":[1]}}'),
+        ("a.json", b'{"kind":"NodeReport","metadata":{"name":5}}'),
+        ("a.json", b'{"kind":"Node","metadata":{"name":"a","labels":[1]}}'),
+        ("a.json", b'{"kind":"Node","metadata":{"name":"a","labels":"x"}}'),
+        ("a.txt", b"999999999,0,0"),
+    ],
+)
+def test_whatever_a_file_has_the_answer_is_a_line(wanted: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = run("--config", wanted, "--against", tmp_path / name)
+    assert (done.exit_code, done.stderr.count("\n"), done.stderr[:4]) == (1, 1, "cmk:"), done.output
+    assert str(tmp_path / name) in done.stderr
+
+
 def test_helm_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Chart.yaml").write_text("")
     monkeypatch.setenv("HELM_BIN", "/nowhere/helm")

@@ -83,6 +83,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str, compla
         ("isolcpus=$ISOL_CPUS", "", set(), "isolcpus=$ISOL_CPUS is ignored by the kernel"),
         ("isolcpus=Domain,2-3", "2-3", {2, 3}, ""),
         ("isolcpus=2-9", "", set(), "isolcpus=2-9 is ignored by the kernel"),
+        ("isolcpus=nohz,2-3", "", set(), ""),
         ("isolcpus=2-a", None, set(), "isolcpus=2-a is ignored by the kernel"),
     ],
 )

@@ -51,6 +51,12 @@ def test_on_a_machine_that_has_changed_the_same_pools_are_planned_anew_but_owner
     assert (len(layout.pools["exclusive"].lists), plan.keeps, plan.moves) == (lists, tasks, ())
 
 
+def test_a_machine_that_has_become_too_small_for_its_pools_refuses_no_upgrade() -> None:
+    before = for_section(section(3), TOPOLOGY, {}, frozenset())
+    state = NodeState(machine(cores=2), before, section(3), is_outdated=True)
+    assert state.plan(Chosen(section(3, "new"), "default")) == (before, planner.Plan(()))
+
+
 def test_a_node_without_pools_gets_its_first_layout() -> None:
     layout, plan = NodeState(TOPOLOGY).plan(Chosen(section(1), "default"))
     assert len(layout.pools["exclusive"].lists) == 1
