@@ -117,14 +117,14 @@ def _node_of(machine: Topology, name: str) -> Node:
     return Node(name, {}, {"spec": {"report": report}, "status": status})
 
 
-class _Metadata(msgspec.Struct):
+class _SavedMetadata(msgspec.Struct):
     name: str
     labels: dict[str, str] | None = None
 
 
-class _Object(msgspec.Struct):
+class _SavedObject(msgspec.Struct):
     kind: Literal["NodeReport", "Node"]
-    metadata: _Metadata
+    metadata: _SavedMetadata
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
@@ -149,7 +149,7 @@ def _saved(files: Iterable[tuple[Path, Any]]) -> list[Node]:
     for path, content in files:
         items = content.get("items") if isinstance(content, dict) and "items" in content else [content]
         try:
-            found = msgspec.convert(items, list[_Object])
+            found = msgspec.convert(items, list[_SavedObject])
         except msgspec.ValidationError as error:
             text = f"{path} has objects that are not NodeReports ({error})"
             raise ConfigError(f"{text}; to save these: kubectl get nodes,cmk-nr -o json") from error

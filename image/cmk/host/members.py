@@ -140,13 +140,11 @@ class _Scan:
             if mask is None:
                 has_ended = True
             elif self._is_wanted(mask):
-                process, runs = self._procfs.process_and_first_thread(pid)
+                process = self._procfs.process(pid)
                 container = self._procfs.pod_container(pid)
                 is_own = container == self._container
                 # Of a process that has ended there is its first thread, until its parent waits for it; cgroup v1 says that it is in no pod.
-                if not container.pod:
-                    runs = self._procfs.first_thread_runs(pid)
-                if tid == pid and (is_own or not container.pod) and not runs:
+                if tid == pid and (is_own or not container.pod) and not self._procfs.first_thread_runs(pid):
                     is_new = pid not in self._remains
                     self._remains.add(pid)
                 else:

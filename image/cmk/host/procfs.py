@@ -80,13 +80,9 @@ class Procfs:
 
         One that is about to end has started its last child, and cgroup v1 says of it that it is in no pod.
         """
-        return self.process_and_first_thread(pid)[1]
-
-    def process_and_first_thread(self, pid: int) -> tuple[Process, bool]:
-        """The process that has this pid now, and whether ``first_thread_runs``: of one moment."""
         stat = self._read(f"{pid}/stat")
         fields = stat[stat.rindex(")") + 2 :].split()
-        return Process(pid, int(fields[19])), fields[0] not in "ZX" and not int(fields[6]) & _EXITING
+        return fields[0] not in "ZX" and not int(fields[6]) & _EXITING
 
     def pod_container(self, pid: int) -> PodContainer:
         """Pod and container by the leftmost pod directory of the cgroup path: groups that a workload creates below it change nothing."""

@@ -29,7 +29,7 @@ class Machine(msgspec.Struct, frozen=True):
     present: CpuSet
 
 
-class Isolation(msgspec.Struct, frozen=True):
+class AskedIsolation(msgspec.Struct, frozen=True):
     """CPUs by the flag of ``isolcpus=``, those of ``nohz_full=``, and what the kernel does not do as it is written."""
 
     by_flag: dict[str, CpuSet]
@@ -37,7 +37,7 @@ class Isolation(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-def read(line: str, machine: Machine) -> Isolation:
+def read(line: str, machine: Machine) -> AskedIsolation:
     """What the kernel makes of a command line on a machine."""
     by_flag: dict[str, CpuSet] = {}
     warnings: list[str] = []
@@ -58,7 +58,7 @@ def read(line: str, machine: Machine) -> Isolation:
             warnings.append(f"{_shown('nohz_full', value)} is ignored by the kernel: {error}")
             continue
         nohz_full = nohz_full or cpus
-    return Isolation(by_flag, nohz_full, tuple(warnings))
+    return AskedIsolation(by_flag, nohz_full, tuple(warnings))
 
 
 def parse_isolcpus(value: str, machine: Machine) -> tuple[frozenset[str], CpuSet]:

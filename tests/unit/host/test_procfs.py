@@ -65,7 +65,6 @@ def test_a_first_thread_that_is_about_to_end_does_not_run(tmp_path: Path, state:
     (tmp_path / "42").mkdir()
     (tmp_path / "42/stat").write_text(f"42 (x) {state} 1 1 1 0 -1 {flags}" + " 0" * 12 + " 5 0\n")
     assert Procfs(tmp_path).first_thread_runs(42) is runs
-    assert Procfs(tmp_path).process_and_first_thread(42) == (Process(42, 5), runs)
 
 
 def test_a_process_without_threads_has_ended(tmp_path: Path) -> None:
