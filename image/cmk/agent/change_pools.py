@@ -110,19 +110,16 @@ class ChangePools:
         elif saved.section.paused:
             self._aim(None)
             self._hold_for_machine(outdated, "nothing is done about it, for paused is true")
-        elif self._would_move_owners(saved, observed):
+        elif planner.moves_owners(self._plan(saved, observed), self._service.ledger.layout):
             self._aim(saved.layout)
             self._hold_for_machine(outdated, "the pools follow when those end that hold cores of the old ones")
         else:
-            await self._change_to(saved, observed, outdated)
-
-    def _would_move_owners(self, wanted: SavedLayout, observed: Observed) -> bool:
-        return planner.moves_owners(self._plan(wanted, observed), self._service.ledger.layout)
+            await self._change_to(saved, observed, keeps_owners=True)
 
     def _hold_for_machine(self, outdated: Outdated, then: str) -> None:
         self._hold(Obstacle.MACHINE_CHANGED, f"{outdated.text}; {then}", outdated.kept.section.hash)
 
-    async def _change_to(self, wanted: SavedLayout, observed: Observed, outdated: Outdated | None = None) -> None:
+    async def _change_to(self, wanted: SavedLayout, observed: Observed, *, keeps_owners: bool = False) -> None:
         plan, hash_ = self._plan(wanted, observed), wanted.section.hash
         if wanted.section.paused:
             self._aim(None)
@@ -146,7 +143,7 @@ class ChangePools:
         if not isinstance(answer, Wanted | Outdated) or answer.saved != wanted:
             self._wakeups.change.wake()
             return
-        self._changing = asyncio.get_running_loop().create_task(self._plan_and_change(wanted, outdated))
+        self._changing = asyncio.get_running_loop().create_task(self._plan_and_change(wanted, keeps_owners=keeps_owners))
         await asyncio.shield(self._changing)
 
     async def settled(self) -> None:
@@ -159,13 +156,12 @@ class ChangePools:
         if self._changing is not None:
             self._changing.cancel()
 
-    async def _plan_and_change(self, wanted: SavedLayout, outdated: Outdated | None) -> None:
+    async def _plan_and_change(self, wanted: SavedLayout, *, keeps_owners: bool) -> None:
         """Nothing comes between the plan and the beginning of the change: whatever was allocated there would not be in the plan."""
-        if outdated is not None and self._would_move_owners(wanted, self._watches.observed):  # one has come since
-            self._wakeups.change.wake()
-            return
         plan = self._plan(wanted, self._watches.observed)
-        if plan.refusals:
+        if keeps_owners and planner.moves_owners(plan, self._service.ledger.layout):  # one has come since
+            self._wakeups.change.wake()
+        elif plan.refusals:
             self._refuse(wanted, plan)
         else:
             await self._change(wanted, plan)

@@ -63,14 +63,12 @@ def plan(
         if config is not None and given:
             common.fail("--config stands for rendered values: give either", 1)
         wanted, hosts = rendered_config.mounted(config) if config else rendered_config.rendered(values or [], words, chart)
-        machine = None if against == CLUSTER else _machine(Path(against), isolcpus)
-        if machine is None:
-            if isolcpus or node:
-                common.fail("--isolcpus and --node are of a machine of which --against has lscpu's output", 1)
-            nodes = _nodes(against)
-        else:  # it is no node yet, and has no label by which it could be selected
+        nodes = _described(against, isolcpus)
+        if isinstance(nodes, Topology):  # it is no node yet, and has no label by which it could be selected
             wanted = msgspec.structs.replace(wanted, selection=Selection(all=True))
-            nodes = [_node_of(machine, node or Path(against).stem)]
+            nodes = [_node_of(nodes, node or Path(against).stem)]
+        elif isolcpus or node:
+            common.fail("--isolcpus and --node are of a machine of which --against has lscpu's output", 1)
         fleet = preview.plan(wanted, hosts, nodes)
         if output is common.Output.JSON:
             typer.echo(json.dumps(msgspec.to_builtins(fleet), indent=2))
@@ -80,7 +78,8 @@ def plan(
         raise typer.Exit(EXIT_REFUSED if fleet.blocking else EXIT_CHANGES if fleet.changes else EXIT_SAME)
 
 
-def _nodes(against: str) -> list[Node]:
+def _described(against: str, isolcpus: str) -> list[Node] | Topology:
+    """Nodes of the cluster or of saved reports, or the machine that lscpu's output describes."""
     if against == CLUSTER:
         from cmk.fleet import cluster_nodes  # noqa: PLC0415
         from cmk.kube import client  # noqa: PLC0415  # a client of the API would slow down the start of every other command
@@ -93,22 +92,17 @@ def _nodes(against: str) -> list[Node]:
         if not nodes:
             raise ConfigError(f"{path} has no NodeReports; to save them: kubectl get nodes,cmk-nr -o json > {path}/reports.json")
         return nodes
-    return _saved([(path, _read(path))])
-
-
-def _machine(path: Path, isolcpus: str) -> Topology | None:
-    """The machine that lscpu's output in a file describes; None where the path has NodeReports."""
-    if path.is_dir():
-        return None
     try:
-        if path.suffix in _SUFFIXES:
-            content = _read(path)
-            return lscpu.parse_json(content["cpus"], isolcpus) if isinstance(content, dict) and "cpus" in content else None
-        return lscpu.parse(path.read_text(errors="replace"), isolcpus)
+        if path.suffix not in _SUFFIXES:
+            return lscpu.parse(path.read_text(errors="replace"), isolcpus)
+        content = _read(path)
+        if isinstance(content, dict) and "cpus" in content:
+            return lscpu.parse_json(content["cpus"], isolcpus)
     except LscpuError as error:
         raise ConfigError(f"{path}: {error}") from error
     except CpuSetError as error:
         raise ConfigError(f"--isolcpus={isolcpus}: {error}") from error
+    return _saved([(path, content)])
 
 
 def _node_of(machine: Topology, name: str) -> Node:

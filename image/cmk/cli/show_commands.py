@@ -64,7 +64,7 @@ def _show(what: str, directory: Path, output: common.Output) -> None:
             raise say.Failure(say.LATER, f"the agent's answer broke off after {len(text)} bytes: {error}; try again") from error
     else:
         ledger, _ = state.ledger(saved)
-        content = report.node_report(ledger, common.topology(), str(directory))
+        content = report.node_report(ledger, common.topology(), str(directory), saved.topology)
     if output is common.Output.TABLE:
         for line in report_table.lines(content, common.procfs()):
             typer.echo(line)

@@ -326,10 +326,10 @@ class JournaledChange:
             own = only_own if _is_exclusive(change.journal, task) else NOTHING
             found = yield from self._find(task, known, moving, cpus, others, own)
             created.update(process for process in found.members if not moving.is_of_others(process, tasks))
-            seen = set(found.members)  # alive a moment ago
-            unseen = yield from self._alive(process for process in (*recorded, *sorted(created)) if process not in seen)
-            alive = seen.union(unseen)
-            listed = [process.pid for process in (*recorded, *sorted(created)) if process in alive]
+            every = dict.fromkeys((*recorded, *sorted(created)))
+            alive = set(found.members)  # a moment ago
+            alive |= {*(yield from self._alive(process for process in every if process not in alive))}
+            listed = [process.pid for process in every if process in alive]
             return mover.Pids(list(dict.fromkeys(listed)), found.is_certain)
 
         alive = set((yield from self._alive(recorded)))

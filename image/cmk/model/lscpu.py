@@ -114,6 +114,8 @@ def _cache(row: _Row) -> str:
 
 def _number(where: str, row: _Row, name: str) -> int:
     text = row[name] or "0"  # of sockets there may be none to tell apart
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or (name == "cpu" and int(text) > MAX_CPU):
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise LscpuError(f"{where}: {name} {text[:20]!r} is no number: this is not the output of lscpu -p=CPU,CORE,SOCKET")
+    if name == "cpu" and int(text) > MAX_CPU:
+        raise LscpuError(f"{where}: CPU {text} is beyond {MAX_CPU}")
     return int(text)

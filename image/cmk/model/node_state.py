@@ -41,19 +41,19 @@ class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def plan(self, chosen: Chosen) -> tuple[Layout, Plan]:
         """The node's layout under a configuration and the plan to get there; raises ConfigError, LayoutError."""
-        keeps = self.layout is not None and self.section is not None and chosen.section.same_pools(self.section)
-        if self.layout is not None and keeps and not self.is_outdated:
-            return self.layout, Plan(self.tasks)
+        same = self.layout if self.section is not None and chosen.section.same_pools(self.section) else None
+        if same is not None and not self.is_outdated:
+            return same, Plan(self.tasks)
         try:
             after = layout.for_section(chosen.section, self.topology, self.labels, self.outside)
         except LayoutError:
-            if self.layout is not None and keeps:
-                return self.layout, Plan(self.tasks)
-            raise
+            if same is None:
+                raise
+            return same, Plan(self.tasks)
         before = self.layout or Layout({name: msgspec.structs.replace(pool, lists=()) for name, pool in after.pools.items()})
         plan = planner.plan(before, after, self.tasks, self.pods)
-        if self.layout is not None and keeps and planner.moves_owners(plan, before):
-            return self.layout, Plan(self.tasks)  # as the agent does: pools follow the machine when their owners have ended
+        if same is not None and planner.moves_owners(plan, before):
+            return same, Plan(self.tasks)  # as the agent does: pools follow the machine when their owners have ended
         return after, plan
 
 

@@ -66,10 +66,10 @@ def use_old_names(pools: dict[str, Any]) -> None:
             pools[old] = {**pools.pop(new), "name": old}
 
 
-def node_report(ledger: Ledger, topology: Topology, path: str) -> dict[str, Any]:
-    """The node's report (``cmk node-report``)."""
+def node_report(ledger: Ledger, topology: Topology, path: str, made_for: Topology | None = None) -> dict[str, Any]:
+    """The node's report (``cmk node-report``); ``made_for`` as for ``check``."""
     return {
-        "checks": checks(check(ledger, topology)),
+        "checks": checks(check(ledger, topology, made_for)),
         "description": describe(ledger, path),
         "topology": describe_topology(topology),
     }
