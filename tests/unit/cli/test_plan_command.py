@@ -90,6 +90,13 @@ def test_nodes_that_are_saved_too_tell_all_their_labels(wanted: Path, tmp_path: 
     assert "a: pool exclusive: 0,4 1,5 -> 0,4" in run("--config", wanted, "--against", path).output
 
 
+@pytest.mark.parametrize("option", ["--isolcpus=1", "--node=a"])
+def test_what_is_of_a_machine_alone_is_refused_with_reports(wanted: Path, reports: Path, option: str) -> None:
+    done = run("--config", wanted, "--against", reports, option)
+    text = "cmk: --isolcpus and --node are of a machine of which --against has lscpu's output\n"
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", text)
+
+
 def test_a_refusal(wanted: Path, tmp_path: Path) -> None:
     path = tmp_path / "full.json"
     path.write_text(
@@ -134,7 +141,6 @@ def test_a_machine_that_is_no_node_yet_needs_no_label(wanted: Path, tmp_path: Pa
         (("--config={wanted}", "--against={wanted}/../bad.txt"), "bad.txt: line 1 is not a line of lscpu -p=CPU,CORE,SOCKET"),
         (("--config={wanted}", "--against={wanted}/../two.txt", "--isolcpus=2-x"), "--isolcpus=2-x: '2-x' in CPU list"),
         (("--config={wanted}", "--against={wanted}/../two.txt", "--isolcpus=1-4"), "--isolcpus=1-4: CPU 2 is beyond the last"),
-        (("--config={wanted}", "--against={wanted}", "--isolcpus=1"), "are of a machine of which --against has lscpu's output"),
         (("--config={wanted}/..", "--against={wanted}"), "No such file or directory"),
     ],
 )

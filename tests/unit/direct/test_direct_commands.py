@@ -161,6 +161,13 @@ def test_the_node_report_names_contradictions(machine: Host, tmp_path: Path) -> 
     }
 
 
+def test_the_node_report_names_a_machine_that_has_changed(machine: Host, tmp_path: Path) -> None:
+    machine.ok("init", "--num-exclusive-cores=3")
+    (tmp_path / "root/sys/devices/system/cpu/online").write_text("0-14\n")
+    errors = json.loads(machine.ok("node-report"))["checks"]["configDirectory"]["errors"]
+    assert errors[0] == "15 CPUs, layout made for 16: CPUs 15 are gone or offline"
+
+
 def test_reconcile_takes_back_what_the_dead_held_and_tells(host: Host) -> None:
     with host.isolated("--pool=exclusive") as process:
         assert json.loads(host.ok("reconcile")) == {"mismatchedCpuMasks": [], "reclaimedCpuLists": []}
